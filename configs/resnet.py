@@ -1,0 +1,77 @@
+"""The ResNet recipe shared by configs/resnet_bs*.py: one model family, nine batch sizes.
+
+Question: what happens to steps, accuracy and images per second as the batch grows from 128 to
+32,768 at a fixed number of epochs? Each task follows the papers where they have one:
+
+    cifar10        ResNet-8, the default; Shallue 2018's net for CIFAR-10, here with batch norm
+    imagenet       ResNet-50 v1.5, 90 epochs, LARS, warmup, polynomial decay (You 2017, Table 4;
+                   Goyal 2017's augmentation and zero-initialised residual branches)
+    fashion_mnist  ResNet-8
+    mnist          ResNet-8
+    digits         ResNet-8 on 8x8 images inside scikit-learn: no download
+    synthetic      ResNet-8 on images made on the device: throughput without input
+
+Small batches use momentum SGD with the learning rate scaled linearly and a warmup (Goyal 2017);
+ghost batch norm keeps the statistics of 32 examples whatever the batch (Hoffer 2017).
+"""
+
+from ml_collections import ConfigDict
+
+from scaling.config import default_config
+from scaling.errors import look_up
+
+
+def recipe(global_batch: int, task: str = "cifar10") -> ConfigDict:
+    """The config of one batch size on one task."""
+    c = default_config()
+    c.title = f"ResNet at global batch {global_batch:,} on {task}"
+    c.global_batch = global_batch
+    look_up("task", task, TASKS)(c)
+    return c
+
+
+def _small(c, name, epochs, base_lr, augment="none"):
+    """ResNet-8 with ghost batch norm, LARS, warmup and polynomial decay."""
+    c.data.name = name
+    c.data.augment = augment
+    c.duration = f"{epochs} epochs"
+    c.model = ConfigDict({"name": "resnet", "depth": 8, "norm": "ghost", "ghost_batch": 32})
+    c.model.zero_init_residual = False
+    c.model.dtype = "float32"
+    c.optim.name = "lars"
+    c.optim.base_lr = base_lr
+    c.optim.base_batch = 256
+    c.optim.scaling_rule = "sqrt"
+    c.optim.weight_decay = 1e-4
+    c.schedule.name = "polynomial"
+    c.schedule.warmup = f"{epochs / 10:g} epochs"
+    c.eval.every = f"{max(epochs // 10, 1)} epochs"
+
+
+def _imagenet(c):
+    c.data.name = "imagenet"
+    c.duration = "90 epochs"
+    c.model = ConfigDict({"name": "resnet", "depth": 50, "norm": "ghost", "ghost_batch": 32})
+    c.model.zero_init_residual = True
+    c.model.dtype = "bfloat16"
+    c.optim.name = "lars"
+    c.optim.base_lr = 0.6
+    c.optim.base_batch = 8192
+    c.optim.scaling_rule = "sqrt"
+    c.optim.weight_decay = 1e-4
+    c.schedule.name = "polynomial"
+    c.schedule.warmup = "5 epochs"
+    c.loss.label_smoothing = 0.0
+    c.eval.every = "1 epoch"
+    c.eval.batch = 2048
+    c.checkpoint.every_seconds = 600.0
+
+
+TASKS = {
+    "cifar10": lambda c: _small(c, "cifar10", 30, 2.0, augment="crop_flip"),
+    "imagenet": _imagenet,
+    "fashion_mnist": lambda c: _small(c, "fashion_mnist", 15, 2.0),
+    "mnist": lambda c: _small(c, "mnist", 10, 2.0),
+    "digits": lambda c: _small(c, "digits", 100, 2.0),
+    "synthetic": lambda c: _small(c, "synthetic", 10, 2.0),
+}

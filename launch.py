@@ -1,0 +1,152 @@
+"""Run a study: python launch.py --config=configs/resnet_bs8k.py:digits
+
+Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stopped by signal n and
+saved.
+"""
+
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from scaling.errors import UserError, nearest
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "FILE[:task]; any field can be set, as in --config.optim.base_lr=0.2"
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "where to record; default: a folder under runs/")
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "simulate this many devices on CPU, to check results, never speed", 1
+)
+POINTS = flags.DEFINE_string("points", None, "i:j, run only these points of a sweep")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
+
+
+def main(_) -> None:
+    set_up_jax(DEVICES.value)
+    from scaling.studies import STUDIES, points_of, run_study  # after the devices are set
+
+    config = CONFIG.value
+    if DRY_RUN.value:
+        from scaling.train.dry_run import dry_run
+
+        for name, point in points_of(config, POINTS.value).items():
+            print(f"{name}: dry run, nothing is trained\n{dry_run(point)}", flush=True)
+        return
+    workdir = Path(WORKDIR.value or default_workdir())
+    results = run_study(config, workdir, POINTS.value, lambda text: print(text, flush=True))
+    if DEVICES.value:
+        print(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
+    print(STUDIES[config.study].summarize(results))
+
+
+def set_up_jax(devices: int | None) -> None:
+    """Simulated devices, if asked for, and the cache of compiled programs."""
+    if devices:
+        # Before jax starts: all simulated devices share this machine's cores, and a collective
+        # waits for the slowest, so the time after which XLA gives up is lifted.
+        os.environ["XLA_FLAGS"] = " ".join(
+            [
+                os.environ.get("XLA_FLAGS", ""),
+                f"--xla_force_host_platform_device_count={devices}",
+                "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+            ]
+        )
+    import jax
+
+    from scaling.data.sources import cache_dir
+
+    if devices:
+        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def default_workdir() -> str:
+    """runs/FILE-task, and what was overridden: the same command finds the same run."""
+    parts = []
+    for argument in sys.argv[1:]:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            path, _, task = value.partition(":")
+            parts.insert(0, "-".join(filter(None, (Path(path).stem, task))))
+        elif name.startswith("config."):
+            parts.append(f"{name.removeprefix('config.')}={value}")
+        elif name == "devices":
+            parts.append(f"simulated{value}")
+    return "runs/" + re.sub(r"[^\w.=,-]+", "_", "-".join(parts))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's flags, with its errors and ml_collections' as one sentence.
+
+    Raises:
+      UserError: unknown flag, config file, task or key, or a value of the wrong kind.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        if not any(argument.startswith("--config=") for argument in argv):
+            raise UserError(f"{error}; name a config with --config=FILE[:task].") from None
+        raise UserError(f"{error}.") from None
+    except (AttributeError, KeyError):
+        raise UserError(_unknown_key(argv)) from None
+    except OSError:
+        raise UserError(_no_config(argv)) from None
+    if CONFIG.value is None:
+        raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
+    if len(rest) > 1:
+        raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
+    return rest
+
+
+def _unknown_key(argv):
+    """The first --config.KEY that the config does not have."""
+    path = next(a for a in argv if a.startswith("--config=")).partition("=")[2]
+    path, _, task = path.partition(":")
+    config = runpy.run_path(path)["get_config"](*[task] * bool(task))
+    for argument in argv:
+        if not argument.startswith("--config."):
+            continue
+        keys = config
+        for key in argument.partition("=")[0].removeprefix("--config.").split("."):
+            if not hasattr(keys, "keys") or key not in keys:
+                known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It is one value."
+                return f"Unknown config key {key!r} in {argument}: {known}"
+            keys = keys[key]
+    raise  # not about a key: a bug in the config file, to be seen with its traceback
+
+
+def _no_config(argv):
+    path = next(a for a in argv if a.startswith("--config=")).partition("=")[2].partition(":")[0]
+    return f"There is no config file {path!r}. {_configs()}"
+
+
+def _configs():
+    here = Path(__file__).parent
+    return nearest("", [p.relative_to(here) for p in (here / "configs").glob("*_*.py")])
+
+
+def cli() -> None:
+    """The whole program, with its exit code."""
+    try:
+        parse_flags(sys.argv)
+        main(sys.argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        from scaling.train.loop import Interrupted
+
+        if not isinstance(error, Interrupted):
+            raise
+        print(f"{error} Run the same command again to resume.", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    cli()

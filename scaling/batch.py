@@ -1,0 +1,157 @@
+"""How a global batch is laid out: devices x microbatches x examples.
+
+The only place that divides a batch. The global batch is what the experiment is about, so nothing
+here ever changes it: what does not divide is an error that names the nearest sizes that do.
+
+One update reads `global_batch` consecutive positions of the example order. Position
+`k * devices * micro_batch + d * micro_batch + r` is row `r` of microbatch `k` on device `d`, so
+every microbatch covers consecutive positions, whatever the number of devices.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from scaling.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """`global_batch == accum_steps * devices * micro_batch`, always."""
+
+    global_batch: int
+    devices: int
+    accum_steps: int  # microbatches, one after another, in one optimizer update
+    micro_batch: int  # examples per device in one microbatch
+
+    @property
+    def per_device_batch(self) -> int:
+        """Examples that one device sees in one update."""
+        return self.accum_steps * self.micro_batch
+
+    @property
+    def layout(self) -> tuple[int, int, int]:
+        """(accum_steps, devices, micro_batch): the shape of one update's positions."""
+        return self.accum_steps, self.devices, self.micro_batch
+
+    def __str__(self) -> str:
+        return (
+            f"{self.global_batch:,} = {self.devices} device{'s' * (self.devices > 1)} x "
+            f"{self.accum_steps} microbatch{'es' * (self.accum_steps > 1)} x "
+            f"{self.micro_batch} examples"
+        )
+
+
+def plans(global_batch: int, devices: int, ghost_batch: int | None = None) -> list[BatchPlan]:
+    """Every way to lay out the batch, largest microbatch first.
+
+    Args:
+      global_batch: examples per optimizer update.
+      devices: devices that share it.
+      ghost_batch: consecutive examples whose normalisation statistics are shared; a microbatch,
+        taken over all devices, must hold whole groups. None where examples do not interact.
+
+    Raises:
+      UserError: a size below 1, or no layout exists.
+    """
+    for name, value in (("global batch", global_batch), ("device count", devices)):
+        if value < 1:
+            raise UserError(f"The {name} is {value}; it must be at least 1.")
+    if global_batch % devices:
+        below = global_batch - global_batch % devices
+        nearest = [str(b) for b in (below, below + devices) if b]
+        raise UserError(
+            f"Global batch {global_batch} does not divide over {devices} devices; the nearest that "
+            f"do are {' and '.join(nearest)}, or use a device count that divides {global_batch}."
+        )
+    if ghost_batch is not None:
+        _check_ghost(global_batch, ghost_batch)
+    per_device = global_batch // devices
+    layouts = [
+        BatchPlan(global_batch, devices, accum, per_device // accum)
+        for accum in range(1, per_device + 1)
+        if per_device % accum == 0 and _whole_groups(per_device // accum, devices, ghost_batch)
+    ]
+    if not layouts:
+        raise UserError(
+            f"Ghost batches of {ghost_batch} do not fit {per_device} examples on each of {devices} "
+            f"devices: one of the two numbers must divide the other; "
+            f"use a ghost batch that divides {per_device}."
+        )
+    return layouts
+
+
+def plan_by_hand(
+    global_batch: int, devices: int, micro_batch: int, ghost_batch: int | None = None
+) -> BatchPlan:
+    """The layout with `micro_batch` examples per device and microbatch.
+
+    Raises:
+      UserError: that size does not divide the batch; the message names the ones that do.
+    """
+    layouts = plans(global_batch, devices, ghost_batch)
+    for plan in layouts:
+        if plan.micro_batch == micro_batch:
+            return plan
+    near = sorted(layouts, key=lambda p: abs(p.micro_batch - micro_batch))[:2]
+    raise UserError(
+        f"Microbatch {micro_batch} does not divide global batch {global_batch} on {devices} "
+        f"device{'s' * (devices > 1)}"
+        + (f" into whole ghost batches of {ghost_batch}" if ghost_batch else "")
+        + f"; the nearest that do are {' and '.join(str(p.micro_batch) for p in near)}."
+    )
+
+
+def largest_that_fits(
+    layouts: list[BatchPlan], step_bytes: Callable[[BatchPlan], int], limit_bytes: float
+) -> BatchPlan:
+    """The layout with the fewest microbatches whose step fits the memory of one device.
+
+    Args:
+      layouts: candidates, largest microbatch first (`plans`).
+      step_bytes: bytes that one device needs for one update; found by compiling, so it is called
+        at most log2(len(layouts)) + 1 times.
+      limit_bytes: what a device may use.
+
+    Raises:
+      UserError: not even the smallest microbatch fits.
+    """
+    low, high = 0, len(layouts)  # every layout before `low` is too large, those from `high` on fit
+    need = None
+    while low < high:
+        # The largest microbatch first: it usually fits, and then one compilation is enough.
+        middle = low if need is None else (low + high) // 2
+        need = step_bytes(layouts[middle])
+        if need <= limit_bytes:
+            high = middle
+        else:
+            low = middle + 1
+    if low == len(layouts):
+        raise UserError(
+            f"A microbatch of {layouts[-1].micro_batch} needs {need / 2**30:.2f} GiB and one device "
+            f"may use {limit_bytes / 2**30:.2f} GiB; use more memory, a smaller model, or a "
+            "smaller ghost batch if batch statistics forbid smaller microbatches."
+        )
+    return layouts[low]
+
+
+def _check_ghost(global_batch: int, ghost_batch: int) -> None:
+    if ghost_batch < 1:
+        raise UserError(f"The ghost batch is {ghost_batch}; it must be at least 1.")
+    if global_batch % ghost_batch:
+        near = sorted(
+            (g for g in range(1, global_batch + 1) if global_batch % g == 0),
+            key=lambda g: abs(g - ghost_batch),
+        )[:2]
+        raise UserError(
+            f"Ghost batch {ghost_batch} does not divide global batch {global_batch}; "
+            f"the nearest that do are {' and '.join(map(str, sorted(near)))}."
+        )
+
+
+def _whole_groups(micro_batch: int, devices: int, ghost_batch: int | None) -> bool:
+    """Whether a group lies inside one device's rows, or is made of whole devices."""
+    if ghost_batch is None:
+        return True
+    if micro_batch % ghost_batch == 0:
+        return True
+    return ghost_batch % micro_batch == 0 and (devices * micro_batch) % ghost_batch == 0

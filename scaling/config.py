@@ -1,0 +1,120 @@
+"""Every config key, its default and what it means. A config file fills in what it wants to differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from scaling.errors import UserError, nearest
+
+# Sub-dictionaries whose keys belong to what they name: checked where that is built.
+OPEN = ("model",)
+
+
+def default_config() -> ConfigDict:
+    """The config of one point, or of one point per entry of `batch_sizes`."""
+    c = ConfigDict()
+    c.title = ""  # one line, shown at the start of a run and in reports
+    c.study = "train"  # which question to ask, see scaling/studies
+    c.seed = 0  # of initialisation, data order, augmentation and dropout
+
+    c.global_batch = 128  # examples per optimizer update, over all devices and microbatches
+    c.batch_sizes = ()  # several global batches: one point each, instead of global_batch
+    c.micro_batch = placeholder(int)  # examples per device and microbatch; None: chosen, see batch.py
+    c.devices = placeholder(int)  # local devices to use; None: all
+    c.memory_limit_gib = placeholder(float)  # per device; None: what the device reports
+    c.duration = "10 epochs"  # "<number> steps|epochs|examples", as all durations here
+
+    c.data = ConfigDict()
+    c.data.name = "digits"  # see scaling/data/sources.py
+    c.data.dir = placeholder(str)  # of prepared TFDS data sets; None: TFDS's own default
+    c.data.augment = "none"  # none, or crop_flip
+    c.data.image_shape = ()  # of synthetic images, (H, W, C)
+    c.data.num_classes = placeholder(int)  # of synthetic images
+    c.data.train_size = placeholder(int)  # of synthetic images
+
+    c.model = ConfigDict({"name": "mlp"})  # the other keys are the model's own options
+
+    c.optim = ConfigDict()
+    c.optim.name = "nesterov"  # see scaling/optim/build.py
+    c.optim.base_lr = 0.1  # learning rate at base_batch
+    c.optim.base_batch = 256
+    c.optim.scaling_rule = "none"  # none, linear, sqrt: how the rate follows the global batch
+    # None: the optimizer's own default. A value that the optimizer does not read is an error.
+    for name in (
+        "momentum",
+        "weight_decay",
+        "trust_coefficient",
+        "fallback",
+        "b1",
+        "b2",
+        "eps",
+        "max_grad_norm",
+    ):
+        c.optim[name] = placeholder(float)
+
+    c.schedule = ConfigDict()
+    c.schedule.name = "constant"  # see scaling/optim/schedules.py
+    c.schedule.warmup = "0 steps"
+    c.schedule.warmup_init = 0.0  # learning rate of the first step of a warmup
+    c.schedule.end_factor = placeholder(float)
+    c.schedule.power = placeholder(float)
+    c.schedule.boundaries = ()  # durations, from the start of training
+    c.schedule.decay_factor = placeholder(float)
+
+    c.loss = ConfigDict()
+    c.loss.label_smoothing = 0.0
+
+    c.eval = ConfigDict()
+    c.eval.every = "1 epoch"
+    c.eval.batch = 1000  # examples per evaluation step, over all devices
+    c.eval.test = True  # evaluate the test split, once, after the last step
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_seconds = 60.0
+    c.checkpoint.keep = 2  # newest ones
+
+    c.metrics = ConfigDict()
+    c.metrics.weight_distance = False  # record ||w - w_0||
+    c.metrics.tensorboard = False  # also write TensorBoard files
+    return c
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Every key of `config` is one of `default_config`, and none is missing.
+
+    Raises:
+      UserError: an unknown or a missing key.
+    """
+    _compare(config, default_config(), "")
+
+
+def _compare(config, schema, path):
+    for key in config:
+        if key not in schema:
+            raise UserError(f"Unknown config key {path + key!r}: {nearest(key, schema)}")
+    for key, value in schema.items():
+        if key not in config:
+            raise UserError(f"The config lacks {path + key!r}; start from default_config().")
+        if isinstance(value, ConfigDict) and key not in OPEN:
+            if not isinstance(config[key], ConfigDict):
+                raise UserError(f"Config key {path + key!r} must hold keys of its own, not a value.")
+            _compare(config[key], value, f"{path}{key}.")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """The keys at which two configs differ, as 'optim.base_lr: 0.1 there, 0.2 here'."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{path}{key}.")
+        elif a != b:
+            found.append(f"{path}{key}: {a!r} there, {b!r} here")
+    return found
+
+
+def given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys whose value was chosen: not None and not ()."""
+    return {key: value for key, value in config.items() if value is not None and value != ()}

@@ -1,0 +1,105 @@
+"""Data sets that live on the device: gathered, augmented and normalised inside the step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PAD = 4  # pixels on each side before the random crop (He et al. 2015, section 4.2)
+
+
+def synthetic(seed: int, size: int, image_shape: tuple[int, int, int], num_classes: int):
+    """{"image": uint8 [size, H, W, C], "label": int32 [size]}, made on the device.
+
+    Every class has a pattern of its own under the noise, so that training has something to learn
+    and the error of a run that works falls.
+    """
+    return _synthetic(jax.random.key(seed), size, tuple(image_shape), num_classes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _synthetic(key, size, image_shape, num_classes):
+    # The patterns depend on the shape only: train, validation and test share them.
+    patterns = jax.random.uniform(jax.random.key(0), (num_classes, *image_shape), maxval=128.0)
+    label_key, noise_key = jax.random.split(key)
+    label = jax.random.randint(label_key, (size,), 0, num_classes, jnp.int32)
+    noise = jax.random.bits(noise_key, (size, *image_shape), jnp.uint8) // 2
+    return {"image": patterns.astype(jnp.uint8)[label] + noise, "label": label}
+
+
+def normalize(image: jax.Array, mean, std) -> jax.Array:
+    """uint8 [..., C] on 0..255 to float32 with the data set's mean and deviation taken out."""
+    scale = 1.0 / (255.0 * np.asarray(std, np.float32))
+    offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    return image.astype(jnp.float32) * scale - offset
+
+
+def crop_and_flip(key: jax.Array, image: jax.Array, positions: jax.Array) -> jax.Array:
+    """Pad with zeros, crop at random and mirror half the images (He et al. 2015, section 4.2).
+
+    Args:
+      key: of this update.
+      image: [N, H, W, C], normalised, so that zero is the mean colour.
+      positions: [N] places in the global batch. An image's crop depends on (key, position) alone,
+        so it is the same on any number of devices.
+    """
+    n, height, width, _ = image.shape
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
+    bits = jax.vmap(lambda k: jax.random.bits(k, (3,)))(keys)
+    choices = 2 * PAD + 1
+    top, left = (bits[:, i] % choices for i in (0, 1))
+    flip = bits[:, 2] % 2 == 1
+
+    padded = jnp.pad(image, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
+    rows = top[:, None] + jnp.arange(height)
+    columns = left[:, None] + jnp.where(flip[:, None], jnp.arange(width)[::-1], jnp.arange(width))
+    return padded[jnp.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+class EpochOrder:
+    """Which example stands at which position of the run: a pure function of (seed, position).
+
+    Position p belongs to epoch p // size, and every epoch is a fresh permutation of the whole set
+    (Goyal 2017, Remark 4: one shuffle per epoch, split across workers). A batch may span epochs,
+    also several of them.
+    """
+
+    def __init__(self, seed: int, size: int):
+        self.seed = seed
+        self.size = size
+        self._permutation = functools.lru_cache(maxsize=4)(self._permute)
+
+    def _permute(self, epoch: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        return generator.permutation(self.size).astype(np.int32)
+
+    def __getitem__(self, positions: slice) -> np.ndarray:
+        """int32 example indices at positions start to stop - 1."""
+        parts = []
+        start = positions.start
+        while start < positions.stop:
+            epoch, offset = divmod(start, self.size)
+            part = self._permutation(epoch)[offset : offset + positions.stop - start]
+            parts.append(part)
+            start += len(part)
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def make_preprocess(mean, std, augment: str):
+    """The function that turns a batch of positions or raw images into what the model reads.
+
+    The result is called as `preprocess(data, batch, key, positions)`: `batch` holds "index" [N]
+    into `data`, or "image" uint8 [N, H, W, C] and "label" [N] themselves; a key of None means
+    evaluation, without augmentation.
+    """
+
+    def preprocess(data, batch, key=None, positions=None):
+        if "index" in batch:
+            batch = {name: data[name][batch["index"]] for name in ("image", "label")}
+        image = normalize(batch["image"], mean, std)
+        if key is not None and augment == "crop_flip":
+            image = crop_and_flip(key, image, positions)
+        return {"image": image, "label": batch["label"]}
+
+    return preprocess

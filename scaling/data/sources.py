@@ -1,0 +1,421 @@
+"""Image sets by name: what is known about each, whether it can be read, and its arrays.
+
+MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
+TFDS reads without TensorFlow. `digits` is scikit-learn's own file, and `synthetic` has no files.
+
+Splits are the papers': MNIST and Fashion-MNIST hold out the last 5,000 training images, CIFAR the
+last 5,000, ImageNet the last 50,000 (its official validation set is then the test set).
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from scaling.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """What is known of a data set before any file is opened.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      sizes: split name -> number of examples.
+      mean, std: per channel, of the training images on the 0..1 scale.
+      streaming: True when the set does not fit on a device and is read by `streaming`.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    sizes: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    streaming: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split in host memory: uint8 images [N, H, W, C] and int32 labels [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A complete TFDS directory of array_record files.
+
+    Attributes:
+      path: the version's directory, such as .../fashion_mnist/3.0.1.
+      shards: TFDS split name -> its shards, each a path and the number of its records.
+    """
+
+    path: Path
+    shards: dict[str, list[tuple[Path, int]]]
+
+
+def _sizes(train: int, validation: int, test: int) -> dict[str, int]:
+    return {"train": train, "validation": validation, "test": test}
+
+
+INFOS = {
+    info.name: info
+    for info in (
+        DataInfo("digits", (8, 8, 1), 10, _sizes(1_197, 300, 300), (0.3058,), (0.3755,)),
+        DataInfo("mnist", (28, 28, 1), 10, _sizes(55_000, 5_000, 10_000), (0.1307,), (0.3081,)),
+        DataInfo(
+            "fashion_mnist", (28, 28, 1), 10, _sizes(55_000, 5_000, 10_000), (0.2860,), (0.3530,)
+        ),
+        DataInfo(
+            "cifar10",
+            (32, 32, 3),
+            10,
+            _sizes(45_000, 5_000, 10_000),
+            (0.4914, 0.4822, 0.4465),
+            (0.2470, 0.2435, 0.2616),
+        ),
+        DataInfo(
+            "cifar100",
+            (32, 32, 3),
+            100,
+            _sizes(45_000, 5_000, 10_000),
+            (0.5071, 0.4865, 0.4409),
+            (0.2673, 0.2564, 0.2762),
+        ),
+        DataInfo(
+            "imagenet",
+            (224, 224, 3),
+            1000,
+            _sizes(1_231_167, 50_000, 50_000),
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            streaming=True,
+        ),
+    )
+}
+
+# Where our names and TFDS's differ: the data set, and the split that serves as our test split.
+_TFDS_NAMES = {"imagenet": "imagenet2012"}
+_TEST_SPLITS = {"imagenet": "validation"}
+
+
+def describe(name: str, **options) -> DataInfo:
+    """What is known of `name` without touching a file.
+
+    Args:
+      name: a data set.
+      **options: for `synthetic` only: image_shape, num_classes and sizes, in place of CIFAR-10's.
+
+    Raises:
+      UserError: unknown name or option.
+    """
+    if name not in INFOS and name != "synthetic":
+        raise UserError(f"unknown data set {name!r}: {nearest(name, [*INFOS, 'synthetic'])}")
+    known = ("image_shape", "num_classes", "sizes") if name == "synthetic" else ()
+    for option in options:
+        if option not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UserError(f"data set {name!r} has no option {option!r}; {takes}.")
+    return INFOS[name] if name in INFOS else _synthetic(**options)
+
+
+def _synthetic(image_shape=(32, 32, 3), num_classes=10, sizes=None) -> DataInfo:
+    """As `resident.synthetic` draws them: a pixel is the sum of two uniform integers 0..127, so
+    its mean is 127/255 and its standard deviation sqrt((128^2 - 1) / 6) / 255."""
+    sizes = dict(sizes or INFOS["cifar10"].sizes)
+    mean, std = ((value,) * image_shape[-1] for value in (0.4980, 0.2049))
+    return DataInfo("synthetic", tuple(image_shape), num_classes, sizes, mean, std)
+
+
+def check_available(name: str, data_dir=None) -> None:
+    """Returns if `name` can be loaded, after a look at its files that takes well under a second.
+
+    Args:
+      name: a data set.
+      data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      UserError: unknown, missing or half-prepared data set; says how to get it.
+    """
+    describe(name)
+    if name == "digits":
+        _digits_file()
+    elif name != "synthetic":
+        find_prepared(name, data_dir)
+
+
+def load(name: str, split: str, data_dir=None) -> Split:
+    """Reads one split whole. A decoded copy is kept under `cache_dir()` for the next time.
+
+    Args:
+      name: a set that fits in memory: any but `imagenet` (see `streaming`) and `synthetic`.
+      split: 'train', 'validation' or 'test'.
+      data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Returns:
+      The split, in TFDS's order; its arrays may be read-only maps of the cached files.
+
+    Raises:
+      UserError: unknown name or split; missing, half-prepared or damaged files.
+    """
+    info = describe(name)
+    check_split(info, split)
+    if info.streaming or name == "synthetic":
+        raise ValueError(f"{name} has no arrays to load")
+    if name == "digits":
+        return _load_digits(info, split)
+    prepared = find_prepared(name, data_dir)
+    entry = cache_dir() / f"{name}-{split}-{_identity(info, prepared)}"
+    cached = _read_cache(entry, (info.sizes[split], *info.image_shape))
+    if cached is None:
+        cached = _decode_split(info, split, prepared)
+        _write_cache(entry, cached)
+    return cached
+
+
+def check_split(info: DataInfo, split: str) -> None:
+    """Raises UserError unless `split` is one of the set's."""
+    if split not in info.sizes:
+        raise UserError(f"{info.name} has no split {split!r}: {nearest(split, info.sizes)}")
+
+
+# ---- digits: inside scikit-learn ----
+
+
+def _digits_file() -> Path:
+    """The file behind sklearn.datasets.load_digits, found without the seconds sklearn's import
+    takes."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("sklearn")
+    path = spec and Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
+    if not path or not path.is_file():
+        raise UserError("data set 'digits' is part of scikit-learn: pip install scikit-learn.")
+    return path
+
+
+def _load_digits(info: DataInfo, split: str) -> Split:
+    """1,197/300/300 images of one fixed permutation. RandomState, because NumPy froze its
+    stream for good."""
+    table = np.loadtxt(_digits_file(), delimiter=",", dtype=np.uint8)
+    table = table[np.random.RandomState(0).permutation(len(table))]
+    ends = np.cumsum(list(info.sizes.values()))
+    rows = np.split(table, ends[:-1])[list(info.sizes).index(split)]
+    images = np.round(rows[:, :64] * (255 / 16)).astype(np.uint8)
+    return Split(images.reshape(-1, *info.image_shape), rows[:, 64].astype(np.int32))
+
+
+# ---- TFDS directories ----
+
+
+def data_root(data_dir=None) -> Path:
+    """TFDS's root directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(data_dir or default).expanduser()
+
+
+def find_prepared(name: str, data_dir=None) -> Prepared:
+    """The newest version of TFDS data set `name`, with all its files present and counted.
+
+    Raises:
+      UserError: it is missing, half-prepared, or in a format that needs TensorFlow.
+    """
+    folder = data_root(data_dir) / _TFDS_NAMES.get(name, name)
+    path = newest_version(folder)
+    if path is None:
+        if any(folder.glob("incomplete.*")):
+            raise _half_prepared(folder, "its preparation was interrupted")
+        raise _missing(name, folder.parent)
+    prepared = Prepared(path, _declared_shards(path))
+    _check_records(name, prepared)
+    return prepared
+
+
+def newest_version(folder: Path) -> Path | None:
+    """The directory of the highest version in one data set's folder, complete or not."""
+    found = [path for path in folder.glob("*.*.*") if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    return max(found, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+
+
+def _missing(name: str, root: Path) -> UserError:
+    if name == "imagenet":
+        how = (
+            "prepare it with TFDS and TensorFlow from the two ILSVRC2012 archives, `tfds build "
+            f"imagenet2012 --file_format=array_record --manual_dir=DIR --data_dir={root}`"
+        )
+    else:
+        how = (
+            f"prepare it with `python -m scaling.data.prepare {name} --data_dir={root}` (add "
+            "--from=DIR to use files you already have)"
+        )
+    return UserError(
+        f"data set {name!r} is not in {root}: {how}, name another folder with data_dir or "
+        "$TFDS_DATA_DIR, or use digits or synthetic, which need no download."
+    )
+
+
+def _half_prepared(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is half-prepared: {what}; delete it and prepare it again.")
+
+
+def _declared_shards(path: Path) -> dict[str, list[tuple[Path, int]]]:
+    """The shards that dataset_info.json declares. Plain JSON, so that TFDS need not be imported."""
+    for file in ("dataset_info.json", "features.json"):
+        if not (path / file).is_file():
+            raise _half_prepared(path, f"it has no {file}")
+    try:
+        info = json.loads((path / "dataset_info.json").read_text())
+        formats = [info["fileFormat"], *info.get("alternativeFileFormats", [])]
+        lengths = {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _half_prepared(path, "its dataset_info.json is unreadable") from error
+    if "array_record" not in formats:
+        raise UserError(
+            f"{path} holds {formats[0]} files, which can't be read at random without TensorFlow: "
+            "prepare the set as array_record, in another data_dir."
+        )
+    return {
+        split: [
+            (path / f"{info['name']}-{split}.array_record-{i:05d}-of-{len(counts):05d}", count)
+            for i, count in enumerate(counts)
+        ]
+        for split, counts in lengths.items()
+    }
+
+
+def _check_records(name: str, prepared: Prepared) -> None:
+    """The splits, files and records that `name` needs are all there."""
+    sizes, test = INFOS[name].sizes, _TEST_SPLITS.get(name, "test")
+    needed = {"train": sizes["train"] + sizes["validation"], test: sizes["test"]}
+    for split, expected in needed.items():
+        shards = prepared.shards.get(split, [])
+        declared = sum(count for _, count in shards)
+        if declared != expected:
+            what = f"it declares {declared:,} {split} records of {expected:,}"
+            raise _half_prepared(prepared.path, what)
+        for file, count in shards:
+            if not file.is_file():
+                raise _half_prepared(prepared.path, f"{file.name} is missing")
+            held = _count_records(file)
+            if held != count:
+                what = f"{file.name} holds {held:,} records of {count:,}"
+                raise _half_prepared(prepared.path, what)
+
+
+def _count_records(file: Path) -> int:
+    """The count in an array_record file's footer; 0 when the file was cut short."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(file))
+    count = reader.num_records()
+    try:
+        reader.close()  # Only here it tells that the footer could not be read.
+    except RuntimeError:
+        return 0
+    return count
+
+
+def open_records(info: DataInfo, split: str, prepared: Prepared):
+    """Random access to the serialized examples of one of our splits: `len`, `[i]` and
+    `__getitems__`. It can be pickled."""
+    import tensorflow_datasets as tfds
+
+    held_out = info.sizes["train"]
+    instruction = {
+        "train": f"train[:{held_out}]",
+        "validation": f"train[{held_out}:]",
+        "test": _TEST_SPLITS.get(info.name, "test"),
+    }[split]
+    return tfds.builder_from_directory(prepared.path).as_data_source(
+        instruction,
+        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+        file_format="array_record",
+    )
+
+
+def parse_example(record: bytes) -> tuple[bytes, int]:
+    """(encoded image, label) of one serialized example, without TFDS's slow feature decoding."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    return features["image"].bytes_list.value[0], features["label"].int64_list.value[0]
+
+
+def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
+    import cv2
+
+    # One call for all records: record by record is 20 times slower.
+    source = open_records(info, split, prepared)
+    try:
+        records = source.__getitems__(range(len(source)))
+    except (RuntimeError, ValueError) as error:  # Riegeli's checksum of a chunk did not match.
+        raise UserError(
+            f"{prepared.path} is damaged ({error}); delete it and prepare it again."
+        ) from error
+    images = np.empty((len(records), *info.image_shape), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    mode = cv2.IMREAD_COLOR_RGB if info.image_shape[-1] == 3 else cv2.IMREAD_GRAYSCALE
+    for i, record in enumerate(records):
+        png, labels[i] = parse_example(record)
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), mode)
+        images[i] = image.reshape(info.image_shape)
+    return Split(images, labels)
+
+
+# ---- The cache of decoded splits ----
+
+
+def cache_dir() -> Path:
+    """$SCALING_CACHE_DIR, else $XDG_CACHE_HOME/scaling, else ~/.cache/scaling."""
+    if own := os.environ.get("SCALING_CACHE_DIR"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scaling"
+
+
+def _identity(info: DataInfo, prepared: Prepared) -> str:
+    """Changes whenever the prepared files, or the way they are split, do."""
+    files = [file for shards in prepared.shards.values() for file, _ in shards]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    declared = (prepared.path / "dataset_info.json").read_text()
+    known = repr((str(prepared.path.resolve()), declared, stats, info))
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
+def _read_cache(entry: Path, image_shape: tuple[int, ...]) -> Split | None:
+    """The split kept in `entry`, as memory maps, or None if there is none that is whole."""
+    try:
+        images = np.load(entry / "images.npy", mmap_mode="r")
+        labels = np.load(entry / "labels.npy", mmap_mode="r")
+        sums = json.loads((entry / "crc32.json").read_text())
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = (
+        (images.shape, images.dtype) == (image_shape, np.uint8)
+        and (labels.shape, labels.dtype) == (image_shape[:1], np.int32)
+        and sums == [zlib.crc32(images), zlib.crc32(labels)]
+    )
+    return Split(images, labels) if whole else None
+
+
+def _write_cache(entry: Path, split: Split) -> None:
+    """Keeps `split` in `entry`, all at once or, where nothing can be written, not at all."""
+    scratch = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
+    try:
+        scratch.mkdir(parents=True)
+        np.save(scratch / "images.npy", split.images)
+        np.save(scratch / "labels.npy", split.labels)
+        sums = [zlib.crc32(split.images), zlib.crc32(split.labels)]
+        (scratch / "crc32.json").write_text(json.dumps(sums))
+        shutil.rmtree(entry, ignore_errors=True)  # What was there could not be read.
+        scratch.rename(entry)
+    except OSError:  # A full or read-only disk, or another process was first.
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""Durations: "500 steps", "90 epochs", "1.5e6 examples" -> optimizer steps.
+
+The one place where a duration is resolved. Everything downstream counts optimizer steps; what an
+epoch is worth depends on the global batch, and that dependence is half the story of large-batch
+training: iterations = epochs x N / B (You et al. 2017, arXiv:1709.05011, Table 2), so that at a
+fixed number of epochs a larger batch takes proportionally fewer steps.
+"""
+
+import math
+
+from scaling.errors import UserError, nearest
+
+UNITS = ("steps", "epochs", "examples")
+
+
+def to_steps(duration: str, global_batch: int, train_size: int) -> int:
+    """Optimizer steps in `duration`, rounded to the nearest step (a half rounds up).
+
+    A positive duration is at least one step: training for "0.001 epochs" should train. Only a
+    zero duration is zero steps.
+
+    Args:
+      duration: `<number> <unit>`, the unit one of step(s), epoch(s), example(s); the number may
+        be fractional and written as 1.5e6.
+      global_batch: examples per optimizer step, over all devices and microbatches (B).
+      train_size: examples in the training set (N).
+
+    Raises:
+      UserError: not of that form, an unknown unit, or a number that is negative or not finite.
+    """
+    number, unit = _parse(duration)
+    examples = {"steps": global_batch, "epochs": train_size, "examples": 1}[unit]
+    steps = number * examples / global_batch
+    if not (math.isfinite(steps) and steps >= 0):
+        raise UserError(
+            f"A duration must be finite and not negative, and {duration!r} is not; "
+            "write for example '90 epochs'."
+        )
+    return max(math.floor(steps + 0.5), 1 if steps > 0 else 0)
+
+
+def _parse(duration: str) -> tuple[float, str]:
+    """'1 epoch' -> (1.0, 'epochs')."""
+    try:
+        number, unit = str(duration).split()
+        number = float(number)
+    except ValueError:
+        raise UserError(
+            f"A duration is a number, a space and a unit, and {duration!r} is not; "
+            "write for example '500 steps', '90 epochs' or '1.5e6 examples'."
+        ) from None
+    plural = unit if unit.endswith("s") else unit + "s"
+    if plural not in UNITS:
+        raise UserError(
+            f"Unknown unit {unit!r} in the duration {duration!r}, "
+            f"write for example '90 epochs': {nearest(unit, UNITS)}"
+        )
+    return number, plural

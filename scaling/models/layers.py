@@ -1,0 +1,169 @@
+"""Layers whose results do not depend on how a batch is laid out, and convolutions for every backend."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+# He et al. 2015: the initialisation of the ResNet papers; also good for ReLU MLPs.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """2-D convolution, NHWC, SAME padding; parameters named and shaped as in `flax.linen.Conv`.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width.
+      stride: of both axes.
+      method: which program computes it; all agree to float tolerance (see `convolve`).
+      dtype: of the computation; parameters are float32.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    stride: int = 1
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer = he_normal
+    method: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y = convolve(x.astype(self.dtype), kernel, self.stride, self.method)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, method: str = "auto") -> jax.Array:
+    """SAME convolution of [N, H, W, C] with [kh, kw, C, F].
+
+    Methods:
+      xla: `lax.conv_general_dilated`; right for GPUs and TPUs.
+      forward_only: the gradients are written as forward convolutions too. XLA's CPU compiler runs
+        a convolution whose operands are in plain NHWC order through a fast kernel, but inside a
+        loop (and every training step here is inside one) its own backward convolutions are not in
+        that order and run ten to thirty times slower.
+      patches: patches times a matrix. Under `vmap` over models a convolution becomes a grouped
+        one, slow everywhere; this becomes a batched matrix product.
+      auto: forward_only on CPU, xla elsewhere.
+    """
+    if method == "auto":
+        method = "forward_only" if jax.default_backend() == "cpu" else "xla"
+    if method == "xla":
+        return _conv(x, kernel, stride, "SAME")
+    if kernel.shape[:2] == (1, 1):
+        return jnp.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
+    if method == "forward_only":
+        return _conv_forward_only(x, kernel, stride)
+    if method == "patches":
+        return _conv_patches(x, kernel, stride)
+    raise ValueError(f"unknown convolution method {method!r}")
+
+
+def _conv(x, kernel, stride, padding, rhs_dilation=(1, 1)):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=NHWC,
+    )
+
+
+def _same_padding(shape, kernel_shape, stride):
+    return lax.padtype_to_pads(shape[1:3], kernel_shape[:2], (stride, stride), "SAME")
+
+
+def _conv_patches(x, kernel, stride):
+    kh, kw, _, features = kernel.shape
+    pads = _same_padding(x.shape, kernel.shape, stride)
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    out_h, out_w = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    shifted = [
+        padded[:, i : i + (out_h - 1) * stride + 1 : stride, j : j + (out_w - 1) * stride + 1 : stride]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    patches = jnp.concatenate(shifted, axis=-1)
+    return patches @ kernel.reshape(-1, features)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_forward_only(x, kernel, stride):
+    return _conv(x, kernel, stride, "SAME")
+
+
+def _forward(x, kernel, stride):
+    return _conv_forward_only(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, dy):
+    x, kernel = residuals
+    kh, kw = kernel.shape[:2]
+    height, width = x.shape[1:3]
+    (top, bottom), (left, right) = _same_padding(x.shape, kernel.shape, stride)
+
+    # dx: the kernel, turned round, slides over dy with stride - 1 zeros between its pixels.
+    spread = lax.pad(
+        dy,
+        jnp.zeros((), dy.dtype),
+        ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)),
+    )
+    turned = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+    before = (kh - 1 - top, kw - 1 - left)
+    after = (height - spread.shape[1] + top, width - spread.shape[2] + left)
+    dx = _conv(spread, turned, 1, tuple(zip(before, after, strict=True)))
+
+    # dkernel: dy, with examples as its input channels, slides over x, channels as examples. The
+    # barrier keeps XLA from folding the transposes back into the slow form.
+    columns, window = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
+    dkernel = _conv(
+        columns, window, 1, ((top, bottom), (left, right)), rhs_dilation=(stride, stride)
+    )
+    return dx, dkernel[:, :kh, :kw].transpose(1, 2, 0, 3)
+
+
+_conv_forward_only.defvjp(_forward, _backward)
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """2x2 max pooling with stride 2, [N, H, W, C] -> [N, H//2, W//2, C].
+
+    A reshape and a maximum: on CPU several times faster than `lax.reduce_window`.
+    """
+    n, h, w, c = x.shape
+    x = x[:, : h - h % 2, : w - w % 2]
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a function of the example, not of its place in an array.
+
+    `flax.linen.Dropout` draws one mask for the array it is given, so its result would depend on
+    the number of devices and microbatches. Here every example has a key of its own.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, positions: jax.Array | None) -> jax.Array:
+        """x: [N, ...]. positions: [N] integers that name the examples of the global batch."""
+        if not train or self.rate == 0.0 or self.is_initializing():
+            return x
+        key = self.make_rng("dropout")
+        keep = jax.vmap(
+            lambda position: jax.random.bernoulli(
+                jax.random.fold_in(key, position), 1.0 - self.rate, x.shape[1:]
+            )
+        )(positions)
+        return jnp.where(keep, x / (1.0 - self.rate), 0.0)

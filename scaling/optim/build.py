@@ -1,0 +1,146 @@
+"""Optimizers by name, every hyperparameter a number that may be traced.
+
+Ten recipes of one shape: (learning_rate, mask, *, its hyperparameters with their defaults). A
+default is the method's paper's where that states one. Parameters are taken to be float32.
+
+Weight decay is on the tensors where `mask` is True. It is coupled (L2: added to the gradient,
+before momentum and preconditioning) in sgd, momentum, nesterov, adam and the LARS family, and
+decoupled (added to the step, after preconditioning) in adamw, lamb and novograd.
+
+Momentum and a changing learning rate: sgd, momentum, nesterov and larc keep raw gradients in the
+buffer, v <- m v + g, w <- w - lr v. This is the form that needs no momentum correction when the
+rate changes (Goyal et al. 2017, section 3). lars keeps the rate inside, as its paper does.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from scaling.errors import look_up, refuse_unread
+from scaling.optim.lars import LearningRate, Mask, decayed, larc, lars
+
+
+def build_optimizer(
+    name: str,
+    learning_rate: LearningRate,
+    hparams: Mapping[str, ArrayLike],
+    mask: Mask = decayed,
+) -> optax.GradientTransformation:
+    """The optimizer `name` with these hyperparameters, the rest at their defaults.
+
+    Args:
+      name: a key of `OPTIMIZERS`.
+      learning_rate: a scalar or a schedule of the number of updates made (the first update uses
+        schedule(0)); either may close over traced values.
+      hparams: any of `HYPERPARAMETERS[name]`, numbers or traced scalars. All optimizers read
+        `max_grad_norm`: gradients are first scaled down to this global norm (Hoffer et al. 2017
+        use 5.0), before weight decay is added; 0 or inf for no clipping.
+      mask: params -> tree of bools, the tensors that get weight decay (and, in the LARS family, a
+        local rate).
+
+    Raises:
+      UserError: unknown optimizer, or a hyperparameter that it does not read.
+    """
+    recipe = look_up("optimizer", name, OPTIMIZERS)
+    refuse_unread(f"The {name!r} optimizer", hparams, HYPERPARAMETERS[name])
+    numbers = dict(hparams)
+    max_grad_norm = numbers.pop("max_grad_norm", None)
+    tx = recipe(learning_rate, mask, **numbers)
+    if max_grad_norm is None:  # Not asked for: spare the global norm.
+        return tx
+    limit = jnp.where(max_grad_norm > 0, max_grad_norm, jnp.inf)
+    return optax.chain(optax.clip_by_global_norm(limit), tx)
+
+
+def _coupled(direction, learning_rate, mask, weight_decay):
+    """-lr direction(g + weight_decay w)."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        direction,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _sgd(learning_rate, mask, *, weight_decay=0.0):
+    return _coupled(optax.identity(), learning_rate, mask, weight_decay)
+
+
+def _momentum(learning_rate, mask, *, momentum=0.9, weight_decay=0.0):
+    """Heavy ball: v <- m v + g, w <- w - lr v."""
+    return _coupled(optax.trace(momentum), learning_rate, mask, weight_decay)
+
+
+def _nesterov(learning_rate, mask, *, momentum=0.9, weight_decay=0.0):
+    """v <- m v + g, w <- w - lr (m v + g)."""
+    return _coupled(optax.trace(momentum, nesterov=True), learning_rate, mask, weight_decay)
+
+
+def _adam(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
+    return _coupled(optax.scale_by_adam(b1, b2, eps), learning_rate, mask, weight_decay)
+
+
+def _adamw(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01):
+    """Adam, then w <- w - lr (adam + weight_decay w)."""
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+
+
+def _lamb(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01):
+    """You et al. 2019 (arXiv:1904.00962), with phi(z) = z.
+
+    The trust ratio is on every tensor, as in the paper's formulas; `mask` is for the decay alone.
+    """
+    return optax.lamb(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+
+
+def _novograd(learning_rate, mask, *, b1=0.95, b2=0.98, eps=1e-8, weight_decay=0.0):
+    """Ginsburg et al. 2019 (arXiv:1905.11286), without gradient averaging.
+
+    Per tensor m <- b1 m + (g / (sqrt(v) + eps) + weight_decay w): no factor 1 - b1, so in the
+    long run the step is 1 / (1 - b1) = 20 times the averaged one. The decay goes through m, which
+    is why it can't be a separate link of the chain.
+    """
+
+    def on(tensors, decay):
+        return optax.masked(optax.scale_by_novograd(b1, b2, eps, weight_decay=decay), tensors)
+
+    def others(params):
+        return jax.tree.map(lambda included: not included, mask(params))
+
+    return optax.chain(
+        on(mask, weight_decay), on(others, 0.0), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+def _optax_lars(learning_rate, mask, *, momentum=0.9, weight_decay=5e-4, trust_coefficient=0.001):
+    """`optax.lars` with the masks of `lars`, so that only the denominator differs."""
+    return optax.lars(
+        learning_rate,
+        weight_decay,
+        mask,
+        trust_coefficient,
+        trust_ratio_mask=mask,
+        momentum=momentum,
+    )
+
+
+OPTIMIZERS = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "adam": _adam,
+    "adamw": _adamw,
+    "lamb": _lamb,
+    "novograd": _novograd,
+    "lars": lars,
+    "larc": larc,
+    "optax_lars": _optax_lars,
+}
+# What each optimizer reads, with its defaults.
+HYPERPARAMETERS: dict[str, dict[str, float]] = {
+    name: {**recipe.__kwdefaults__, "max_grad_norm": math.inf}
+    for name, recipe in OPTIMIZERS.items()
+}

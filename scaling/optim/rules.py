@@ -1,0 +1,36 @@
+"""Rules for carrying a learning rate from one batch size to another.
+
+A rule is applied only where a config names it. All of them have the form
+lr = base_lr (global_batch / base_batch)^exponent.
+"""
+
+from jax.typing import ArrayLike
+
+from scaling.errors import look_up
+
+EXPONENTS = {
+    "none": 0.0,
+    # Goyal et al. 2017 (arXiv:1706.02677), linear scaling rule: k steps of size eta move as far
+    # as one step of size k eta while the gradient barely changes between them.
+    "linear": 1.0,
+    # Hoffer et al. 2017 (arXiv:1705.08741), eq. 7: keeps the covariance of the weight update,
+    # which goes as lr^2 / batch.
+    "sqrt": 0.5,
+}
+
+
+def scale_learning_rate(
+    base_lr: ArrayLike, rule: str, global_batch: int, base_batch: int
+) -> ArrayLike:
+    """`base_lr`, tuned at `base_batch`, carried over to `global_batch` by `rule`.
+
+    Args:
+      base_lr: learning rate at `base_batch`; a number or a traced array, any shape.
+      rule: "none", "linear" or "sqrt"; see `EXPONENTS`.
+      global_batch: examples per optimizer step of this run.
+      base_batch: examples per optimizer step of the run `base_lr` was tuned for.
+
+    Raises:
+      UserError: unknown rule.
+    """
+    return base_lr * (global_batch / base_batch) ** look_up("scaling rule", rule, EXPONENTS)

@@ -1,0 +1,116 @@
+"""Learning-rate schedules: a linear warmup, then one of five decays.
+
+A schedule is a function of the number of optimizer updates already made: the first update uses
+schedule(0). Every number may be a traced array, so that trials with different peaks, warmups and
+lengths run under `jax.vmap` in one program; only the name and the count of boundaries are static.
+
+The two clocks:
+  * Warmup: lr(step) = warmup_init + (peak - warmup_init) step / warmup_steps for
+    step < warmup_steps. It starts at `warmup_init` exactly and lr(warmup_steps) is the peak, as in
+    Goyal et al. 2017, section 2.2, where the rate ramps from the reference rate to the scaled one,
+    and as in `optax.linear_schedule`. With `warmup_init` = 0 the first update is therefore zero;
+    start from the reference rate (Goyal) or from 0.001 (You et al. 2017) to use it.
+  * Decay: `linear`, `cosine` and `polynomial` run on
+    progress = (step - warmup_steps) / (total_steps - warmup_steps), clipped to [0, 1]. The clock
+    starts at the end of the warmup, so the peak is reached whatever the warmup, and the last value
+    is reached at `total_steps`, warmup included. Training may go on: the rate stays there.
+    The boundaries of `step` count from the start of training, warmup included, as Goyal's epochs
+    30, 60, 80 do; one that falls inside the warmup takes effect at its end.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from scaling.errors import UserError, look_up, refuse_unread
+
+Schedule = Callable[[ArrayLike], jax.Array]
+
+
+def make_schedule(
+    name: str,
+    *,
+    peak: ArrayLike,
+    total_steps: ArrayLike,
+    warmup_steps: ArrayLike = 0,
+    warmup_init: ArrayLike = 0.0,
+    **shape: ArrayLike,
+) -> Schedule:
+    """The schedule `name`: step -> learning rate, a float32 scalar.
+
+    Args:
+      name: "constant", "linear", "cosine", "polynomial" or "step".
+      peak: learning rate at the end of the warmup.
+      total_steps: steps until a decay is complete, warmup included; "constant" and "step" have no
+        end and are the same for any value.
+      warmup_steps: steps of linear warmup; 0 for none.
+      warmup_init: learning rate of step 0 when there is a warmup.
+      **shape: the numbers of the decay itself, see `SHAPES` for the names and defaults:
+        linear, cosine: end_factor, the last rate as a fraction of the peak.
+        polynomial: power, end_factor.
+        step: boundaries, in steps, shape (n,); decay_factor, the factor at each boundary, a scalar
+          or shape (n,).
+
+    Raises:
+      UserError: unknown schedule, or a number that it does not read; from the schedule itself,
+        when there is neither one decay_factor nor one for each boundary.
+    """
+    decay = look_up("schedule", name, DECAYS)
+    common = ("peak", "total_steps", "warmup_steps", "warmup_init")
+    refuse_unread(f"The {name!r} schedule", shape, (*common, *SHAPES[name]))
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        # Both branches of a `where` are evaluated: the maxima keep the unused one finite.
+        warmed = warmup_init + (peak - warmup_init) * step / jnp.maximum(warmup_steps, 1)
+        progress = (step - warmup_steps) / jnp.maximum(total_steps - warmup_steps, 1)
+        decayed = peak * decay(step, jnp.clip(progress, 0.0, 1.0), **shape)
+        return jnp.where(step < warmup_steps, warmed, decayed)
+
+    return schedule
+
+
+# A decay gives the fraction of the peak at `step`, or at `progress` in [0, 1] from the end of the
+# warmup to the last step.
+
+
+def _constant(step, progress):
+    return 1.0
+
+
+def _linear(step, progress, *, end_factor=0.0):
+    """Shallue et al. 2018 (arXiv:1811.03600): eta_0 [1 - (1 - alpha) t/T], then alpha eta_0."""
+    return 1.0 - (1.0 - end_factor) * progress
+
+
+def _cosine(step, progress, *, end_factor=0.0):
+    """Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts."""
+    return end_factor + (1.0 - end_factor) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def _polynomial(step, progress, *, power=2.0, end_factor=0.0):
+    """You et al. 2017 (arXiv:1708.03888): gamma_0 (1 - t/T)^2."""
+    return end_factor + (1.0 - end_factor) * (1.0 - progress) ** power
+
+
+def _step(step, progress, *, boundaries=(), decay_factor=0.1):
+    """Goyal et al. 2017: /10 at three boundaries. Hoffer et al. 2017 also use unequal factors."""
+    boundaries, factors = jnp.asarray(boundaries), jnp.asarray(decay_factor)
+    if factors.shape not in ((), boundaries.shape):
+        raise UserError(
+            f"The 'step' schedule has boundaries of shape {boundaries.shape} and decay_factor of "
+            f"shape {factors.shape}: give one factor, or one for each boundary."
+        )
+    return jnp.prod(jnp.where(step >= boundaries, factors, 1.0))
+
+
+DECAYS = {
+    "constant": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "polynomial": _polynomial,
+    "step": _step,
+}
+# The numbers each decay reads, with their defaults.
+SHAPES = {name: decay.__kwdefaults__ or {} for name, decay in DECAYS.items()}

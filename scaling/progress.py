@@ -1,0 +1,62 @@
+"""What a person sees while a point trains: one live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+
+class Progress:
+    """The live line of one point. Quiet where standard output is not a terminal.
+
+    Args:
+      name: of the point.
+      total_steps: updates it trains for.
+      global_batch: examples per update.
+      first_step: where a resumed run goes on.
+    """
+
+    def __init__(self, name: str, total_steps: int, global_batch: int, first_step: int):
+        self._total = total_steps
+        self._batch = global_batch
+        self._fields = {"loss": "-", "validation": "-"}
+        self._start = (time.perf_counter(), first_step)
+        self._bar = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn(name),
+                BarColumn(bar_width=20),
+                TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+                TextColumn("loss {task.fields[loss]}"),
+                TextColumn("validation error {task.fields[validation]}"),
+                TextColumn("{task.fields[rate]} examples/s"),
+                TimeRemainingColumn(),
+                transient=True,
+            )
+            self._task = self._bar.add_task(
+                name, total=total_steps, completed=first_step, rate="-", **self._fields
+            )
+            self._bar.start()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self, step: int, loss: float) -> None:
+        """`step` updates are done."""
+        start, first = self._start
+        seconds = time.perf_counter() - start
+        rate = f"{(step - first) * self._batch / seconds:,.0f}" if seconds > 0 else "-"
+        self._update(completed=step, loss=f"{loss:.4f}", rate=rate)
+
+    def validation(self, error: float) -> None:
+        """The newest validation error."""
+        self._update(validation=f"{error:.2%}")
+
+    def _update(self, **fields):
+        if self._bar:
+            self._bar.update(self._task, **fields)

@@ -1,0 +1,238 @@
+"""A run directory: the record of one point, complete enough to resume it and to report it.
+
+    config.json      what was asked for
+    resolved.json    what it came to: steps, learning rate, batch plan, parameters, provenance
+    metrics.jsonl    one line per update and per evaluation, every step once
+    result.json      written last, in one piece; its presence means the point is finished
+    checkpoints/     see train/checkpoint.py
+"""
+
+import datetime
+import errno
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.config import differences
+from scaling.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
+
+
+def _says_what_to_do(method):
+    """Turn a failed write into the one sentence that a user needs."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    return wrapped
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """The sentence for a write that failed under `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk of {path} is full; what was recorded before is intact: free some space and "
+            "run the same command again to resume."
+        )
+    return UserError(f"Cannot write to {path}: {error.strerror or error}; choose another --workdir.")
+
+
+class RunDir:
+    """One point's directory, held exclusively while open.
+
+    Raises:
+      UserError: it cannot be written, or another process holds it.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._lock = None
+        self._metrics = None
+
+    @_says_what_to_do
+    def __enter__(self) -> "RunDir":
+        self.path.mkdir(parents=True, exist_ok=True)
+        # The kernel drops the lock with the process, however it ends.
+        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise UserError(
+                f"{self.path} is in use by {holder}; wait for it, or choose another --workdir."
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._metrics:
+            self._metrics.close()
+        self._lock.close()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished point came to, or None."""
+        return self._read("result.json")
+
+    @property
+    def resolved(self) -> dict[str, Any] | None:
+        """What an earlier launch resolved the config to, or None."""
+        return self._read("resolved.json")
+
+    @_says_what_to_do
+    def begin(self, config: dict[str, Any]) -> None:
+        """Record the config, or check that an earlier launch recorded the same.
+
+        Raises:
+          UserError: the directory holds a run of another config.
+        """
+        config = json.loads(json.dumps(config))
+        recorded = self._read("config.json")
+        if recorded is None:
+            self._write("config.json", config)
+        elif changed := differences(recorded, config):
+            raise UserError(
+                f"{self.path} holds a run of another config ({'; '.join(changed[:3])}"
+                f"{'; ...' if changed[3:] else ''}); choose another --workdir or delete it."
+            )
+
+    @_says_what_to_do
+    def resolve(self, resolved: dict[str, Any]) -> None:
+        """Record what the config came to on these devices."""
+        self._write("resolved.json", resolved)
+
+    @_says_what_to_do
+    def rewind(self, step: int) -> None:
+        """Drop the metrics after `step`: a resumed run writes them again."""
+        path = self.path / "metrics.jsonl"
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # the write that a kill cut short
+                if row["step"] <= step:
+                    kept.append(line + "\n")
+        _write_atomically(path, "".join(kept))
+        self._metrics = open(path, "a")  # noqa: SIM115
+
+    @_says_what_to_do
+    def append(self, lines: str) -> None:
+        """Add whole lines to metrics.jsonl; they are with the operating system on return."""
+        self._metrics.write(lines)
+        self._metrics.flush()
+
+    @_says_what_to_do
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json; the point is finished once it stands."""
+        os.fsync(self._metrics.fileno())
+        self._write("result.json", result)
+
+    def metrics(self, split: str) -> list[dict[str, Any]]:
+        """The recorded rows of "train", "validation" or "test"."""
+        return read_metrics(self.path, split)
+
+    def _read(self, name):
+        path = self.path / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:
+            raise UserError(f"{path} is not valid JSON; delete it to start this run anew.") from None
+
+    def _write(self, name, content):
+        text = json.dumps(content, indent=2, allow_nan=False)
+        _write_atomically(self.path / name, text + "\n")
+
+
+def read_metrics(path: str | os.PathLike, split: str) -> list[dict[str, Any]]:
+    """The rows of one split in `path`/metrics.jsonl, in order of step."""
+    lines = (Path(path) / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def metric_lines(split: str, first_step: int, metrics: dict[str, np.ndarray]) -> str:
+    """JSON lines of consecutive steps; 9 digits give every float32 back exactly.
+
+    Args:
+      first_step: number of the first row, updates done after it.
+      metrics: name -> [rows] or [rows, n].
+    """
+    columns, form = [], []
+    for name, values in metrics.items():
+        values = np.asarray(values)
+        one = "%.9g" if values.ndim == 1 else f"[{','.join(['%.9g'] * values.shape[1])}]"
+        form.append(f'"{name}":{one}')
+        columns.append(values.reshape(len(values), -1))
+    template = f'{{"step":%d,"split":"{split}",{",".join(form)}}}\n'
+    rows = np.concatenate(columns, axis=1).tolist()
+    text = "".join(template % (first_step + i, *row) for i, row in enumerate(rows))
+    # A diverged run's last row: JSON has no inf and no nan.
+    return text if np.isfinite(rows).all() else _NOT_FINITE.sub("null", text)
+
+
+_NOT_FINITE = re.compile(r"-?\b(?:nan|inf)\b")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: code, packages, machine, command."""
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(terse=True),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of this code, with '+' where the working tree differs; None outside git."""
+    here = Path(__file__).parent
+
+    def git(*args):
+        command = ["git", "-C", str(here), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+    try:
+        revision = git("rev-parse", "HEAD").strip()
+        return revision + "+" * bool(git("status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return None

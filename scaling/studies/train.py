@@ -1,0 +1,50 @@
+"""Train: one run per global batch. What every other study is made of."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling.record import RunDir
+from scaling.train.loop import train_point
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """One config for each of `batch_sizes`, or for `global_batch` where that is empty."""
+    configs = []
+    for batch in config.batch_sizes or (config.global_batch,):
+        point = config.copy_and_resolve_references()
+        point.global_batch, point.batch_sizes = int(batch), ()
+        configs.append(point)
+    return configs
+
+
+def measure(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
+    """Train one point."""
+    return train_point(config, run, name)
+
+
+def summarize(results: dict[str, dict[str, Any]]) -> str:
+    """A table of the finished points, by name."""
+    head = ("point", "steps", "learning rate", "train loss", "validation", "test", "examples/s")
+    rows = [head]
+    for name, result in results.items():
+        rows.append(
+            (
+                name,
+                f"{result['steps']:,}" + " diverged" * (result["status"] == "diverged"),
+                f"{result['learning_rate']:.4g}",
+                _number(result["train"], "loss", ".4f"),
+                _number(result["validation"], "error", ".2%"),
+                _number(result["test"], "error", ".2%"),
+                f"{result['examples_per_second']:,.0f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def _number(metrics, name, form):
+    value = (metrics or {}).get(name)
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,146 @@
+"""Checkpoints with Orbax: asynchronous, newest valid one wins.
+
+The order of examples is a function of (seed, step), so the state and its step number are all there
+is to save. A digest travels with every checkpoint: one that was cut short or altered is noticed
+whatever the storage format noticed, and the one before it is used.
+"""
+
+import hashlib
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from scaling.errors import UserError
+from scaling.record import write_error
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      path: directory, made when first written.
+      keep: how many to keep, newest first; at least 2, or a damaged newest one would be the only.
+    """
+
+    def __init__(self, path: Path, keep: int):
+        if keep < 2:
+            raise UserError(
+                f"checkpoint.keep is {keep}; keep at least 2, so that a damaged one has another "
+                "before it."
+            )
+        import orbax.checkpoint as ocp  # heavy, and not needed to print a plan
+
+        # Orbax reports every phase of every save, and warns of numpy arrays' missing shardings.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+        self._path = path.absolute()
+        self._damaged = self._path.with_name(f"{path.name}.damaged")
+        self._keep = keep
+        self._opened = None
+
+    def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+        """Start saving `state` (a pytree of arrays) and `extra` (JSON); returns before it is done.
+
+        Raises:
+          UserError: the disk is full or not writable; possibly of the save before this one.
+        """
+        # A copy: training donates the state's buffers to its next call while Orbax still writes.
+        host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+        leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(host)}
+        args = self._ocp.args.Composite(
+            state=self._ocp.args.StandardSave(leaves),
+            extra=self._ocp.args.JsonSave(extra | {"digest": _digest(leaves)}),
+        )
+        try:
+            self._manager().save(step, args=args)
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+    def wait(self) -> None:
+        """Return when everything saved is on disk."""
+        if self._opened:
+            try:
+                self._opened.wait_until_finished()
+            except OSError as error:
+                raise write_error(self._path, error) from error
+
+    def close(self) -> None:
+        """Finish writing and let go."""
+        self.wait()
+        if self._opened:
+            self._opened.close()
+            self._opened = None
+
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, extra) of the newest valid checkpoint, None if there is none.
+
+        Damaged ones are warned of and moved out of the way.
+
+        Args:
+          like: a pytree with the structure, shapes and dtypes of the state.
+        """
+        if not self._path.exists():
+            return None
+        for step in sorted(self._manager().all_steps(), reverse=True):
+            try:
+                return step, *self._read(step, like)
+            except Exception as error:  # whatever a damaged file makes a reader raise
+                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+                self._set_aside(step)
+                warnings.warn(
+                    f"The checkpoint of step {step} is damaged ({type(error).__name__}: {reason}) "
+                    f"and was moved to {self._damaged}; using the one before it, or step 0.",
+                    stacklevel=2,
+                )
+        return None
+
+    def _set_aside(self, step):
+        """Out of Orbax's way, so that the run can save at this step again, but not deleted."""
+        self._damaged.mkdir(exist_ok=True)
+        shutil.rmtree(self._damaged / str(step), ignore_errors=True)
+        (self._path / str(step)).rename(self._damaged / str(step))
+        self._manager().reload()
+
+    def _read(self, step, like):
+        flat, structure = jax.tree.flatten_with_path(like)
+        target = {_name(path): jax.ShapeDtypeStruct(a.shape, a.dtype) for path, a in flat}
+        target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), target)
+        args = self._ocp.args.Composite(
+            state=self._ocp.args.StandardRestore(target), extra=self._ocp.args.JsonRestore()
+        )
+        restored = self._manager().restore(step, args=args)
+        leaves, extra = restored["state"], dict(restored["extra"])
+        if extra.pop("digest") != _digest(leaves):
+            raise ValueError("its digest does not match its content")
+        return jax.tree.unflatten(structure, [leaves[_name(path)] for path, _ in flat]), extra
+
+    def _manager(self):
+        if self._opened is None:
+            options = self._ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
+            )
+            try:
+                self._opened = self._ocp.CheckpointManager(self._path, options=options)
+            except OSError as error:
+                raise write_error(self._path, error) from error
+        return self._opened
+
+
+def _name(path) -> str:
+    """A leaf's place in the state as one flat key."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _digest(leaves: dict[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        leaf = np.ascontiguousarray(leaves[name])
+        digest.update(f"{name}:{leaf.dtype}:{leaf.shape};".encode())
+        digest.update(leaf.data if leaf.ndim else leaf.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,253 @@
+"""Train one point: compile, run chunk after chunk, evaluate, checkpoint, record."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from scaling.batch import BatchPlan
+from scaling.data import sources
+from scaling.progress import Progress
+from scaling.record import RunDir, metric_lines, provenance
+from scaling.train import planning
+from scaling.train.checkpoint import Checkpoints
+from scaling.train.evaluate import make_evaluate, means
+from scaling.train.feed import make_feed
+from scaling.train.point import Point, resolve
+from scaling.train.resolved import plan_text, resolved_values
+from scaling.train.step import init_state, replicate
+from scaling.train.tensorboard import TensorBoard
+
+CHUNK_SECONDS = 0.5  # aimed at per call: short enough for Ctrl-C and the live line
+MUST_BE_FINITE = ("loss", "grad_sq_norm", "local_grad_sq_norm")
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; what it did is saved and can be resumed."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"Stopped by {signal.Signals(signum).name} after step {step:,}; saved.")
+        self.exit_code = 128 + signum
+
+
+class Signals:
+    """Notes the first SIGINT or SIGTERM, for the loop to stop at; a second one acts as usual."""
+
+    received: int | None = None
+
+    def __enter__(self) -> "Signals":
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum, _):
+        self.received = signum
+        signal.signal(signum, self._before[signum])
+
+
+@dataclasses.dataclass
+class Tally:
+    """What a run has come to so far; saved with every checkpoint.
+
+    `seconds`: compile and load, train (input waited for included), eval, input_wait (at most: time
+    spent preparing input while the devices had nothing to do).
+    """
+
+    seconds: dict[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(("compile", "train", "eval", "input_wait"), 0.0)
+    )
+    train: dict[str, float] | None = None  # metrics of the last update
+    validation: dict[str, float] | None = None  # of the last evaluation, with its step
+    diverged_at: int | None = None
+
+    @contextlib.contextmanager
+    def timed(self, part: str):
+        """Add the time of a block to one part."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - start
+
+
+def train_point(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
+    """Train to the end, or from where an earlier launch stopped.
+
+    Returns:
+      The result, JSON: status "complete" or "diverged", the metrics, the times.
+
+    Raises:
+      UserError: the config or the data cannot be used, or a file not be written.
+      Interrupted: by a signal, after saving.
+    """
+    point = resolve(config)
+    sources.check_available(point.info.name, config.data.dir)
+    checkpoints = Checkpoints(run.path / "checkpoints", config.checkpoint.keep)
+    with Signals() as signals, contextlib.closing(checkpoints):
+        training = _Training(point, run, checkpoints)
+        first = training.step
+        with Progress(name, point.total_steps, point.global_batch, first) as progress:
+            training.loop(signals, progress)
+        return training.result()
+
+
+class _Training:
+    """The moving parts of one point's training."""
+
+    def __init__(self, point: Point, run: RunDir, checkpoints: Checkpoints):
+        self.point, self.run, self.checkpoints = point, run, checkpoints
+        self.tally = Tally()
+        with self.tally.timed("compile"):
+            recorded = (run.resolved or {}).get("plan")
+            self.program = planning.choose(point, BatchPlan(**recorded) if recorded else None)
+            self.feed = make_feed(point, self.program.plan, self.program.capacity)
+            self.evaluator = make_evaluate(point.task, point.preprocess, point.devices)
+            init_key, step_key = jax.random.split(jax.random.key(point.config.seed))
+            initial = jax.jit(
+                lambda key: init_state(point.task, point.make_optimizer, point.hparams, key)
+            )(init_key)
+        print(plan_text(point, self.program), flush=True)
+        run.resolve(resolved_values(point, self.program) | {"provenance": provenance()})
+
+        self.step, state = 0, initial
+        if restored := checkpoints.restore(initial):
+            self.step, state, tally = restored
+            tally["seconds"]["compile"] += self.tally.seconds["compile"]
+            self.tally = Tally(**tally)
+            print(f"    resumed  after step {self.step:,}", flush=True)
+        run.rewind(self.step)
+        w_0 = initial.params if point.config.metrics.weight_distance else None
+        self.state = replicate(state, point.devices)
+        self.fixed = replicate((point.hparams, step_key, w_0), point.devices)
+        folder = run.path / "tensorboard" if point.config.metrics.tensorboard else None
+        self.tensorboard = TensorBoard(folder, self.step)
+        self._unwritten = None  # (first step, metrics) of the last chunk
+        self._saved = self.step
+
+    def loop(self, signals: Signals, progress: Progress) -> None:
+        """Chunk after chunk, to the last step, divergence or a signal."""
+        config, tally, total = self.point.config, self.tally, self.point.total_steps
+        count, saved, per_step = 1, time.perf_counter(), CHUNK_SECONDS
+        batches = self.feed.batches(self.step, count) if self.step < total else None
+        while self.step < total and tally.diverged_at is None:
+            if signals.received:
+                self._save()
+                self.checkpoints.wait()
+                raise Interrupted(signals.received, self.step)
+            start = time.perf_counter()
+            count, batches = self._chunk(count, batches, per_step)
+            per_step = (time.perf_counter() - start) / (self.step - self._unwritten[0] + 1)
+            progress.step(self.step, tally.train["loss"])
+            if self.step % self.point.eval_every == 0 or self.step == total:
+                self._validate()
+                progress.validation(tally.validation["error"])
+            if time.perf_counter() - saved > config.checkpoint.every_seconds:
+                self._save()
+                saved = time.perf_counter()
+        self._write()
+        self.tensorboard.close()
+        if tally.diverged_at is None:
+            self._save()  # the trained weights, and the way back if the rest is cut short
+            self.checkpoints.wait()
+
+    def result(self) -> dict[str, Any]:
+        """The finished point, JSON."""
+        tally, point = self.tally, self.point
+        test = None
+        if tally.diverged_at is None and point.config.eval.test:
+            test = self._evaluate("test")
+            self.run.append(metric_lines("test", self.step, _rows(test)))
+        examples = self.step * point.global_batch
+        return {
+            "status": "complete" if tally.diverged_at is None else "diverged",
+            "global_batch": point.global_batch,
+            "steps": self.step,
+            "examples": examples,
+            "learning_rate": point.peak,
+            "train": _finite(tally.train),
+            "validation": _finite(tally.validation),
+            "test": _finite(test),
+            "seconds": tally.seconds,
+            "examples_per_second": examples / tally.seconds["train"],
+        }
+
+    def _chunk(self, count, batches, per_step):
+        """Run `count` updates; meanwhile write the last ones' metrics and prepare the next."""
+        tally, first = self.tally, self.step + 1
+        with tally.timed("train"):
+            self.state, metrics = self.program.chunk(
+                self.state, self.feed.data, batches, np.int32(count), *self.fixed
+            )
+            self.step += count
+            self._write()
+            start = time.perf_counter()
+            next_count = self._next_count(per_step, count)
+            next_batches = self.feed.batches(self.step, next_count) if next_count else None
+            if metrics["loss"].is_ready():
+                tally.seconds["input_wait"] += time.perf_counter() - start
+            metrics = {k: np.asarray(v)[:count] for k, v in jax.device_get(metrics).items()}
+
+        finite = np.all([np.isfinite(_flat(metrics[k])).all(1) for k in MUST_BE_FINITE], axis=0)
+        if not finite.all():
+            valid = int(finite.argmin()) + 1  # the first row that is not finite ends the curve
+            metrics = {k: v[:valid] for k, v in metrics.items()}
+            self.step = tally.diverged_at = first + valid - 1
+        self._unwritten = first, metrics
+        tally.train = {k: float(v[-1]) for k, v in metrics.items() if v.ndim == 1}
+        return next_count, next_batches
+
+    def _next_count(self, per_step, last):
+        """Updates for the next call: about CHUNK_SECONDS, never past an evaluation or the end."""
+        boundary = self.step - self.step % self.point.eval_every + self.point.eval_every
+        wanted = max(1, min(int(CHUNK_SECONDS / per_step), 8 * last, self.program.capacity))
+        return min(wanted, boundary - self.step, self.point.total_steps - self.step)
+
+    def _write(self):
+        """Record the metrics of the last chunk, if that is not done."""
+        if self._unwritten is None:
+            return
+        first, metrics = self._unwritten
+        self.run.append(metric_lines("train", first, metrics))
+        self.tensorboard.scalars("train", first + len(metrics["loss"]) - 1, self.tally.train)
+        self._unwritten = None
+
+    def _validate(self):
+        self._write()
+        metrics = self._evaluate("validation")
+        self.run.append(metric_lines("validation", self.step, _rows(metrics)))
+        self.tensorboard.scalars("validation", self.step, metrics)
+        self.tally.validation = {"step": self.step, **metrics}
+        if not all(map(math.isfinite, metrics.values())):
+            self.tally.diverged_at = self.step
+
+    def _evaluate(self, split):
+        with self.tally.timed("eval"):
+            params, batch_stats = self.state.params, self.state.batch_stats
+            calls = self.feed.evaluation(split)
+            return means(self.evaluator(params, batch_stats, *call) for call in calls)
+
+    def _save(self):
+        self._write()
+        if self.step != self._saved:
+            self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.tally))
+            self._saved = self.step
+
+
+def _flat(values):
+    return values.reshape(len(values), -1)
+
+
+def _rows(metrics):
+    return {name: np.asarray([value]) for name, value in metrics.items()}
+
+
+def _finite(metrics):
+    """JSON has no infinity and no NaN."""
+    return metrics and {k: v if math.isfinite(v) else None for k, v in metrics.items()}

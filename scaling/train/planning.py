@@ -1,0 +1,225 @@
+"""Which batch plan to use, and what a step costs: asked of the compiler and the clock."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from scaling.batch import BatchPlan, largest_that_fits, plan_by_hand, plans
+from scaling.data import sources
+from scaling.train.point import Point
+from scaling.train.step import init_state, make_chunk, make_gradient, on_devices
+
+# Updates per call: enough that a call takes a while even for a tiny model, as long as the indices
+# of all its examples stay small.
+MAX_CHUNK, MAX_CHUNK_EXAMPLES = 4096, 2**20
+# What to leave of the device's memory to the allocator and its fragments.
+MEMORY_SHARE = 0.9
+# Microbatches worth timing on CPU: convolutions run fastest when their activations fit the cache.
+CPU_MICRO_BATCHES = (16, 64)
+ASSUMED_CPU_MICRO_BATCH = 32  # where nothing may be timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """The compiled training program of one plan.
+
+    Attributes:
+      chunk: see `scaling.train.step.make_chunk`.
+      capacity: the most updates it can do in one call.
+      step_bytes: memory that one device needs while it runs, data set included.
+      seconds: that compilation took.
+    """
+
+    plan: BatchPlan
+    chunk: Callable
+    capacity: int
+    step_bytes: int
+    seconds: float
+
+
+def capacity_of(point: Point) -> int:
+    """Updates per call."""
+    if point.info.streaming:
+        return 1
+    return max(1, min(MAX_CHUNK, MAX_CHUNK_EXAMPLES // point.global_batch, point.total_steps))
+
+
+def shapes_of(point: Point, plan: BatchPlan) -> tuple[Any, ...]:
+    """Shapes of what `chunk` takes."""
+    key = jax.eval_shape(jax.random.key, 0)
+    state = jax.eval_shape(
+        lambda key: init_state(point.task, point.make_optimizer, point.hparams, key), key
+    )
+    rows = (plan.devices, capacity_of(point), plan.accum_steps, plan.micro_batch)
+    data, batches = None, {"index": jax.ShapeDtypeStruct(rows, np.int32)}
+    label = jax.ShapeDtypeStruct(rows, np.int32)
+    if point.info.streaming:
+        image = jax.ShapeDtypeStruct((*rows, *point.info.image_shape), np.uint8)
+        batches = {"image": image, "label": label}
+    else:
+        size = point.info.sizes["train"]
+        data = {
+            "image": jax.ShapeDtypeStruct((size, *point.info.image_shape), np.uint8),
+            "label": jax.ShapeDtypeStruct((size,), np.int32),
+        }
+    initial = state.params if point.config.metrics.weight_distance else None
+    count = jax.ShapeDtypeStruct((), np.int32)
+    return state, data, batches, count, point.hparams, key, initial
+
+
+def compile_plan(point: Point, plan: BatchPlan) -> Compiled:
+    """Compile the training program of one plan, without any data."""
+    start = time.perf_counter()
+    chunk = make_chunk(
+        point.task, point.make_optimizer, plan, point.preprocess, point.devices
+    )
+    compiled = chunk.lower(*shapes_of(point, plan)).compile()
+    memory = compiled.memory_analysis()
+    step_bytes = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    seconds = time.perf_counter() - start
+    return Compiled(plan, compiled, capacity_of(point), step_bytes, seconds)
+
+
+def choose(point: Point, recorded: BatchPlan | None = None, timing: bool = True) -> Compiled:
+    """The plan to train with, compiled.
+
+    By hand if the config sets `micro_batch`; else what an earlier launch of this run recorded, for
+    a resumed run adds its numbers in the same order; else on one CPU the microbatch that times
+    fastest if the model has convolutions; else the fewest microbatches that fit the memory.
+
+    Args:
+      recorded: plan of an earlier launch, of any number of devices.
+      timing: whether programs may be run to be timed.
+
+    Raises:
+      UserError: no plan divides the batch or fits the memory.
+    """
+    config, devices = point.config, len(point.devices)
+    if config.micro_batch is not None:
+        plan = plan_by_hand(point.global_batch, devices, config.micro_batch, point.ghost_batch)
+        return compile_plan(point, plan)
+    if recorded is not None and recorded.devices == devices:
+        return compile_plan(point, recorded)
+    layouts = plans(point.global_batch, devices, point.ghost_batch)
+    if point.devices[0].platform == "cpu" and _has_convolutions(point):
+        return compile_plan(point, _for_the_cache(point, layouts, timing and devices == 1))
+    programs = {}
+
+    def step_bytes(plan):
+        programs[plan] = compile_plan(point, plan)
+        return programs[plan].step_bytes
+
+    return programs[largest_that_fits(layouts, step_bytes, memory_limit(point))]
+
+
+def memory_limit(point: Point) -> float:
+    """Bytes that a step may use on one device."""
+    if point.config.memory_limit_gib is not None:
+        return point.config.memory_limit_gib * 2**30
+    statistics = point.devices[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return MEMORY_SHARE * statistics["bytes_limit"]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return MEMORY_SHARE * free / len(point.devices)
+
+
+def step_flops(point: Point, plan: BatchPlan) -> float:
+    """Floating-point operations of the gradients of one update, over all devices.
+
+    XLA's own count for one microbatch before optimisation, times the number of microbatches; a
+    loop's body would be counted once.
+    """
+    model = point.task.model
+    if hasattr(model, "conv_method"):  # the operations of the model, not of a way to compute it
+        model = model.clone(conv_method="xla")
+    one = dataclasses.replace(plan, accum_steps=1, devices=1)
+    task = dataclasses.replace(point.task, model=model)
+    cost = _lower_gradient(dataclasses.replace(point, task=task), one).cost_analysis()
+    return cost["flops"] * plan.accum_steps * plan.devices
+
+
+def _lower_gradient(point, plan):
+    """The lowered program of one microbatch's gradient on one device."""
+    gradient = make_gradient(point.task, plan, point.preprocess)
+    state, data, batches, _, hparams, key, _ = shapes_of(point, plan)
+    batch = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[2:]), s.dtype), batches)
+    mapped = on_devices(gradient, point.devices[:1], (None, None, None, 0, None, None))
+    return mapped.lower(state.params, state.batch_stats, data, batch, key, hparams)
+
+
+def _has_convolutions(point: Point) -> bool:
+    return any(leaf.ndim == 4 for leaf in jax.tree.leaves(point.variables()[0]))
+
+
+def _for_the_cache(point, layouts, timing):
+    """On CPU, the layout whose microbatch runs fastest per example.
+
+    Timed on two sizes, once per model and machine: the answer is kept on disk.
+    """
+    near = lambda size: min(layouts, key=lambda plan: abs(plan.micro_batch - size))
+    candidates = {near(size).micro_batch: near(size) for size in CPU_MICRO_BATCHES}
+    if len(candidates) == 1 or not timing:
+        return near(ASSUMED_CPU_MICRO_BATCH)
+    memory = _Memory(point, sorted(candidates))
+    if memory.answer in candidates:
+        return candidates[memory.answer]
+    seconds = {m: _seconds_per_example(point, plan) for m, plan in candidates.items()}
+    memory.keep(min(seconds, key=seconds.get))
+    return candidates[memory.answer]
+
+
+def _seconds_per_example(point, plan):
+    one = dataclasses.replace(plan, global_batch=plan.micro_batch, accum_steps=1)
+    compiled = _lower_gradient(point, one).compile()
+    state, data, batches, _, hparams, key, _ = shapes_of(point, one)
+    zeros = lambda tree: jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), tree)
+    params, batch_stats = point.task.init(jax.random.key(0))
+    batch = zeros(jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[2:]), s.dtype), batches))
+    args = params, batch_stats, zeros(data), batch, jax.random.key(0), hparams
+    jax.block_until_ready(compiled(*args))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*args))
+        times.append(time.perf_counter() - start)
+    return sorted(times)[1] / plan.micro_batch
+
+
+class _Memory:
+    """The fastest microbatch as timed before, on this machine with these versions."""
+
+    def __init__(self, point, candidates):
+        identity = [
+            repr(point.task),
+            candidates,
+            point.config.data.augment,
+            jax.__version__,
+            os.cpu_count(),
+        ]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        self._path = Path(sources.cache_dir()) / "microbatch" / f"{name}.json"
+        try:
+            self.answer = json.loads(self._path.read_text())
+        except (OSError, json.JSONDecodeError):
+            self.answer = None
+
+    def keep(self, answer):
+        self.answer = answer
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(answer))
+        except OSError:
+            pass  # timed again next time

@@ -1,0 +1,156 @@
+"""One point, resolved: what a config comes to before anything is loaded, compiled or trained."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from scaling import durations
+from scaling.config import check_keys, given
+from scaling.data import resident, sources
+from scaling.errors import UserError, look_up
+from scaling.models import build_model, ghost_batch_of
+from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
+from scaling.optim.schedules import SHAPES
+from scaling.tasks import Classification
+from scaling.train.step import AXIS, MakeOptimizer
+
+AUGMENTATIONS = ("none", "crop_flip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Everything that follows from the config and the machine, and nothing that takes time.
+
+    Attributes:
+      hparams: every numeric hyperparameter, by name; what a population would stack.
+      make_optimizer: hparams -> (optimizer, learning rate of a step).
+      peak: the learning rate after scaling, at the end of the warmup.
+    """
+
+    config: ConfigDict
+    info: sources.DataInfo
+    task: Classification
+    devices: Sequence[Any]
+    ghost_batch: int | None
+    total_steps: int
+    eval_every: int
+    hparams: dict[str, Any]
+    make_optimizer: MakeOptimizer
+    preprocess: Callable
+    peak: float
+
+    @property
+    def global_batch(self) -> int:
+        """Examples per optimizer update."""
+        return self.config.global_batch
+
+    def variables(self) -> tuple[Any, Any]:
+        """Shapes of the parameters and batch statistics."""
+        return jax.eval_shape(self.task.init, jax.random.key(0))
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers in the model."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.variables()[0]))
+
+
+def resolve(config: ConfigDict) -> Point:
+    """Check a config and work out what it means here.
+
+    Raises:
+      UserError: anything in it that cannot be.
+    """
+    check_keys(config)
+    devices = _devices(config.devices)
+    if config.global_batch < 1:
+        raise UserError(f"global_batch is {config.global_batch}; it must be at least 1.")
+    info = sources.describe(config.data.name, **_data_options(config.data))
+    look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))
+    if info.streaming and config.data.augment != "none":
+        raise UserError(
+            f"data.augment is {config.data.augment!r}, but {info.name} is cropped and flipped as "
+            "it is read; set it to 'none'."
+        )
+
+    options = config.model.to_dict()
+    model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
+    task = Classification(model, info.image_shape)
+    steps = lambda duration: durations.to_steps(
+        duration, config.global_batch, info.sizes["train"]
+    )
+    total_steps = steps(config.duration)
+    if total_steps < 1:
+        raise UserError(f"The duration {config.duration!r} is no step; train for at least 1 step.")
+    hparams, make_optimizer = _optimization(config, total_steps, steps)
+    return Point(
+        config=config,
+        info=info,
+        task=task,
+        devices=devices,
+        ghost_batch=ghost_batch_of(model, config.global_batch),
+        total_steps=total_steps,
+        eval_every=max(steps(config.eval.every), 1),
+        hparams=hparams,
+        make_optimizer=make_optimizer,
+        preprocess=resident.make_preprocess(info.mean, info.std, config.data.augment),
+        peak=float(hparams["peak"]),
+    )
+
+
+def _devices(count):
+    found = jax.local_devices()
+    if count is None:
+        return found
+    if not 1 <= count <= len(found):
+        raise UserError(
+            f"config.devices is {count} and this machine has {len(found)} "
+            f"({found[0].device_kind}); ask for 1 to {len(found)}, or simulate with "
+            f"--devices={count} on CPU."
+        )
+    return found[:count]
+
+
+def _data_options(data):
+    """What `sources.describe` is told beyond the name."""
+    options = given({key: data[key] for key in ("image_shape", "num_classes", "train_size")})
+    if size := options.pop("train_size", None):
+        held_out = max(size // 10, 1)
+        options["sizes"] = {"train": size, "validation": held_out, "test": held_out}
+    return options
+
+
+def _optimization(config, total_steps, steps):
+    """(hparams, make_optimizer): the optimizer and its schedule as functions of plain numbers."""
+    optim, schedule = config.optim, config.schedule
+    peak = scale_learning_rate(
+        optim.base_lr, optim.scaling_rule, config.global_batch, optim.base_batch
+    )
+    fixed = ("name", "base_lr", "base_batch", "scaling_rule")
+    numbers = given({key: optim[key] for key in optim if key not in fixed})
+    shape = given({key: schedule[key] for key in ("end_factor", "power", "decay_factor")})
+    if schedule.boundaries:
+        shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)
+    look_up("schedule", schedule.name, SHAPES)
+    clock = {
+        "peak": peak,
+        "total_steps": total_steps,
+        "warmup_steps": steps(schedule.warmup),
+        "warmup_init": schedule.warmup_init,
+    }
+    if clock["warmup_steps"] > total_steps:
+        raise UserError(
+            f"The warmup of {schedule.warmup!r} is {clock['warmup_steps']} steps and training "
+            f"only {total_steps}; shorten it or train longer."
+        )
+    hparams = {**clock, **shape, **numbers, "label_smoothing": config.loss.label_smoothing}
+
+    def make_optimizer(hparams):
+        rate = make_schedule(schedule.name, **{k: hparams[k] for k in (*clock, *shape)})
+        return build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers}), rate
+
+    make_optimizer(hparams)  # unknown names and unread numbers are errors now, not at compilation
+    return hparams, make_optimizer

@@ -1,0 +1,92 @@
+"""What a config came to, as a record and as text for people."""
+
+import math
+from typing import Any
+
+import jax
+
+from scaling.train import planning
+from scaling.train.planning import Compiled
+from scaling.train.point import Point
+
+
+def resolved_values(point: Point, program: Compiled) -> dict[str, Any]:
+    """Everything derived from the config, JSON."""
+    config, info, plan = point.config, point.info, program.plan
+    return {
+        "model": {"name": config.model.name, "parameters": point.parameter_count},
+        "data": {"name": info.name, "sizes": info.sizes, "image_shape": info.image_shape},
+        "total_steps": point.total_steps,
+        "total_examples": point.total_steps * point.global_batch,
+        "eval_every": point.eval_every,
+        "learning_rate": {
+            "peak": point.peak,
+            "base_lr": config.optim.base_lr,
+            "base_batch": config.optim.base_batch,
+            "scaling_rule": config.optim.scaling_rule,
+        },
+        # JSON has no infinity.
+        "hparams": jax.tree.map(lambda v: v if math.isfinite(v) else str(v), point.hparams),
+        "plan": {
+            "global_batch": plan.global_batch,
+            "devices": plan.devices,
+            "accum_steps": plan.accum_steps,
+            "micro_batch": plan.micro_batch,
+        },
+        "ghost_batch": point.ghost_batch,
+        "steps_per_call": program.capacity,
+        "step_bytes": program.step_bytes,
+        "devices": device_values(point.devices),
+    }
+
+
+def device_values(devices) -> dict[str, Any]:
+    """Kind and number of the devices; several CPU devices are simulated ones."""
+    return {
+        "kind": devices[0].device_kind,
+        "platform": devices[0].platform,
+        "count": len(devices),
+        "simulated": is_simulated(),
+    }
+
+
+def is_simulated() -> bool:
+    """Whether this process pretends that one CPU is several devices."""
+    return jax.default_backend() == "cpu" and jax.local_device_count() > 1
+
+
+def plan_text(point: Point, program: Compiled) -> str:
+    """The resolved plan, for the dry run and the head of a run."""
+    values = resolved_values(point, program)
+    config, rate, devices = point.config, values["learning_rate"], values["devices"]
+    kind = f"{devices['count']} x {devices['kind']}"
+    if devices["simulated"]:
+        kind += " (simulated: correctness only, never speed)"
+    rule = rate["scaling_rule"]
+    if rule != "none":
+        rule += f" from {rate['base_lr']:g} at batch {rate['base_batch']:,}"
+    else:
+        rule = "not scaled"
+    options = [f"{k}={v}" for k, v in config.model.items() if k != "name" and v is not None]
+    epochs = values["total_examples"] / point.info.sizes["train"]
+    sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
+    warmup = point.hparams["warmup_steps"]
+    flops = planning.step_flops(point, program.plan)
+    rows = {
+        "title": config.title,
+        "model": f"{config.model.name}({', '.join(options)}), "
+        f"{values['model']['parameters']:,} parameters",
+        "data": f"{point.info.name}: {sizes}",
+        "training": f"{point.total_steps:,} steps = {values['total_examples']:,} examples "
+        f"= {epochs:.4g} epochs; validation every {point.eval_every:,} steps",
+        "batch": str(program.plan)
+        + (f"; statistics over {point.ghost_batch:,} examples" if point.ghost_batch else ""),
+        "devices": kind,
+        "optimizer": f"{config.optim.name}, learning rate {point.peak:.6g} ({rule}), "
+        f"{config.schedule.name}"
+        + (f" after {warmup:,} steps of warmup" if warmup else ""),
+        "cost": f"{flops:.4g} FLOPs per step in the gradients; "
+        f"{program.step_bytes / 2**30:.3g} GiB per device, data included; "
+        f"compiled in {program.seconds:.1f} s",
+    }
+    return "\n".join(f"{name:>10}  {text}" for name, text in rows.items() if text)

@@ -1,0 +1,189 @@
+"""The training step: scan over updates, scan over microbatches, one mean over devices.
+
+The only file that says `pmap`. State goes in and comes out un-stacked (`in_axes=None`,
+`out_axes=None`): one logical copy, replicated. It must be committed to the devices first
+(`replicate`), or the second call compiles again.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from scaling.batch import BatchPlan
+
+AXIS = "batch"  # the pmap axis; models' norm layers and `lax.pmean` name it
+
+# hparams -> (optimizer, learning rate as a function of the step); called inside the traced step,
+# so that every hyperparameter may be a traced value.
+MakeOptimizer = Callable[[Mapping[str, Any]], tuple[optax.GradientTransformation, Callable]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that changes in training; with the step number, all that a checkpoint holds."""
+
+    step: jax.Array  # int32 [], optimizer updates done
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def on_devices(function: Callable, devices: Sequence, in_axes, out_axes=None, donate=()):
+    """`jax.pmap` over `devices` on the axis that the batch is shared on."""
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        devices=list(devices),
+        donate_argnums=donate,
+    )
+
+
+def replicate(tree, devices: Sequence):
+    """Commit one logical copy of `tree`, replicated over `devices`."""
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def squared_norm(tree) -> jax.Array:
+    """Sum of squares of all leaves, float32 []."""
+    return sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
+
+
+def init_state(task, make_optimizer: MakeOptimizer, hparams, key: jax.Array) -> TrainState:
+    """The state before the first update."""
+    params, batch_stats = task.init(key)
+    tx, _ = make_optimizer(hparams)
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
+
+
+def make_gradient(task, plan: BatchPlan, preprocess: Callable) -> Callable:
+    """The mean gradient of one device's microbatches.
+
+    Returns `gradient(params, batch_stats, data, batch, key, hparams)`, to be called inside
+    `on_devices`, giving (gradient, batch statistics as this device estimates them, {"loss",
+    "error"} means). `batch` leaves are [accum_steps, micro_batch, ...].
+    """
+
+    def micro_loss(params, batch_stats, data, micro, index, key, hparams):
+        first = (index * plan.devices + lax.axis_index(AXIS)) * plan.micro_batch
+        positions = first + jnp.arange(plan.micro_batch)
+        augment_key, task_key = jax.random.split(key)
+        micro = preprocess(data, micro, augment_key, positions)
+        metrics, batch_stats = task.train_metrics(
+            params, batch_stats, micro, positions, task_key, hparams
+        )
+        metrics = jax.tree.map(jnp.mean, metrics)
+        return metrics["loss"], (metrics, batch_stats)
+
+    def gradient(params, batch_stats, data, batch, key, hparams):
+        def one(batch_stats, micro, index):
+            grad = jax.grad(micro_loss, has_aux=True)
+            grads, (metrics, batch_stats) = grad(
+                params, batch_stats, data, micro, index, key, hparams
+            )
+            return (grads, metrics), batch_stats
+
+        def add(carry, inputs):
+            total, batch_stats = carry
+            more, batch_stats = one(batch_stats, *inputs)
+            return (jax.tree.map(jnp.add, total, more), batch_stats), None
+
+        micro = jax.tree.map(lambda leaf: leaf[0], batch)
+        if plan.accum_steps == 1:
+            (grads, metrics), batch_stats = one(batch_stats, micro, 0)
+            return grads, batch_stats, metrics
+        shapes = jax.eval_shape(one, batch_stats, micro, 0)[0]
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        inputs = batch, jnp.arange(plan.accum_steps)
+        (total, batch_stats), _ = lax.scan(add, (zeros, batch_stats), inputs)
+        grads, metrics = jax.tree.map(lambda leaf: leaf / plan.accum_steps, total)
+        return grads, batch_stats, metrics
+
+    return gradient
+
+
+def make_update(
+    task, make_optimizer: MakeOptimizer, plan: BatchPlan, preprocess: Callable
+) -> Callable:
+    """One optimizer update on the whole global batch, to be called inside `on_devices`.
+
+    Returns `update(state, data, batch, hparams, key, initial)`. Its metrics are those of the task,
+    and
+      grad_sq_norm: |G|^2 of the global batch's mean gradient.
+      local_grad_sq_norm: [devices], the same of every device's own part of the batch.
+      learning_rate: of this update.
+      weight_distance: ||w - w_0|| after the update, where `initial` holds w_0.
+    """
+    gradient = make_gradient(task, plan, preprocess)
+
+    def update(state, data, batch, hparams, key, initial):
+        key = jax.random.fold_in(key, state.step)
+        grads, batch_stats, metrics = gradient(
+            state.params, state.batch_stats, data, batch, key, hparams
+        )
+        # A device's norm rides in its own slot of the one mean, so every device learns them all.
+        slots = jnp.arange(plan.devices) == lax.axis_index(AXIS)
+        norms = jnp.where(slots, squared_norm(grads) * plan.devices, 0.0)
+        grads, batch_stats, metrics, norms = lax.pmean((grads, batch_stats, metrics, norms), AXIS)
+
+        tx, learning_rate = make_optimizer(hparams)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = metrics | {
+            "grad_sq_norm": squared_norm(grads),
+            "local_grad_sq_norm": norms,
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+        }
+        if initial is not None:
+            moved = jax.tree.map(jnp.subtract, params, initial)
+            metrics["weight_distance"] = jnp.sqrt(squared_norm(moved))
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return update
+
+
+def make_chunk(
+    task,
+    make_optimizer: MakeOptimizer,
+    plan: BatchPlan,
+    preprocess: Callable,
+    devices: Sequence,
+) -> Callable:
+    """Many updates in one call.
+
+    Returns `chunk(state, data, batches, count, hparams, key, initial) -> (state, metrics)`.
+    `batches` leaves are [devices, capacity, accum_steps, micro_batch, ...]; the first `count` of
+    the capacity are trained on, and only so many rows of the metrics, [capacity, ...], are valid.
+    As `count` is a traced number, chunks of every length run the same program: no second
+    compilation, and where a run was cut into chunks leaves no trace in its numbers. `state` is
+    donated; pass what `replicate` returned or a chunk gave.
+    """
+    update = make_update(task, make_optimizer, plan, preprocess)
+
+    def chunk(state, data, batches, count, hparams, key, initial):
+        def body(i, carry):
+            state, rows = carry
+            batch = jax.tree.map(lambda leaf: leaf[i], batches)
+            state, metrics = update(state, data, batch, hparams, key, initial)
+            return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
+
+        capacity = jax.tree.leaves(batches)[0].shape[0]
+        one = jax.tree.map(lambda leaf: leaf[0], batches)
+        shapes = jax.eval_shape(
+            functools.partial(update, initial=initial), state, data, one, hparams, key
+        )[1]
+        rows = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+        return lax.fori_loop(0, count, body, (state, rows))
+
+    in_axes = (None, None, 0, None, None, None, None)
+    return on_devices(chunk, devices, in_axes, (None, None), donate=(0,))
