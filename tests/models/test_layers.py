@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from scaling.models.layers import Conv, Dropout, convolve, max_pool_2x2
+
+
+def _direct(x, kernel, stride):
+    """SAME convolution written out in float64."""
+    n, h, w, _ = x.shape
+    kh, kw, _, f = kernel.shape
+    out_h, out_w = -(-h // stride), -(-w // stride)
+    pad_h = max((out_h - 1) * stride + kh - h, 0)
+    pad_w = max((out_w - 1) * stride + kw - w, 0)
+    pads = [(0, 0), (pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2), (0, 0)]
+    padded = np.pad(np.float64(x), pads)
+    y = np.zeros((n, out_h, out_w, f))
+    for i in range(out_h):
+        for j in range(out_w):
+            window = padded[:, i * stride : i * stride + kh, j * stride : j * stride + kw]
+            y[:, i, j] = np.tensordot(window, np.float64(kernel), 3)
+    return y
+
+
+@pytest.mark.parametrize("method", ["xla", "forward_only", "patches"])
+@pytest.mark.parametrize(
+    "size, kernel, stride",
+    [(8, 3, 1), (8, 3, 2), (7, 3, 2), (8, 5, 1), (9, 7, 2), (8, 1, 1), (7, 1, 2)],
+)
+def test_convolution_and_its_gradients(method, size, kernel, stride):
+    rng = np.random.RandomState(0)
+    x = rng.randn(2, size, size + 1, 3).astype(np.float32)
+    w = rng.randn(kernel, kernel, 3, 4).astype(np.float32)
+    expected = _direct(x, w, stride)
+    np.testing.assert_allclose(convolve(x, w, stride, method), expected, rtol=1e-4, atol=1e-4)
+
+    # A convolution is linear in each argument: its derivative along a direction is exact.
+    dy = rng.randn(*expected.shape).astype(np.float32)
+    loss = lambda x, w: jnp.sum(convolve(x, w, stride, method) * dy)
+    dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w)
+    for _ in range(3):
+        u, v = rng.randn(*x.shape), rng.randn(*w.shape)
+        np.testing.assert_allclose(np.sum(dx * u), np.sum(_direct(u, w, stride) * dy), rtol=1e-3)
+        np.testing.assert_allclose(np.sum(dw * v), np.sum(_direct(x, v, stride) * dy), rtol=1e-3)
+
+
+def test_patches_under_vmap_are_matrix_products():
+    x, w = jnp.ones((3, 2, 8, 8, 3)), jnp.ones((3, 3, 3, 3, 4))
+    text = jax.jit(jax.vmap(lambda x, w: convolve(x, w, 1, "patches"))).lower(x, w).as_text()
+    assert "convolution" not in text and "dot_general" in text
+
+
+def test_max_pool():
+    x = np.random.RandomState(0).randn(2, 7, 6, 3).astype(np.float32)
+    window = (1, 2, 2, 1)
+    expected = lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+    np.testing.assert_array_equal(max_pool_2x2(x), expected)
+
+
+def test_conv_parameters_are_flax_ones():
+    from flax import linen as nn
+
+    x = jnp.ones((1, 8, 8, 3))
+    shapes = lambda m: jax.tree.map(jnp.shape, m.init(jax.random.key(0), x))
+    assert shapes(Conv(4, (3, 3), use_bias=True)) == shapes(nn.Conv(4, (3, 3)))
+
+
+def test_dropout_depends_on_the_example_alone():
+    x = np.random.RandomState(0).randn(12, 50).astype(np.float32)
+    layer = Dropout(0.4)
+
+    def apply(rows, positions):
+        rngs = {"dropout": jax.random.key(3)}
+        return layer.apply({}, x[rows], train=True, positions=jnp.asarray(positions), rngs=rngs)
+
+    whole = apply(slice(None), range(12))
+    parts = [apply(slice(i, i + 4), range(i, i + 4)) for i in (0, 4, 8)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    kept = np.asarray(whole) != 0
+    np.testing.assert_allclose(np.asarray(whole)[kept], (x / 0.6)[kept], rtol=1e-6)
+    assert abs(kept.mean() - 0.6) < 0.06
+    assert not np.array_equal(kept[0], kept[1])
+
+
+def test_dropout_is_off_in_evaluation():
+    x = jnp.ones((2, 5))
+    np.testing.assert_array_equal(Dropout(0.9).apply({}, x, train=False, positions=None), x)

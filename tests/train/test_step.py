@@ -1,0 +1,176 @@
+"""The training step against its invariants, on one to eight simulated devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from scaling.batch import plan_by_hand, plans
+from scaling.data.resident import EpochOrder, make_preprocess, synthetic
+from scaling.models import build_model, ghost_batch_of
+from scaling.tasks import Classification
+from scaling.train.step import AXIS, init_state, make_chunk, replicate
+
+BATCH, STEPS, SHAPE, SIZE = 96, 4, (8, 8, 3), 150
+HPARAMS = {"rate": 0.02, "label_smoothing": 0.1}
+
+
+def _make_optimizer(hparams):
+    rate = lambda step: hparams["rate"] / (1.0 + step)
+    return optax.sgd(rate, momentum=0.9), rate
+
+
+def _train(model, devices, micro, batch=BATCH, steps=STEPS, cuts=(), augment="crop_flip"):
+    """(metrics, state) after `steps` updates, in chunks cut at `cuts`."""
+    model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
+    task = Classification(model, SHAPE)
+    plan = plan_by_hand(batch, devices, micro, ghost_batch_of(model, batch))
+    chosen = jax.devices()[:devices]
+    chunk = make_chunk(
+        task, _make_optimizer, plan, make_preprocess((0.5,) * 3, (0.3,) * 3, augment), chosen
+    )
+    data = replicate(synthetic(1, SIZE, SHAPE, 10), chosen)
+    state = replicate(init_state(task, _make_optimizer, HPARAMS, jax.random.key(0)), chosen)
+    initial = jax.tree.map(jnp.copy, state.params)
+    order, rows = EpochOrder(0, SIZE), []
+    for start, stop in zip((0, *cuts), (*cuts, steps), strict=True):
+        index = np.zeros((steps, *plan.layout), np.int32)
+        for i, step in enumerate(range(start, stop)):
+            index[i] = order[step * batch : (step + 1) * batch].reshape(plan.layout)
+        batches = {"index": np.moveaxis(index, 2, 0)}
+        count = np.int32(stop - start)
+        state, metrics = chunk(state, data, batches, count, HPARAMS, jax.random.key(7), initial)
+        rows.append({k: np.asarray(v)[: stop - start] for k, v in metrics.items()})
+    return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}, jax.device_get(state)
+
+
+MODELS = {
+    "ghost within a device": {"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 4},
+    "ghost across devices": {"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 48},
+    "batch": {"name": "mlp", "widths": (16,), "norm": "batch"},
+    "dropout": {"name": "simple_cnn", "size": "narrow", "dropout": 0.5},
+}
+
+
+def _layouts(name):
+    """Some of the layouts that fit a model, on every number of devices."""
+    ghost = ghost_batch_of(build_model(num_classes=10, **MODELS[name]), BATCH)
+    for devices in (1, 2, 3, 4, 8):
+        fitting = plans(BATCH, devices, ghost)
+        few = fitting[1::3] if name == "dropout" else fitting[:3]
+        yield from ((name, devices, plan.micro_batch) for plan in few[:2] or fitting[:1])
+
+
+@functools.cache
+def _reference(name):
+    return _train(MODELS[name], 1, BATCH)
+
+
+@pytest.mark.parametrize("name, devices, micro", [case for n in MODELS for case in _layouts(n)])
+def test_the_layout_changes_nothing(name, devices, micro):
+    """Same examples, losses, norms, weights and running statistics on any layout."""
+    model = MODELS[name]
+    metrics, state = _train(model, devices, micro)
+    expected, expected_state = _reference(name)
+    for key in ("loss", "error", "grad_sq_norm", "learning_rate", "weight_distance"):
+        np.testing.assert_allclose(metrics[key], expected[key], rtol=2e-4, atol=2e-6, err_msg=key)
+    for leaf, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=2e-5)
+
+
+def test_one_update_is_the_formula():
+    """Momentum SGD on the whole batch in float64, from the gradient of the written-out loss."""
+    model = {"name": "mlp", "widths": ()}  # softmax regression: the gradient is x^T (p - t) / B
+    metrics, state = _train(model, 2, 12, steps=3, augment="none")
+    data = jax.device_get(synthetic(1, SIZE, SHAPE, 10))
+    x = (np.float64(data["image"]) / 255 - 0.5).reshape(SIZE, -1) / 0.3
+    one = np.eye(10)[data["label"]]
+    target = one * 0.9 + (1 - one) * 0.1 / 9
+    task = Classification(build_model(num_classes=10, **model), SHAPE)
+    w = np.float64(task.init(jax.random.key(0))[0]["Dense_0"]["kernel"])
+    b, velocity = np.zeros(10), [0.0, 0.0]
+    order = EpochOrder(0, SIZE)
+    for step in range(3):
+        rows = order[step * BATCH : (step + 1) * BATCH]
+        logits = x[rows] @ w + b
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        loss = -(target[rows] * np.log(p)).sum(1).mean()
+        error = (logits.argmax(1) != data["label"][rows]).mean()
+        grads = [x[rows].T @ (p - target[rows]) / BATCH, (p - target[rows]).mean(0)]
+        velocity = [0.9 * v + g for v, g in zip(velocity, grads, strict=True)]
+        w, b = (a - 0.02 / (1 + step) * v for a, v in zip((w, b), velocity, strict=True))
+        np.testing.assert_allclose(metrics["loss"][step], loss, rtol=1e-5)
+        np.testing.assert_allclose(metrics["error"][step], error, rtol=1e-6)
+        norm = sum(np.sum(g**2) for g in grads)
+        np.testing.assert_allclose(metrics["grad_sq_norm"][step], norm, rtol=1e-5)
+    np.testing.assert_allclose(state.params["Dense_0"]["kernel"], w, rtol=1e-4, atol=1e-5)
+
+
+def test_where_a_run_is_cut_leaves_no_trace():
+    """Bit-identical numbers from chunks of any length: what resuming rests on."""
+    whole, state = _train(MODELS["ghost within a device"], 2, 12)
+    cut, cut_state = _train(MODELS["ghost within a device"], 2, 12, cuts=(1, 3))
+    for key in whole:
+        np.testing.assert_array_equal(whole[key], cut[key])
+    jax.tree.map(np.testing.assert_array_equal, state, cut_state)
+
+
+def test_device_norms_average_to_the_two_batch_identity():
+    """E|G_small|^2 exceeds |G_big|^2, and with equal data on every device all are equal."""
+    metrics, _ = _train(MODELS["ghost within a device"], 4, 12)
+    assert metrics["local_grad_sq_norm"].shape == (STEPS, 4)
+    assert (metrics["local_grad_sq_norm"].mean(1) >= metrics["grad_sq_norm"]).all()
+    one, _ = _train(MODELS["ghost within a device"], 1, 12)
+    np.testing.assert_allclose(one["local_grad_sq_norm"][:, 0], one["grad_sq_norm"], rtol=1e-6)
+
+
+def test_the_norm_of_each_device_is_that_of_its_examples():
+    model = {"name": "mlp", "widths": ()}
+    metrics, _ = _train(model, 2, 12, steps=1, augment="none")
+    order = EpochOrder(0, SIZE)[0:BATCH].reshape(-1, 2, 12)
+    data = jax.device_get(synthetic(1, SIZE, SHAPE, 10))
+    x = (np.float64(data["image"]) / 255 - 0.5).reshape(SIZE, -1) / 0.3
+    one = np.eye(10)[data["label"]]
+    target = one * 0.9 + (1 - one) * 0.1 / 9
+    task = Classification(build_model(num_classes=10, **model), SHAPE)
+    w = np.float64(task.init(jax.random.key(0))[0]["Dense_0"]["kernel"])
+    for device in range(2):
+        rows = order[:, device].ravel()
+        p = np.exp(x[rows] @ w)
+        p /= p.sum(1, keepdims=True)
+        r = p - target[rows]
+        norm = np.sum((x[rows].T @ r / 48) ** 2) + np.sum(r.mean(0) ** 2)
+        np.testing.assert_allclose(metrics["local_grad_sq_norm"][0, device], norm, rtol=1e-5)
+
+
+def test_a_batch_larger_than_the_data_set():
+    metrics, _ = _train(MODELS["ghost within a device"], 2, 60, batch=240, steps=2)
+    assert np.isfinite(metrics["loss"]).all()
+
+
+def test_one_program_and_one_all_reduce():
+    """Chunks of every length run one compiled program, and its mean over devices is fused."""
+    model = build_model("mlp", 10, AXIS, widths=(16, 16))
+    task, plan, chosen = Classification(model, SHAPE), plan_by_hand(48, 4, 6), jax.devices()[:4]
+    traces = []
+
+    def counted(hparams):
+        traces.append(1)
+        return _make_optimizer(hparams)
+
+    preprocess = make_preprocess((0.5,) * 3, (0.3,) * 3, "none")
+    chunk = make_chunk(task, counted, plan, preprocess, chosen)
+    data = replicate(synthetic(1, SIZE, SHAPE, 10), chosen)
+    state = replicate(init_state(task, _make_optimizer, HPARAMS, jax.random.key(0)), chosen)
+    batches = {"index": np.zeros((4, 5, *plan.layout[::2]), np.int32)}
+    arguments = lambda count: (data, batches, np.int32(count), HPARAMS, jax.random.key(1), None)
+    for count in (1, 5, 3, 2):
+        state, _ = chunk(state, *arguments(count))
+        traces.append("call")
+    assert traces[traces.index("call") :] == ["call"] * 4  # nothing was traced again
+    text = chunk.lower(state, *arguments(1)).compile().as_text()
+    assert text.count(" all-reduce(") == 1
