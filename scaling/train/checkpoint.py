@@ -140,7 +140,7 @@ def _digest(leaves: dict[str, np.ndarray]) -> str:
     """SHA-256 over names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(leaves):
-        leaf = np.ascontiguousarray(leaves[name])
+        leaf = leaves[name]
         digest.update(f"{name}:{leaf.dtype}:{leaf.shape};".encode())
-        digest.update(leaf.data if leaf.ndim else leaf.tobytes())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
     return digest.hexdigest()

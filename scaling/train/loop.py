@@ -110,9 +110,7 @@ class _Training:
             self.feed = make_feed(point, self.program.plan, self.program.capacity)
             self.evaluator = make_evaluate(point.task, point.preprocess, point.devices)
             init_key, step_key = jax.random.split(jax.random.key(point.config.seed))
-            initial = jax.jit(
-                lambda key: init_state(point.task, point.make_optimizer, point.hparams, key)
-            )(init_key)
+            initial = _initial_state(point, init_key)
         print(plan_text(point, self.program), flush=True)
         run.resolve(resolved_values(point, self.program) | {"provenance": provenance()})
 
@@ -238,6 +236,15 @@ class _Training:
         if self.step != self._saved:
             self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.tally))
             self._saved = self.step
+
+
+def _initial_state(point, key):
+    def init(key):
+        return init_state(point.task, point.make_optimizer, point.hparams, key)
+
+    # It runs once: LLVM's optimisation of all its random numbers would take seconds on CPU.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init).lower(key).compile(compiler_options=quick)(key)
 
 
 def _flat(values):

@@ -1,0 +1,341 @@
+"""Names, splits, the cache, and every way in which a TFDS directory can be incomplete."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scaling.data import sources
+from scaling.errors import UserError
+
+RNG = np.random.default_rng(0)
+MNIST = RNG.integers(0, 256, (16, 28, 28, 1), np.uint8)  # 12 of train, 4 of test
+CIFAR = RNG.integers(0, 256, (16, 32, 32, 3), np.uint8)
+LABELS = np.arange(16) % 10
+
+
+def png(image):
+    return cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)[1].tobytes()
+
+
+def examples(images):
+    pairs = [(png(image), int(label)) for image, label in zip(images, LABELS, strict=True)]
+    return {"train": pairs[:12], "test": pairs[12:]}
+
+
+@pytest.fixture
+def mnist(tmp_path, set_sizes, write_tfds):
+    """A complete directory: 9 training, 3 validation and 4 test images in two shards each."""
+    set_sizes("mnist", 9, 3, 4)
+    return Path(write_tfds(tmp_path / "tfds", "mnist", examples(MNIST), shards=2))
+
+
+# ---- Names ----
+
+
+def test_describe_knows_every_set():
+    assert sources.describe("cifar100").num_classes == 100
+    assert sources.describe("imagenet").streaming
+    for name, info in sources.INFOS.items():
+        assert info.name == name
+        assert len(info.mean) == len(info.std) == info.image_shape[-1]
+        assert list(info.sizes) == ["train", "validation", "test"]
+    sizes = sources.describe("imagenet").sizes
+    assert sizes["train"] + sizes["validation"] == 1_281_167
+
+
+def test_describe_synthetic_takes_its_shape():
+    sizes = {"train": 7, "validation": 2, "test": 1}
+    info = sources.describe("synthetic", image_shape=[6, 5, 2], num_classes=3, sizes=sizes)
+    assert info.image_shape == (6, 5, 2)
+    assert (info.num_classes, info.sizes, len(info.mean)) == (3, sizes, 2)
+
+
+def test_synthetic_statistics_are_those_of_the_generator():
+    from scaling.data import resident
+
+    pixels = np.asarray(resident.synthetic(3, 2000, (8, 8, 3), 500)["image"]) / 255
+    info = sources.describe("synthetic")
+    np.testing.assert_allclose(pixels.mean((0, 1, 2)), info.mean, atol=0.01)
+    np.testing.assert_allclose(pixels.std((0, 1, 2)), info.std, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sources.describe("cifar"), "unknown data set 'cifar'.*did you mean 'cifar10'"),
+        (lambda: sources.describe("mnist", sizes={}), "'mnist' has no option 'sizes'"),
+        (lambda: sources.describe("synthetic", size=3), "'synthetic' has no option 'size'"),
+        (lambda: sources.check_available("mnits"), "did you mean 'mnist'"),
+        (lambda: sources.load("digits", "valid"), "no split 'valid'.*did you mean 'validation'"),
+    ],
+)
+def test_wrong_names_are_told(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+# ---- digits ----
+
+
+def test_digits_are_scikit_learns_each_once():
+    from sklearn.datasets import load_digits
+
+    splits = [sources.load("digits", name) for name in ("train", "validation", "test")]
+    images = np.concatenate([split.images for split in splits])
+    labels = np.concatenate([split.labels for split in splits])
+    assert [len(split.labels) for split in splits] == [1197, 300, 300]
+    assert (images.dtype, images.shape, labels.dtype) == (np.uint8, (1797, 8, 8, 1), np.int32)
+
+    known = load_digits()
+    expected = np.column_stack([known.data * 255 / 16, known.target])
+    got = np.column_stack([images.reshape(-1, 64), labels])
+    order, known_order = np.lexsort(got.T), np.lexsort(np.round(expected).T)
+    np.testing.assert_allclose(got[order], expected[known_order], atol=0.5)
+
+
+def test_digits_permutation_never_changes():
+    first = [sources.load("digits", s).labels[:5].tolist() for s in ("train", "validation", "test")]
+    assert first == [[2, 8, 2, 6, 6], [5, 3, 9, 6, 1], [8, 8, 2, 2, 2]]
+
+
+def test_digits_statistics():
+    info, pixels = sources.describe("digits"), sources.load("digits", "train").images / 255
+    assert abs(pixels.mean() - info.mean[0]) < 1e-4
+    assert abs(pixels.std() - info.std[0]) < 1e-4
+
+
+# ---- Reading ----
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_splits_equal_the_images_written(mnist, cached):
+    for name, rows in {
+        "train": slice(0, 9),
+        "validation": slice(9, 12),
+        "test": slice(12, 16),
+    }.items():
+        split = sources.load("mnist", name)
+        if cached:
+            split = sources.load("mnist", name)
+            assert isinstance(split.images, np.memmap)
+        np.testing.assert_array_equal(split.images, MNIST[rows])
+        np.testing.assert_array_equal(split.labels, LABELS[rows])
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+
+
+def test_colours_are_rgb(tmp_path, set_sizes, write_tfds):
+    set_sizes("cifar10", 10, 2, 4)
+    write_tfds(tmp_path / "elsewhere", "cifar10", examples(CIFAR))
+    split = sources.load("cifar10", "validation", data_dir=tmp_path / "elsewhere")
+    np.testing.assert_array_equal(split.images, CIFAR[10:12])
+
+
+def test_the_newest_version_is_read(mnist, tmp_path, write_tfds):
+    write_tfds(tmp_path / "tfds", "mnist", examples(MNIST[::-1]), version="1.0.10")
+    write_tfds(tmp_path / "tfds", "mnist", examples(MNIST), version="1.0.9")
+    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[::-1][12:])
+
+
+def test_available_sets_pass(mnist):
+    for name in ("mnist", "digits", "synthetic"):
+        sources.check_available(name)
+
+
+# ---- The cache ----
+
+
+def fail(*args):
+    raise AssertionError("read again")
+
+
+def cached_entry(tmp_path):
+    (entry,) = (tmp_path / "cache").iterdir()
+    return entry
+
+
+def test_second_load_reads_no_records(mnist, monkeypatch):
+    sources.load("mnist", "test")
+    monkeypatch.setattr(sources, "_decode_split", fail)
+    sources.load("mnist", "test")
+    with pytest.raises(AssertionError, match="read again"):
+        sources.load("mnist", "train")
+
+
+def flip_a_pixel(entry):
+    data = bytearray((entry / "images.npy").read_bytes())
+    data[-1] ^= 1
+    (entry / "images.npy").write_bytes(data)
+
+
+def cut_short(entry):
+    os.truncate(entry / "images.npy", 1000)
+
+
+def swap_the_split(entry):
+    """Whole files, but of another split."""
+    np.save(entry / "images.npy", MNIST[:3])
+    np.save(entry / "labels.npy", LABELS[:3].astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_pixel,
+        cut_short,
+        swap_the_split,
+        lambda entry: (entry / "labels.npy").unlink(),
+        lambda entry: (entry / "labels.npy").write_bytes(b""),
+        lambda entry: (entry / "crc32.json").write_text("{"),
+    ],
+)
+def test_damaged_cache_is_rebuilt(mnist, tmp_path, monkeypatch, damage):
+    sources.load("mnist", "test")
+    damage(cached_entry(tmp_path))
+    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+    monkeypatch.setattr(sources, "_decode_split", fail)
+    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+
+
+def test_cache_never_serves_a_set_prepared_again(mnist, tmp_path, write_tfds):
+    sources.load("mnist", "test")
+    shutil.rmtree(mnist)
+    write_tfds(tmp_path / "tfds", "mnist", examples(MNIST[::-1]), shards=2)
+    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[::-1][12:])
+
+
+def test_cache_follows_the_split_boundary(mnist, set_sizes):
+    sources.load("mnist", "validation")
+    set_sizes("mnist", 8, 4, 4)
+    np.testing.assert_array_equal(sources.load("mnist", "validation").images, MNIST[8:12])
+
+
+def test_cache_that_can_not_be_written_is_skipped(mnist, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SCALING_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+
+
+def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
+    assert sources.cache_dir() == tmp_path / "cache"
+    monkeypatch.delenv("SCALING_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert sources.cache_dir() == Path("/xdg/scaling")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert sources.cache_dir() == tmp_path / "home/.cache/scaling"
+
+
+# ---- Missing and half-prepared sets ----
+
+
+def test_missing_set_says_how_to_get_it(tmp_path, monkeypatch):
+    with pytest.raises(UserError) as error:
+        sources.check_available("fashion_mnist")
+    message = str(error.value)
+    for part in (
+        f"'fashion_mnist' is not in {tmp_path / 'tfds'}",
+        "python -m scaling.data.prepare fashion_mnist",
+        "--from=DIR",
+        "digits",
+        "synthetic",
+    ):
+        assert part in message
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "home/tensorflow_datasets"))):
+        sources.check_available("fashion_mnist")
+    with pytest.raises(UserError, match="tfds build imagenet2012 --file_format=array_record"):
+        sources.check_available("imagenet")
+
+
+def edit_info(change):
+    def edit(path):
+        info = json.loads((path / "dataset_info.json").read_text())
+        change(info)
+        (path / "dataset_info.json").write_text(json.dumps(info))
+
+    return edit
+
+
+def shard(path):
+    return path / "mnist-train.array_record-00001-of-00002"
+
+
+def interrupt(path):
+    path.rename(path.with_name("incomplete.X1_1.0.0"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "dataset_info.json").unlink(), "it has no dataset_info.json"),
+        (lambda path: (path / "features.json").unlink(), "it has no features.json"),
+        (lambda path: (path / "dataset_info.json").write_text("{"), "json is unreadable"),
+        (edit_info(lambda info: info.pop("splits")), "json is unreadable"),
+        (interrupt, "mnist is half-prepared: its preparation was interrupted"),
+        (lambda path: shard(path).unlink(), "train.array_record-00001-of-00002 is missing"),
+        (lambda path: os.truncate(shard(path), 100), "00001-of-00002 holds 0 records of 6"),
+        (
+            edit_info(lambda info: info["splits"][0].update(shardLengths=["7", "5"])),
+            "00000-of-00002 holds 6 records of 7",
+        ),
+        (
+            edit_info(lambda info: info["splits"][0].update(shardLengths=["6"])),
+            "declares 6 train records of 12",
+        ),
+        (edit_info(lambda info: info["splits"].pop(1)), "declares 0 test records of 4"),
+        (edit_info(lambda info: info.update(fileFormat="tfrecord")), "holds tfrecord files"),
+        (edit_info(lambda info: info.update(fileFormat="parquet")), "holds parquet files"),
+    ],
+)
+def test_half_prepared_sets_are_told(mnist, damage, message):
+    sources.load("mnist", "train")  # A cache must not hide the damage.
+    damage(mnist)
+    for call in (sources.check_available, lambda name: sources.load(name, "train")):
+        with pytest.raises(UserError, match=message):
+            call("mnist")
+
+
+def test_array_record_beside_another_format_will_do(mnist):
+    def convert(info):
+        info.update(fileFormat="tfrecord", alternativeFileFormats=["array_record"])
+
+    edit_info(convert)(mnist)
+    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+
+
+def test_damaged_record_is_told(mnist):
+    data = bytearray(shard(mnist).read_bytes())
+    middle = data.index(b"IHDR") + 100  # Inside a PNG.
+    data[middle : middle + 20] = bytes(20)
+    shard(mnist).write_bytes(data)
+    with pytest.raises(UserError, match=r"1\.0\.0 is damaged.*delete it and prepare it again"):
+        sources.load("mnist", "train")
+
+
+# ---- Imports ----
+
+
+def test_checks_and_cached_loads_import_nothing_heavy(mnist):
+    """Launch to first step: TFDS, scikit-learn and OpenCV cost seconds and are not needed."""
+    sources.load("mnist", "train")
+    code = """
+import dataclasses, sys
+from scaling.data import sources
+sizes = {"train": 9, "validation": 3, "test": 4}
+sources.INFOS["mnist"] = dataclasses.replace(sources.INFOS["mnist"], sizes=sizes)
+sources.check_available("mnist")
+sources.load("mnist", "train")
+sources.load("digits", "train")
+print([m for m in ("tensorflow_datasets", "sklearn", "cv2", "grain", "jax") if m in sys.modules])
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert out.stdout.strip() == "[]", out.stderr

@@ -1,0 +1,145 @@
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import resnet
+from scaling.config import check_keys, default_config, differences
+from scaling.errors import UserError
+from scaling.record import RunDir
+from scaling.studies import point_name, points_of
+from scaling.train.loop import train_point
+from scaling.train.point import resolve
+
+
+def _leaves(config, path=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict) and value.keys():
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield path + key
+
+
+def tiny(**changes) -> ConfigDict:
+    """Two updates of an MLP on digits on one device."""
+    c = default_config()
+    c.global_batch, c.duration, c.devices, c.eval.every = 32, "2 steps", 1, "1 step"
+    with c.unlocked():
+        c.model.widths = (8,)
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def test_every_key_is_read(tmp_path, monkeypatch, capsys):
+    """Each leaf of the default config is read by code other than the config's own."""
+    config = tiny()
+    names, read = {id(config): ""}, set()
+    plain = ConfigDict.__getitem__
+
+    def recording(self, key):
+        value = plain(self, key)
+        frame = sys._getframe(1)
+        if frame.f_code.co_name == "__getattr__":  # config.key: look at who wrote that
+            frame = frame.f_back
+        file = frame.f_code.co_filename
+        if id(self) in names:
+            if isinstance(value, ConfigDict):
+                names[id(value)] = f"{names[id(self)]}{key}."
+            if "/scaling/" in file and not file.endswith("scaling/config.py"):
+                read.add(names[id(self)] + key)
+        return value
+
+    monkeypatch.setattr(ConfigDict, "__getitem__", recording)
+    monkeypatch.setattr(ConfigDict, "copy_and_resolve_references", lambda self: self)
+    points = points_of(config)
+    with RunDir(tmp_path / "run") as run:
+        run.begin({})
+        run.finish(train_point(points["bs32"], run, "bs32"))
+    unread = set(_leaves(config)) - read - {"model.widths"}
+    assert not unread, f"keys that nothing reads: {sorted(unread)}"
+
+
+def test_unknown_and_missing_keys():
+    c = default_config()
+    c.optim.base_lrr = 0.1
+    with pytest.raises(UserError, match=r"'optim.base_lrr': did you mean 'base_lr'"):
+        check_keys(c)
+    c = default_config()
+    del c.eval["every"]
+    with pytest.raises(UserError, match=r"lacks 'eval.every'"):
+        check_keys(c)
+    c = default_config()
+    del c["optim"]
+    c.optim = 3
+    with pytest.raises(UserError, match="'optim' must hold keys"):
+        check_keys(c)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"optim.name": "adm"}, "did you mean 'adam'"),
+        ({"optim.trust_coefficient": 0.1}, "does not read 'trust_coefficient'"),
+        ({"schedule.name": "cosin"}, "did you mean 'cosine'"),
+        ({"schedule.power": 3.0}, "does not read 'power'"),
+        ({"schedule.warmup": "9 epochs"}, "shorten it or train longer"),
+        ({"duration": "3 fortnights"}, "Unknown unit 'fortnights'"),
+        ({"duration": "0 steps"}, "at least 1 step"),
+        ({"optim.scaling_rule": "linar"}, "did you mean 'linear'"),
+        ({"data.name": "digit"}, "did you mean 'digits'"),
+        ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
+        ({"data.train_size": 9}, "no option 'sizes'"),
+        ({"model.name": "mpl"}, "did you mean 'mlp'"),
+        ({"devices": 99}, "config.devices is 99"),
+        ({"global_batch": 0}, "at least 1"),
+        ({"global_batch": -3}, "at least 1"),
+    ],
+)
+def test_bad_values_are_told_before_anything_runs(changes, words):
+    with pytest.raises(UserError) as error:
+        resolve(tiny(**changes))
+    assert words in str(error.value)
+
+
+def test_learning_rate_is_scaled_only_by_the_rule_that_is_named():
+    peak = lambda rule: (
+        resolve(
+            tiny(**{"optim.scaling_rule": rule, "optim.base_lr": 0.1, "optim.base_batch": 8})
+        ).peak
+    )
+    assert [peak(rule) for rule in ("none", "linear", "sqrt")] == pytest.approx([0.1, 0.4, 0.2])
+
+
+def test_sweep_points_and_slices():
+    c = tiny(batch_sizes=(128, 1024, 32768))
+    assert list(points_of(c)) == ["bs128", "bs1k", "bs32k"]
+    assert [p.global_batch for p in points_of(c, "1:").values()] == [1024, 32768]
+    assert list(points_of(c, "0:1")) == ["bs128"]
+    for part, words in (("1", "not a slice"), ("x:y", "not a slice"), ("3:9", "none of the 3")):
+        with pytest.raises(UserError, match=words):
+            points_of(c, part)
+    with pytest.raises(UserError, match="a batch twice"):
+        points_of(tiny(batch_sizes=(8, 8)))
+    assert point_name(tiny(global_batch=1500)) == "bs1500"
+
+
+@pytest.mark.parametrize("task", resnet.TASKS)
+@pytest.mark.parametrize("batch", [128, 32768])
+def test_every_shipped_task_resolves(task, batch):
+    point = resolve(resnet.recipe(batch, task))
+    assert point.total_steps >= 1 and point.global_batch == batch
+
+
+def test_the_nine_points_have_a_file_each():
+    import importlib
+
+    for size in ("128", "256", "512", "1k", "2k", "4k", "8k", "16k", "32k"):
+        module = importlib.import_module(f"configs.resnet_bs{size}")
+        config = module.get_config("digits")
+        assert point_name(config) == f"bs{size}"
+        assert f"bs{size}" in module.__doc__
+
+
+def test_differences():
+    old, new = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 5, "d": 3}, "e": None}
+    assert differences(old, new) == ["b.c: 2 there, 5 here"]

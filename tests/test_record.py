@@ -1,0 +1,106 @@
+import errno
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from scaling import record
+from scaling.errors import UserError
+from scaling.record import RunDir, metric_lines, read_metrics
+
+
+def test_floats_come_back_exactly():
+    values = np.float32(np.random.RandomState(0).randn(50) * 10.0 ** np.arange(-25, 25))
+    rows = {"loss": values, "norms": np.stack([values, -values], 1)}
+    lines = [json.loads(line) for line in metric_lines("train", 7, rows).splitlines()]
+    assert [line["step"] for line in lines] == list(range(7, 57))
+    np.testing.assert_array_equal(np.float32([line["loss"] for line in lines]), values)
+    np.testing.assert_array_equal(np.float32([line["norms"] for line in lines]), rows["norms"])
+
+
+def test_what_is_not_finite_is_null_and_valid_json():
+    text = metric_lines("train", 1, {"loss": np.float32([1.0, np.nan]), "norm": [np.inf, -np.inf]})
+    strict = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [row["loss"] for row in strict] == [1.0, None]
+    assert [row["norm"] for row in strict] == [None, None]
+    assert strict[1]["split"] == "train"
+
+
+def test_rewind_keeps_every_step_once(tmp_path):
+    with RunDir(tmp_path / "run") as run:
+        run.rewind(0)
+        run.append(metric_lines("train", 1, {"loss": np.arange(5.0)}))
+        run.append(metric_lines("validation", 5, {"loss": np.arange(1.0)}))
+        run.append('{"step":6,"spl')  # what a kill leaves
+    with RunDir(tmp_path / "run") as run:
+        run.rewind(3)
+        run.append(metric_lines("train", 4, {"loss": np.arange(2.0)}))
+        assert [row["step"] for row in read_metrics(run.path, "train")] == [1, 2, 3, 4, 5]
+        assert read_metrics(run.path, "validation") == []
+
+
+def test_another_config_is_refused(tmp_path):
+    with RunDir(tmp_path) as run:
+        run.begin({"optim": {"lr": 0.1}, "sizes": (1, 2)})
+        run.begin({"optim": {"lr": 0.1}, "sizes": (1, 2)})
+        with pytest.raises(UserError, match=r"optim.lr: 0.1 there, 0.2 here.*another --workdir"):
+            run.begin({"optim": {"lr": 0.2}, "sizes": (1, 2)})
+
+
+def test_the_second_process_is_refused_and_the_lock_dies_with_the_first(tmp_path):
+    hold = (
+        "import sys, time; from scaling.record import RunDir\n"
+        f"with RunDir({str(tmp_path)!r}): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"in use by process {process.pid}"), RunDir(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+    with RunDir(tmp_path):
+        pass
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "run", "/proc/run"):
+        with pytest.raises(UserError, match="choose another --workdir"), RunDir(path):
+            pass
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_result(tmp_path, monkeypatch):
+    with RunDir(tmp_path) as run:
+        run.begin({})
+        run.rewind(0)
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(record.os, "fsync", full)
+        with pytest.raises(UserError, match="disk .* is full.*same command again to resume"):
+            run.finish({"status": "complete"})
+        assert run.result is None
+        monkeypatch.undo()
+        run.finish({"status": "complete"})
+        assert run.result == {"status": "complete"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "lock",
+    }
+
+
+def test_a_damaged_record_is_told(tmp_path):
+    (tmp_path / "result.json").write_text('{"status": ')
+    with RunDir(tmp_path) as run, pytest.raises(UserError, match="not valid JSON"):
+        _ = run.result
+
+
+def test_provenance_names_code_and_packages():
+    origin = record.provenance()
+    assert set(origin["packages"]) == set(record.PACKAGES)
+    assert origin["command"].startswith("python ")

@@ -1,0 +1,92 @@
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scaling.errors import UserError
+from scaling.train.checkpoint import Checkpoints
+from scaling.train.step import TrainState
+
+
+def _state(step):
+    key = jax.random.key(step)
+    params = {"dense": {"kernel": jax.random.normal(key, (30, 40))}, "empty": {}}
+    trace = (jnp.full(3, step, jnp.bfloat16), jnp.int32(step))
+    return TrainState(jnp.int32(step), params, {}, trace)
+
+
+def _saved(path, steps=(1, 2, 3)):
+    checkpoints = Checkpoints(path, keep=2)
+    for step in steps:
+        checkpoints.save(step, _state(step), {"step": step, "none": None})
+    checkpoints.close()
+
+
+def _restored(path):
+    checkpoints = Checkpoints(path, keep=2)
+    found = checkpoints.restore(_state(0))
+    checkpoints.close()
+    return found
+
+
+def _same(restored, step):
+    found, state, extra = restored
+    jax.tree.map(np.testing.assert_array_equal, state, jax.device_get(_state(step)))
+    types = lambda tree: [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    assert extra == {"step": step, "none": None} and types(state) == types(_state(1))
+    return found == step
+
+
+def test_the_newest_comes_back_whole_and_old_ones_go(tmp_path):
+    assert _restored(tmp_path / "none") is None
+    _saved(tmp_path / "c")
+    assert _same(_restored(tmp_path / "c"), 3)
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
+
+
+def test_truncating_or_altering_any_file_of_the_newest_falls_back_or_does_no_harm(tmp_path):
+    """Every file in turn: what is restored is step 3 exactly, or step 2 with a warning."""
+    _saved(tmp_path / "whole")
+    inside = [p for p in (tmp_path / "whole/3").rglob("*") if p.is_file() and p.stat().st_size]
+    files = [p.relative_to(tmp_path / "whole") for p in inside]
+    fallbacks = 0
+    for i, file in enumerate(files):
+        for how in ("cut", "alter"):
+            path = tmp_path / f"{how}{i}"
+            shutil.copytree(tmp_path / "whole", path)
+            content = bytearray((path / file).read_bytes())
+            if how == "cut":
+                content = content[: len(content) // 2]
+            else:
+                content[len(content) // 2] ^= 0xFF
+            (path / file).write_bytes(bytes(content))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                restored = _restored(path)
+            if restored[0] == 2:
+                fallbacks += 1
+                assert _same(restored, 2)
+                assert any("step 3 is damaged" in str(w.message) for w in caught)
+                assert (path.with_name(path.name + ".damaged") / "3").is_dir()  # not deleted
+                _saved(path, (3,))  # the step can be saved again
+                assert _same(_restored(path), 3)
+            else:
+                assert _same(restored, 3), file
+    assert fallbacks >= 4
+
+
+def test_all_damaged_means_the_beginning(tmp_path):
+    _saved(tmp_path / "c")
+    for file in (tmp_path / "c").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert _restored(tmp_path / "c") is None
+
+
+def test_one_is_not_enough(tmp_path):
+    with pytest.raises(UserError, match="keep at least 2"):
+        Checkpoints(tmp_path, keep=1)
