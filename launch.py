@@ -10,7 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from scaling.errors import UserError, nearest
@@ -89,15 +89,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
+        config = CONFIG.value
     except flags.Error as error:
-        if not any(argument.startswith("--config=") for argument in argv):
-            raise UserError(f"{error}; name a config with --config=FILE[:task].") from None
-        raise UserError(f"{error}.") from None
+        raise UserError(f"{str(error).replace(' ?', '?').rstrip('.')}.") from None
     except (AttributeError, KeyError):
         raise UserError(_unknown_key(argv)) from None
     except OSError:
         raise UserError(_no_config(argv)) from None
-    if CONFIG.value is None:
+    if config is None:
         raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")

@@ -21,7 +21,9 @@ def default_config() -> ConfigDict:
 
     c.global_batch = 128  # examples per optimizer update, over all devices and microbatches
     c.batch_sizes = ()  # several global batches: one point each, instead of global_batch
-    c.micro_batch = placeholder(int)  # examples per device and microbatch; None: chosen, see batch.py
+    c.micro_batch = placeholder(
+        int
+    )  # examples per device and microbatch; None: chosen, see batch.py
     c.devices = placeholder(int)  # local devices to use; None: all
     c.memory_limit_gib = placeholder(float)  # per device; None: what the device reports
     c.duration = "10 epochs"  # "<number> steps|epochs|examples", as all durations here
@@ -99,7 +101,9 @@ def _compare(config, schema, path):
             raise UserError(f"The config lacks {path + key!r}; start from default_config().")
         if isinstance(value, ConfigDict) and key not in OPEN:
             if not isinstance(config[key], ConfigDict):
-                raise UserError(f"Config key {path + key!r} must hold keys of its own, not a value.")
+                raise UserError(
+                    f"Config key {path + key!r} must hold keys of its own, not a value."
+                )
             _compare(config[key], value, f"{path}{key}.")
 
 

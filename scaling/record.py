@@ -1,10 +1,10 @@
 """A run directory: the record of one point, complete enough to resume it and to report it.
 
-    config.json      what was asked for
-    resolved.json    what it came to: steps, learning rate, batch plan, parameters, provenance
-    metrics.jsonl    one line per update and per evaluation, every step once
-    result.json      written last, in one piece; its presence means the point is finished
-    checkpoints/     see train/checkpoint.py
+config.json      what was asked for
+resolved.json    what it came to: steps, learning rate, batch plan, parameters, provenance
+metrics.jsonl    one line per update and per evaluation, every step once
+result.json      written last, in one piece; its presence means the point is finished
+checkpoints/     see train/checkpoint.py
 """
 
 import datetime
@@ -51,7 +51,9 @@ def write_error(path: Path, error: OSError) -> UserError:
             f"The disk of {path} is full; what was recorded before is intact: free some space and "
             "run the same command again to resume."
         )
-    return UserError(f"Cannot write to {path}: {error.strerror or error}; choose another --workdir.")
+    return UserError(
+        f"Cannot write to {path}: {error.strerror or error}; choose another --workdir."
+    )
 
 
 class RunDir:
@@ -70,7 +72,7 @@ class RunDir:
     def __enter__(self) -> "RunDir":
         self.path.mkdir(parents=True, exist_ok=True)
         # The kernel drops the lock with the process, however it ends.
-        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115
+        self._lock = open(self.path / "lock", "a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -161,7 +163,9 @@ class RunDir:
         except FileNotFoundError:
             return None
         except json.JSONDecodeError:
-            raise UserError(f"{path} is not valid JSON; delete it to start this run anew.") from None
+            raise UserError(
+                f"{path} is not valid JSON; delete it to start this run anew."
+            ) from None
 
     def _write(self, name, content):
         text = json.dumps(content, indent=2, allow_nan=False)
@@ -229,7 +233,9 @@ def _git_revision() -> str | None:
 
     def git(*args):
         command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
 
     try:
         revision = git("rev-parse", "HEAD").strip()

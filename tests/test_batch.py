@@ -23,7 +23,7 @@ def test_microbatches_hold_whole_ghost_batches(devices, ghost):
         for start in range(0, devices * rows, ghost):
             inside = [e for e in edges if start < e < start + ghost]
             assert start + ghost <= devices * rows
-            assert not inside or all((e - start) % rows == 0 for e in inside) and start in edges
+            assert not inside or (all((e - start) % rows == 0 for e in inside) and start in edges)
 
 
 def test_batch_norm_over_the_global_batch_is_one_microbatch():

@@ -93,6 +93,9 @@ def test_unknown_and_missing_keys():
         ({"devices": 99}, "config.devices is 99"),
         ({"global_batch": 0}, "at least 1"),
         ({"global_batch": -3}, "at least 1"),
+        ({"micro_batch": 5}, "nearest that do are"),
+        ({"seed": -1}, "must not be negative"),
+        ({"checkpoint.keep": 1}, "keep at least 2"),
     ],
 )
 def test_bad_values_are_told_before_anything_runs(changes, words):

@@ -90,7 +90,9 @@ def _conv_patches(x, kernel, stride):
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     out_h, out_w = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
     shifted = [
-        padded[:, i : i + (out_h - 1) * stride + 1 : stride, j : j + (out_w - 1) * stride + 1 : stride]
+        padded[
+            :, i : i + (out_h - 1) * stride + 1 : stride, j : j + (out_w - 1) * stride + 1 : stride
+        ]
         for i in range(kh)
         for j in range(kw)
     ]

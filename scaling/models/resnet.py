@@ -40,7 +40,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, positions: jax.Array | None) -> jax.Array:
         if self.bottleneck:
-            layers = [(self.filters, 1, 1), (self.filters, 3, self.stride), (4 * self.filters, 1, 1)]
+            layers = [
+                (self.filters, 1, 1),
+                (self.filters, 3, self.stride),
+                (4 * self.filters, 1, 1),
+            ]
         else:
             layers = [(self.filters, 3, self.stride), (self.filters, 3, 1)]
         out = layers[-1][0]

@@ -1,7 +1,8 @@
 """Studies: one question each, all of one shape.
 
-A study module has three functions:
+A study module has four functions:
     points(config) -> the sweep, a list of configs
+    check(config) -> None, or a UserError for what can be known of a point before anything starts
     measure(config, run, name) -> one point's result, JSON (arrays go beside it, into the run)
     summarize(results by name) -> text
 and may be run on any slice of its points by any number of processes: every point has a directory
@@ -50,7 +51,9 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
         ) from None
     chosen = dict(list(named.items())[start:stop])
     if not chosen:
-        raise UserError(f"--points={part} holds none of the {len(named)} points (0 to {len(named) - 1}).")
+        raise UserError(
+            f"--points={part} holds none of the {len(named)} points (0 to {len(named) - 1})."
+        )
     return chosen
 
 
@@ -63,8 +66,10 @@ def run_study(
       UserError: see `points_of`, `RunDir` and the study's `measure`.
     """
     study = look_up("study", config.study, STUDIES)
-    results = {}
-    for name, point in points_of(config, part).items():
+    points, results = points_of(config, part), {}
+    for point in points.values():
+        study.check(point)
+    for name, point in points.items():
         with RunDir(workdir / name) as run:
             run.begin(json.loads(point.to_json_best_effort()))
             if run.result is None:

@@ -4,8 +4,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from scaling.data import sources
 from scaling.record import RunDir
 from scaling.train.loop import train_point
+from scaling.train.point import resolve
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
@@ -16,6 +18,11 @@ def points(config: ConfigDict) -> list[ConfigDict]:
         point.global_batch, point.batch_sizes = int(batch), ()
         configs.append(point)
     return configs
+
+
+def check(config: ConfigDict) -> None:
+    """The config can be used here, and its data set is there."""
+    sources.check_available(resolve(config).info.name, config.data.dir)
 
 
 def measure(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
@@ -41,7 +48,8 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
     )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling.errors import UserError
 from scaling.record import write_error
 
 
@@ -24,15 +23,10 @@ class Checkpoints:
 
     Args:
       path: directory, made when first written.
-      keep: how many to keep, newest first; at least 2, or a damaged newest one would be the only.
+      keep: how many to keep, newest first.
     """
 
     def __init__(self, path: Path, keep: int):
-        if keep < 2:
-            raise UserError(
-                f"checkpoint.keep is {keep}; keep at least 2, so that a damaged one has another "
-                "before it."
-            )
         import orbax.checkpoint as ocp  # heavy, and not needed to print a plan
 
         # Orbax reports every phase of every save, and warns of numpy arrays' missing shardings.

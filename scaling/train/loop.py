@@ -12,7 +12,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan
-from scaling.data import sources
 from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines, provenance
 from scaling.train import planning
@@ -88,7 +87,6 @@ def train_point(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
       Interrupted: by a signal, after saving.
     """
     point = resolve(config)
-    sources.check_available(point.info.name, config.data.dir)
     checkpoints = Checkpoints(run.path / "checkpoints", config.checkpoint.keep)
     with Signals() as signals, contextlib.closing(checkpoints):
         training = _Training(point, run, checkpoints)

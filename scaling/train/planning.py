@@ -78,9 +78,7 @@ def shapes_of(point: Point, plan: BatchPlan) -> tuple[Any, ...]:
 def compile_plan(point: Point, plan: BatchPlan) -> Compiled:
     """Compile the training program of one plan, without any data."""
     start = time.perf_counter()
-    chunk = make_chunk(
-        point.task, point.make_optimizer, plan, point.preprocess, point.devices
-    )
+    chunk = make_chunk(point.task, point.make_optimizer, plan, point.preprocess, point.devices)
     compiled = chunk.lower(*shapes_of(point, plan)).compile()
     memory = compiled.memory_analysis()
     step_bytes = (

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from scaling import durations
+from scaling.batch import plan_by_hand, plans
 from scaling.config import check_keys, given
 from scaling.data import resident, sources
 from scaling.errors import UserError, look_up
@@ -65,9 +66,16 @@ def resolve(config: ConfigDict) -> Point:
       UserError: anything in it that cannot be.
     """
     check_keys(config)
-    devices = _devices(config.devices)
     if config.global_batch < 1:
         raise UserError(f"global_batch is {config.global_batch}; it must be at least 1.")
+    if config.seed < 0:
+        raise UserError(f"seed is {config.seed}; it must not be negative.")
+    if config.checkpoint.keep < 2:
+        raise UserError(
+            f"checkpoint.keep is {config.checkpoint.keep}; keep at least 2, so that a damaged one "
+            "has another before it."
+        )
+    devices = _devices(config.devices)
     info = sources.describe(config.data.name, **_data_options(config.data))
     look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))
     if info.streaming and config.data.augment != "none":
@@ -79,19 +87,22 @@ def resolve(config: ConfigDict) -> Point:
     options = config.model.to_dict()
     model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
     task = Classification(model, info.image_shape)
-    steps = lambda duration: durations.to_steps(
-        duration, config.global_batch, info.sizes["train"]
-    )
+    steps = lambda duration: durations.to_steps(duration, config.global_batch, info.sizes["train"])
     total_steps = steps(config.duration)
     if total_steps < 1:
         raise UserError(f"The duration {config.duration!r} is no step; train for at least 1 step.")
     hparams, make_optimizer = _optimization(config, total_steps, steps)
+    ghost_batch = ghost_batch_of(model, config.global_batch)
+    if config.micro_batch is None:
+        plans(config.global_batch, len(devices), ghost_batch)
+    else:
+        plan_by_hand(config.global_batch, len(devices), config.micro_batch, ghost_batch)
     return Point(
         config=config,
         info=info,
         task=task,
         devices=devices,
-        ghost_batch=ghost_batch_of(model, config.global_batch),
+        ghost_batch=ghost_batch,
         total_steps=total_steps,
         eval_every=max(steps(config.eval.every), 1),
         hparams=hparams,

@@ -83,8 +83,7 @@ def plan_text(point: Point, program: Compiled) -> str:
         + (f"; statistics over {point.ghost_batch:,} examples" if point.ghost_batch else ""),
         "devices": kind,
         "optimizer": f"{config.optim.name}, learning rate {point.peak:.6g} ({rule}), "
-        f"{config.schedule.name}"
-        + (f" after {warmup:,} steps of warmup" if warmup else ""),
+        f"{config.schedule.name}" + (f" after {warmup:,} steps of warmup" if warmup else ""),
         "cost": f"{flops:.4g} FLOPs per step in the gradients; "
         f"{program.step_bytes / 2**30:.3g} GiB per device, data included; "
         f"compiled in {program.seconds:.1f} s",

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.errors import UserError
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.step import TrainState
 
@@ -85,8 +84,3 @@ def test_all_damaged_means_the_beginning(tmp_path):
             file.write_bytes(b"")
     with pytest.warns(UserWarning, match="damaged"):
         assert _restored(tmp_path / "c") is None
-
-
-def test_one_is_not_enough(tmp_path):
-    with pytest.raises(UserError, match="keep at least 2"):
-        Checkpoints(tmp_path, keep=1)

@@ -1,0 +1,329 @@
+"""Image sets that do not fit on a device: decoded from JPEG and cropped as they are needed.
+
+Reading and decoding run ahead in Grain's threads or worker processes. Which record stands at which
+position of a run, and how it is cropped, depend on (seed, position) alone. So a batch is the same
+on any number of hosts, threads and workers; each host decodes only its own part; and (seed, step)
+is the whole state: a checkpoint keeps the step, and `batches(step)` goes on from there, mid-epoch,
+without replaying anything.
+
+Worker processes are spawned: with `workers` > 0 a program needs the usual
+`if __name__ == "__main__":` guard.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from scaling.data import sources
+from scaling.data.resident import EpochOrder
+from scaling.errors import UserError
+
+# Images that a thread reads in one go: enough to hide Grain's cost per item, few enough that all
+# threads share the work of the first batch.
+_CHUNK = 32
+
+_ATTEMPTS = 10  # at a random crop that fits into the image, before a central one is taken
+
+
+class JpegRecords:
+    """Random access to one split: `[i]` is (JPEG bytes, label). It can be pickled.
+
+    Args:
+      records: `[i]` is a serialized TFDS example with an image and a label.
+      name: what and where the records are, for messages.
+    """
+
+    def __init__(self, records: Sequence[bytes], name: str):
+        self._records = records
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        try:
+            record = self._records[i]
+        except RuntimeError as error:  # Its chunk's checksum does not match.
+            raise UserError(
+                f"record {i} of {self} is damaged ({error}); prepare the data set again."
+            ) from error
+        return sources.parse_example(record)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def open_imagenet(split: str, data_dir=None) -> JpegRecords:
+    """ImageNet's JPEG files and labels, from a prepared TFDS directory `imagenet2012`.
+
+    Args:
+      split: 'train', 'validation' (the last 50,000 of TFDS's train split, held out) or 'test' (the
+        official validation set).
+      data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      UserError: unknown split; missing or half-prepared directory.
+    """
+    info = sources.describe("imagenet")
+    sources.check_split(info, split)
+    prepared = sources.find_prepared(info.name, data_dir)
+    records = sources.open_records(info, split, prepared)
+    return JpegRecords(records, f"ImageNet's {split} split in {prepared.path}")
+
+
+class ImageStream:
+    """Batches of decoded images for the devices of one host.
+
+    Step s holds positions s*G to (s+1)*G - 1, where G = accum_steps * devices * micro_batch is the
+    global batch. Within a step they are laid out as [accum_steps, devices, micro_batch].
+
+    Args:
+      source: `source[i]` is (JPEG bytes, label); its repr names it in messages. With `workers` it
+        must pickle.
+      layout: (accum_steps, devices, micro_batch) of the whole run, over all hosts.
+      host_devices: this host's devices, as indices into `devices`. Only their rows are read.
+      seed: of the order and the crops, 0 <= seed < 2**63.
+      image_size: S, the side of the square images, in pixels.
+      train: True for epochs without end, each a fresh permutation (Goyal 2017, Remark 4), with
+        random crops and flips. False for one pass in order over the centres of the images, with
+        a mask over the rows of the last step that hold no record; `seed` then has no effect.
+      threads: that read and decode, in each process; 0 reads in the caller's.
+      workers: processes that read and decode; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[tuple[bytes, int]],
+        *,
+        layout: tuple[int, int, int],
+        host_devices: Sequence[int],
+        seed: int,
+        image_size: int,
+        train: bool = True,
+        threads: int = 16,
+        workers: int = 0,
+    ):
+        self.source = source
+        self.layout = layout
+        self.host_devices = tuple(host_devices)
+        self.seed = seed
+        self.image_size = image_size
+        self.train = train
+        self.threads = threads
+        self.workers = workers
+
+    def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the batches of `start_step` and the steps after it.
+
+        Each is a dict, where shape = [accum_steps, len(host_devices), micro_batch]:
+          image: uint8 [*shape, S, S, 3], RGB;
+          label: int32 [*shape];
+          mask: bool [*shape], only when not training.
+
+        Raises:
+          UserError: a record is not a readable JPEG image; raised at the step that needs it.
+        """
+        accum_steps, _, micro_batch = self.layout
+        shape = (accum_steps, len(self.host_devices), micro_batch)
+        chunks = math.prod(shape) // self._chunk  # in a step, on this host
+        # A training stream has no end, but Grain wants a length that fits into 64 bits.
+        steps = 2**40 if self.train else -(-len(self.source) // math.prod(self.layout))
+        batches = _read_ahead(
+            self._read_chunk,
+            range(start_step * chunks, steps * chunks),
+            batch=chunks,
+            threads=self.threads,
+            workers=self.workers,
+        )
+        for batch in batches:
+            yield {key: value.reshape(shape + value.shape[2:]) for key, value in batch.items()}
+
+    @functools.cached_property
+    def _chunk(self) -> int:
+        """Rows in a chunk: the largest divisor of the microbatch up to _CHUNK."""
+        micro_batch = self.layout[2]
+        return max(n for n in range(1, min(_CHUNK, micro_batch) + 1) if micro_batch % n == 0)
+
+    def _read_chunk(self, index: int) -> dict[str, np.ndarray]:
+        """Consecutive rows of one microbatch: this host's chunk `index`, counted from step 0."""
+        start = self._position(index)
+        stop = start + self._chunk
+        count, size = len(self.source), self.image_size
+        if self.train:
+            records = _epoch_order(self.seed, count)[start:stop]
+        else:
+            records = np.arange(start, stop)
+        chunk = {
+            "image": np.zeros((self._chunk, size, size, 3), np.uint8),
+            "label": np.zeros(self._chunk, np.int32),
+        }
+        for row, record in enumerate(records.tolist()):
+            if record >= count:
+                break
+            jpeg, chunk["label"][row] = self.source[record]
+            image = _decode(jpeg)
+            if image is None:
+                raise UserError(
+                    f"record {record} of {self.source!r} is not a readable JPEG image "
+                    f"({len(jpeg):,} bytes); prepare the data set again."
+                )
+            if self.train:
+                chunk["image"][row] = random_crop(image, size, self.seed, start + row)
+            else:
+                chunk["image"][row] = centre_crop(image, size)
+        return chunk if self.train else {**chunk, "mask": records < count}
+
+    def _position(self, index: int) -> int:
+        """The position in the run of the first row of this host's chunk `index`."""
+        _, devices, micro_batch = self.layout
+        per_device = micro_batch // self._chunk
+        index, part = divmod(index, per_device)
+        cells, device = divmod(index, len(self.host_devices))
+        return (cells * devices + self.host_devices[device]) * micro_batch + part * self._chunk
+
+
+def eval_batches(
+    source: Sequence[tuple[bytes, int]],
+    *,
+    layout: tuple[int, int],
+    host_devices: Sequence[int],
+    image_size: int,
+    threads: int = 16,
+    workers: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every record of `source` once, in order, as the centre of its image.
+
+    All hosts yield the same number of batches; the last is padded.
+
+    Args:
+      layout: (devices, per_device_batch) of an evaluation batch, over all hosts.
+      source, host_devices, image_size, threads, workers: as in `ImageStream`.
+
+    Yields:
+      Dicts, where shape = [len(host_devices), per_device_batch]: image uint8 [*shape, S, S, 3],
+      label int32 [*shape], and mask bool [*shape], False on padding.
+
+    Raises:
+      UserError: a record is not a readable JPEG image.
+    """
+    stream = ImageStream(
+        source,
+        layout=(1, *layout),
+        host_devices=host_devices,
+        seed=0,
+        image_size=image_size,
+        train=False,
+        threads=threads,
+        workers=workers,
+    )
+    for batch in stream.batches():
+        yield {key: value[0] for key, value in batch.items()}
+
+
+def _read_ahead(
+    read: Callable[[int], dict], indices: range, *, batch: int, threads: int, workers: int
+) -> Iterator[dict]:
+    """read(i) for i in indices, in that order, `batch` of them stacked at a time.
+
+    While a batch is used, the next one is read: the buffers hold one batch and a bit.
+    """
+    import grain
+    from absl import flags
+
+    buffer = batch // max(workers, 1) + threads + 1  # Items ahead, in each process.
+    items = grain.MapDataset.range(indices.start, indices.stop).map(read)
+    items = items.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer if threads else 0)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Starting a process, Grain reads its flags: the defaults.
+            flags.FLAGS.mark_as_parsed()
+        items = items.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer)
+        )
+    yield from items.batch(batch)  # Closing this generator ends the threads and processes.
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, size: int) -> EpochOrder:
+    """One for each process, not for each stream: its cached permutations do not pickle."""
+    return EpochOrder(seed, size)
+
+
+# ---- Images ----
+
+
+@functools.cache
+def _opencv():
+    """OpenCV without threads of its own: Grain's fill the cores, and more slow each other down."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    return cv2
+
+
+def _decode(jpeg: bytes) -> np.ndarray | None:
+    """uint8 [H, W, 3] in RGB, of grey, RGB and CMYK files alike; None if it can't be read."""
+    cv2 = _opencv()
+    # The orientation in EXIF is ignored, as TensorFlow's decoder does.
+    mode = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), mode) if jpeg else None
+
+
+def random_crop(image: np.ndarray, size: int, seed: int, position: int) -> np.ndarray:
+    """The random-resized crop of Inception and Goyal 2017, mirrored half the time.
+
+    It covers 8% to 100% of the area at an aspect ratio of 3/4 to 4/3, uniform in its logarithm.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: S, the side of the result in pixels.
+      seed, position: the only source of randomness.
+
+    Returns:
+      uint8 [S, S, 3].
+    """
+    # The last counter word keeps clear of EpochOrder, which uses the same keys. Raw bits, because
+    # NumPy guarantees their stream forever, unlike those of its distributions.
+    key = np.array([seed, position], np.uint64)
+    bits = np.random.Philox(key=key, counter=[0, 0, 0, 1]).random_raw(4 * _ATTEMPTS + 1)
+    *uniforms, flip = (bits >> np.uint64(11)) * 2.0**-53
+    top, left, height, width = _crop_box(*image.shape[:2], uniforms)
+    crop = _resize(image[top : top + height, left : left + width], size)
+    return crop[:, ::-1] if flip < 0.5 else crop
+
+
+def _crop_box(height: int, width: int, uniforms: list[float]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random crop, from 4 * _ATTEMPTS numbers in [0, 1)."""
+    for area, aspect, top, left in zip(*[iter(uniforms)] * 4, strict=True):
+        area = height * width * (0.08 + 0.92 * area)
+        aspect = math.exp(math.log(16 / 9) * (aspect - 0.5))
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return int(top * (height - h + 1)), int(left * (width - w + 1)), h, w
+    return _centre_box(height, width, min(height, width))
+
+
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The central square of uint8 [H, W, 3], 224/256 of the short side, as uint8 [S, S, 3].
+
+    The same pixels as a resize of the short side to 256/224 * S and a central crop, for less work.
+    """
+    height, width = image.shape[:2]
+    side = round(min(height, width) * 224 / 256)
+    top, left, height, width = _centre_box(height, width, side)
+    return _resize(image[top : top + height, left : left + width], size)
+
+
+def _centre_box(height: int, width: int, side: int) -> tuple[int, int, int, int]:
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear; averaged over areas where it shrinks by more than 2, which would alias."""
+    cv2 = _opencv()
+    shrinks = min(image.shape[:2]) > 2 * size
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=mode)
