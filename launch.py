@@ -89,14 +89,15 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
-        config = CONFIG.value
+        # A file that could not be loaded is a stand-in that raises when it is looked at.
+        missing = not hasattr(CONFIG.value, "keys")
     except flags.Error as error:
         raise UserError(f"{str(error).replace(' ?', '?').rstrip('.')}.") from None
     except (AttributeError, KeyError):
         raise UserError(_unknown_key(argv)) from None
     except OSError:
         raise UserError(_no_config(argv)) from None
-    if config is None:
+    if missing:
         raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")

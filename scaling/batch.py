@@ -127,7 +127,7 @@ def largest_that_fits(
             low = middle + 1
     if low == len(layouts):
         raise UserError(
-            f"A microbatch of {layouts[-1].micro_batch} needs {need / 2**30:.2f} GiB and one device "
+            f"A microbatch of {layouts[-1].micro_batch} needs {need / 2**30:.2f} GiB and a device "
             f"may use {limit_bytes / 2**30:.2f} GiB; use more memory, a smaller model, or a "
             "smaller ghost batch if batch statistics forbid smaller microbatches."
         )

@@ -1,4 +1,4 @@
-"""Every config key, its default and what it means. A config file fills in what it wants to differ."""
+"""Every config key, its default and meaning. A config file changes what it wants to differ."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -50,7 +50,7 @@ def test_what_does_not_divide_names_what_does(arguments, words):
 def test_by_hand():
     assert plan_by_hand(96, 2, 12) == BatchPlan(96, 2, 4, 12)
     assert plan_by_hand(96, 2, 12).per_device_batch == 48
-    with pytest.raises(UserError, match="Microbatch 10 .* are 12 and 8"):
+    with pytest.raises(UserError, match=r"Microbatch 10 .* are 12 and 8"):
         plan_by_hand(96, 2, 10)
 
 

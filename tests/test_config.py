@@ -118,7 +118,7 @@ def test_sweep_points_and_slices():
     assert list(points_of(c)) == ["bs128", "bs1k", "bs32k"]
     assert [p.global_batch for p in points_of(c, "1:").values()] == [1024, 32768]
     assert list(points_of(c, "0:1")) == ["bs128"]
-    for part, words in (("1", "not a slice"), ("x:y", "not a slice"), ("3:9", "none of the 3")):
+    for part, words in (("1", "not a slice"), ("x:y", "not a slice"), ("3:9", "none of the study")):
         with pytest.raises(UserError, match=words):
             points_of(c, part)
     with pytest.raises(UserError, match="a batch twice"):

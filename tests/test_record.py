@@ -80,7 +80,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_result(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(record.os, "fsync", full)
-        with pytest.raises(UserError, match="disk .* is full.*same command again to resume"):
+        with pytest.raises(UserError, match=r"disk .* is full.*same command again to resume"):
             run.finish({"status": "complete"})
         assert run.result is None
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Layers whose results do not depend on how a batch is laid out, and convolutions for every backend."""
+"""Layers whose results ignore how a batch is laid out, and convolutions for every backend."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""VGG-11 and VGG-16 (Simonyan and Zisserman 2014, models A and D), and Li 2018's VGG-9 for CIFAR."""
+"""VGG-11 and VGG-16 (Simonyan and Zisserman 2014, A and D); VGG-9 of Li 2018 for CIFAR."""
 
 import flax.linen as nn
 import jax

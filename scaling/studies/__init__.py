@@ -51,9 +51,7 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
         ) from None
     chosen = dict(list(named.items())[start:stop])
     if not chosen:
-        raise UserError(
-            f"--points={part} holds none of the {len(named)} points (0 to {len(named) - 1})."
-        )
+        raise UserError(f"--points={part} holds none of the {len(named)} points of this study.")
     return chosen
 
 

@@ -1,0 +1,279 @@
+"""The whole program, as a user runs it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from scaling.record import read_metrics
+from scaling.train.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+from ml_collections import ConfigDict
+from scaling.config import default_config
+
+def get_config(task="short"):
+    c = default_config()
+    c.global_batch = 48
+    c.data.augment = "crop_flip"
+    c.model = ConfigDict({"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 6})
+    c.optim.base_lr = 0.05
+    c.micro_batch = 6
+    c.duration = {"short": "3 steps", "long": "9000 steps"}[task]
+    c.eval.every = {"short": "2 steps", "long": "700 steps"}[task]
+    c.checkpoint.every_seconds = 0.2
+    return c
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "mlp.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def start(*arguments, cwd=ROOT, **environment):
+    """A launch in a process of its own, on one device."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def launch(*arguments, **kwargs):
+    """(exit code, standard output, standard error)."""
+    process = start(*arguments, **kwargs)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def weights(run):
+    """Every array of the newest checkpoint."""
+    checkpoints = Checkpoints(run / "checkpoints", keep=2)
+    step = max(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
+    arrays = checkpoints._manager().restore(step)["state"]
+    checkpoints.close()
+    return jax.tree.map(np.asarray, arrays)
+
+
+def same_runs(a, b):
+    """Bit-identical weights and curves."""
+    jax.tree.map(np.testing.assert_array_equal, weights(a), weights(b))
+    for split in ("train", "validation", "test"):
+        assert read_metrics(a, split) == read_metrics(b, split)
+    ours, theirs = (json.loads((run / "result.json").read_text()) for run in (a, b))
+    for timing in ("seconds", "examples_per_second"):
+        ours.pop(timing), theirs.pop(timing)
+    assert ours == theirs
+
+
+def test_a_run_and_its_record(config, tmp_path):
+    code, out, err = launch(f"--config={config}", f"--workdir={tmp_path / 'w'}")
+    assert code == 0, err
+    assert "48 = 1 device x 8 microbatches x 6 examples" in out
+    assert "learning rate 0.05 (not scaled)" in out
+    assert "simulated" not in out
+    run = tmp_path / "w" / "bs48"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["steps"], result["examples"]) == ("complete", 3, 144)
+    assert [row["step"] for row in read_metrics(run, "train")] == [1, 2, 3]
+    assert [row["step"] for row in read_metrics(run, "validation")] == [2, 3]
+    assert [row["step"] for row in read_metrics(run, "test")] == [3]
+    assert 0 <= result["test"]["error"] <= 1
+    resolved = json.loads((run / "resolved.json").read_text())
+    assert resolved["plan"]["micro_batch"] == 6 and resolved["devices"]["simulated"] is False
+    assert resolved["provenance"]["packages"]["jax"] == jax.__version__
+
+    code, out, err = launch(f"--config={config}", f"--workdir={tmp_path / 'w'}")
+    assert code == 0 and "finished before" in out  # not measured again
+
+    code, _, err = launch(
+        f"--config={config}", "--config.optim.base_lr=0.1", f"--workdir={tmp_path / 'w'}"
+    )
+    assert code == 2 and "optim.base_lr: 0.05 there, 0.1 here" in err
+
+
+def test_default_workdir_is_readable_and_the_same_again(config, tmp_path):
+    arguments = (f"--config={config}:short", "--config.seed=3", "--config.eval.test=False")
+    code, _, err = launch(*arguments, cwd=tmp_path)
+    assert code == 0, err
+    run = tmp_path / "runs/mlp-short-seed=3-eval.test=False/bs48"
+    assert json.loads((run / "result.json").read_text())["test"] is None
+
+
+def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
+    losses = []
+    for devices in (None, 1, 2, 4, 8):
+        workdir = tmp_path / f"w{devices}"
+        arguments = [f"--devices={devices}"] if devices else []
+        code, out, err = launch(f"--config={config}", f"--workdir={workdir}", *arguments)
+        assert code == 0, err
+        losses.append([row["loss"] for row in read_metrics(workdir / "bs48", "train")])
+        if devices and devices > 1:
+            assert "simulated: correctness only" in out
+            resolved = json.loads((workdir / "bs48" / "resolved.json").read_text())
+            assert resolved["devices"] == {
+                "kind": "cpu",
+                "platform": "cpu",
+                "count": devices,
+                "simulated": True,
+            }
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config.optim.base_lrr=1"], "did you mean 'base_lr'"),
+        (["--config.optim.base_lr=fast"], "could not convert"),
+        (["--config.global_batch=50"], "Ghost batch 6 does not divide global batch 50"),
+        (["--config.global_batch=0"], "at least 1"),
+        (["--config.devices=4"], "ask for 1 to 1, or simulate with --devices=4"),
+        (["--devices=5"], "does not divide over 5 devices; the nearest that do are 45 and 50"),
+        (["--devices=0"], "not a positive integer"),
+        (["--points=1:2"], "none of the 1 points"),
+        (["--config.data.name=mnist"], "python -m scaling.data.prepare mnist"),
+        (["--workdri=x"], "Did you mean: workdir"),
+        (["stray"], "Unknown argument 'stray'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(config, tmp_path, arguments, words):
+    code, _, err = launch(
+        f"--config={config}", f"--workdir={tmp_path / 'w'}", *arguments, TFDS_DATA_DIR=str(tmp_path)
+    )
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+    assert not (tmp_path / "w").exists()
+
+
+def test_bad_configs_and_places(config, tmp_path):
+    for arguments, words in (
+        ([f"--config={config}x"], "There is no config file"),
+        ([], "No config; name one"),
+        (["--config=configs/resnet_bs8k.py:digit"], "did you mean 'digits'"),
+        ([f"--config={config}", f"--workdir={config}/inside"], "choose another --workdir"),
+    ):
+        code, _, err = launch(*arguments)
+        assert code == 2 and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_a_batch_above_the_data_set(config, tmp_path):
+    code, _, err = launch(
+        f"--config={config}", f"--workdir={tmp_path}", "--config.global_batch=3000"
+    )
+    assert code == 0, err
+    assert read_metrics(tmp_path / "bs3000", "train")[-1]["step"] == 3
+
+
+def test_divergence_is_a_result_with_its_curve(config, tmp_path):
+    code, out, err = launch(
+        f"--config={config}:long", f"--workdir={tmp_path}", "--config.optim.base_lr=1e30"
+    )
+    assert code == 0, err
+    assert "diverged" in out
+    result = json.loads((tmp_path / "bs48" / "result.json").read_text())
+    rows = read_metrics(tmp_path / "bs48", "train")
+    assert result["status"] == "diverged" and result["steps"] == rows[-1]["step"] == len(rows)
+    assert result["test"] is None
+    assert all(row["loss"] is not None for row in rows[:-1])
+    assert None in (rows[-1]["loss"], rows[-1]["grad_sq_norm"])
+
+
+def _wait_for_rows(run, process, rows=20):
+    while process.poll() is None:
+        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 150 * rows:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_resume(config, tmp_path, signum, code):
+    arguments = f"--config={config}:long", f"--workdir={tmp_path / 'stopped'}"
+    process = start(*arguments, "--config.checkpoint.every_seconds=100")
+    _wait_for_rows(tmp_path / "stopped" / "bs48", process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "saved. Run the same command again to resume." in err and "Traceback" not in err
+    exit_code, out, err = launch(*arguments, "--config.checkpoint.every_seconds=100")
+    assert exit_code == 0 and "resumed  after step" in out, err
+    whole = "--config.checkpoint.every_seconds=100", f"--workdir={tmp_path / 'whole'}"
+    assert launch(f"--config={config}:long", *whole)[0] == 0
+    same_runs(tmp_path / "stopped" / "bs48", tmp_path / "whole" / "bs48")
+
+
+def test_two_launches_in_one_workdir(config, tmp_path):
+    process = start(f"--config={config}:long", f"--workdir={tmp_path}")
+    _wait_for_rows(tmp_path / "bs48", process)
+    code, _, err = launch(f"--config={config}:long", f"--workdir={tmp_path}")
+    process.kill()
+    process.communicate()
+    assert code == 2 and f"in use by process {process.pid}" in err
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_run_is_bit_identical(config, tmp_path, kills):
+    arguments = f"--config={config}:long", "--config.duration=30000 steps"
+    began = time.monotonic()
+    assert launch(*arguments, f"--workdir={tmp_path / 'whole'}")[0] == 0
+    length = time.monotonic() - began
+    dice = random.Random(kills)
+    for _ in range(kills):
+        process = start(*arguments, f"--workdir={tmp_path / 'killed'}")
+        try:
+            process.wait(dice.uniform(0.1, 0.9) * length)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    assert launch(*arguments, f"--workdir={tmp_path / 'killed'}")[0] == 0
+    same_runs(tmp_path / "whole" / "bs48", tmp_path / "killed" / "bs48")
+    steps = [row["step"] for row in read_metrics(tmp_path / "killed" / "bs48", "train")]
+    assert steps == list(range(1, 30001))
+
+
+@pytest.mark.slow
+def test_thirty_runs_on_eight_simulated_devices_never_hang(config, tmp_path):
+    for i in range(30):
+        arguments = f"--workdir={tmp_path / str(i)}", "--devices=8", "--config.duration=200 steps"
+        code, _, err = launch(f"--config={config}:long", *arguments)
+        assert code == 0, err
+
+
+def test_dry_run_trains_nothing(config, tmp_path):
+    code, out, err = launch(f"--config={config}", f"--workdir={tmp_path / 'w'}", "--dry_run")
+    assert code == 0, err
+    assert "3 steps = 144 examples" in out and "FLOPs per step" in out and "GiB per device" in out
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_dry_run_of_resnet50_at_32k_takes_less_than_a_minute():
+    began = time.monotonic()
+    code, out, err = launch("--config=configs/resnet_bs32k.py:imagenet", "--dry_run")
+    assert code == 0, err
+    assert "25,557,032 parameters" in out and "32,768 = 1 device" in out
+    assert time.monotonic() - began < 60
+
+
+def test_tensorboard_files(config, tmp_path):
+    pytest.importorskip("tensorboardX")
+    code, _, err = launch(
+        f"--config={config}", f"--workdir={tmp_path}", "--config.metrics.tensorboard=True"
+    )
+    assert code == 0, err
+    assert list((tmp_path / "bs48" / "tensorboard").glob("events*"))
