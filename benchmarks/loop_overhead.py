@@ -1,0 +1,101 @@
+"""What a run costs beyond its arithmetic: a real run against its own compiled chunk called bare.
+
+    python benchmarks/loop_overhead.py
+
+The run records every step, draws its batches, watches for divergence and checkpoints; evaluation
+is timed apart and left out of both. Ratio of examples per second, medians of alternating repeats.
+"""
+
+import contextlib
+import io
+import statistics
+import tempfile
+
+from common import machine, write
+
+CASES = {
+    "mlp 784-64-64-64-10, batch 8": (8, "40000 steps", {"name": "mlp", "widths": (64, 64, 64)}),
+    "mlp 784-64-64-64-10, batch 512": (512, "4000 steps", {"name": "mlp", "widths": (64, 64, 64)}),
+    "ResNet-8 with ghost batch norm, 28x28, batch 128": (
+        128,
+        "60 steps",
+        {"name": "resnet", "depth": 8, "norm": "ghost", "ghost_batch": 32},
+    ),
+}
+
+
+def config_of(batch, duration, model):
+    from ml_collections import ConfigDict
+
+    from scaling.config import default_config
+
+    config = default_config()
+    config.global_batch, config.duration = batch, duration
+    config.data.name, config.data.image_shape = "synthetic", (28, 28, 1)
+    config.data.num_classes, config.data.train_size = 10, 20_000
+    config.model = ConfigDict(model)
+    config.eval.every = duration
+    return config
+
+
+def run_rate(config):
+    """(examples per second of a run, its result)."""
+    from scaling.record import RunDir
+    from scaling.train.loop import train_point
+
+    with tempfile.TemporaryDirectory() as folder, RunDir(folder) as run:
+        run.begin({})
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = train_point(config, run, "benchmark")
+        return result["examples_per_second"]
+
+
+def bare_rate(config):
+    """Examples per second of the same chunk on one batch of indices over and over."""
+    import time
+
+    import jax
+    import numpy as np
+
+    from scaling.train import planning
+    from scaling.train.feed import make_feed
+    from scaling.train.point import resolve
+    from scaling.train.step import init_state, replicate
+
+    point = resolve(config)
+    program = planning.choose(point)
+    feed = make_feed(point, program.plan, program.capacity)
+    key = jax.random.key(0)
+    state = init_state(point.task, point.make_optimizer, point.hparams, key)
+    state = replicate(state, point.devices)
+    fixed = replicate((point.hparams, key, None), point.devices)
+    batches = feed.batches(0, program.capacity)
+    done, start = 0, None
+    while done < point.total_steps:
+        state, metrics = program.chunk(
+            state, feed.data, batches, np.int32(program.capacity), *fixed
+        )
+        jax.block_until_ready(metrics)
+        if start is None:  # the first call warms up
+            start = time.perf_counter()
+            continue
+        done += program.capacity
+    return done * point.global_batch / (time.perf_counter() - start)
+
+
+def main():
+    result = {"machine": machine(), "cases": {}}
+    for case, arguments in CASES.items():
+        config = config_of(*arguments)
+        runs, bare = [], []
+        for _ in range(3):
+            bare.append(bare_rate(config))
+            runs.append(run_rate(config))
+        ratio = statistics.median(runs) / statistics.median(bare)
+        result["cases"][case] = {"run": runs, "bare": bare, "ratio": round(ratio, 3)}
+        print(case, round(ratio, 3), flush=True)
+    write("loop_overhead", result)
+
+
+if __name__ == "__main__":
+    main()

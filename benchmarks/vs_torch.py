@@ -1,0 +1,172 @@
+"""Training steps on CPU, side by side with a PyTorch eager loop.
+
+    pip install torch==2.13.0 && python benchmarks/vs_torch.py [--name=RESULT]
+
+Both sides hold the data in memory, draw shuffled batches, normalise uint8 images, and do softmax
+cross entropy, backward pass and Nesterov momentum at the same batch. Ours is the program that a
+run compiles, `scaling.train.step`; PyTorch is the loop that its tutorials show, convolutions in
+its default layout and in channels_last. Rates are examples per second, medians of alternating
+repeats in one process.
+"""
+
+import argparse
+import itertools
+
+from common import machine, seconds, side_by_side, write
+
+CASES = {
+    "mlp 784-64-64-64-10, batch 8": (8, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
+    "mlp 784-64-64-64-10, batch 512": (512, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
+    "ResNet-8, 32x32, batch 128": (
+        128,
+        (32, 32, 3),
+        {"name": "resnet", "depth": 8, "norm": "none", "preactivation": True},
+    ),
+    "Simple CNN base, 28x28, batch 256": (256, (28, 28, 1), {"name": "simple_cnn"}),
+}
+SIZE = 20_000
+
+
+def ours(batch, shape, model, micro_batch=None):
+    """(() -> examples per second of our compiled chunk, the batch plan)."""
+    import jax
+    import numpy as np
+    from ml_collections import ConfigDict
+
+    from scaling.config import default_config
+    from scaling.train import planning
+    from scaling.train.feed import make_feed
+    from scaling.train.point import resolve
+    from scaling.train.step import init_state, replicate
+
+    config = default_config()
+    config.global_batch, config.duration = batch, "1000000 steps"
+    config.data.name, config.data.image_shape = "synthetic", shape
+    config.data.num_classes, config.data.train_size = 10, SIZE
+    config.model, config.optim.base_lr = ConfigDict(model), 1e-3
+    if micro_batch:
+        config.micro_batch = micro_batch
+    point = resolve(config)
+    program = planning.choose(point)
+    feed = make_feed(point, program.plan, program.capacity)
+    key = jax.random.key(0)
+    state = init_state(point.task, point.make_optimizer, point.hparams, key)
+    state = replicate(state, point.devices)
+    fixed = replicate((point.hparams, key, None), point.devices)
+    held = {"state": state, "step": 0}
+    count = max(1, min(program.capacity, 20_000 // batch))
+
+    def chunk():
+        batches = feed.batches(held["step"], count)
+        held["state"], metrics = program.chunk(
+            held["state"], feed.data, batches, np.int32(count), *fixed
+        )
+        held["step"] += count
+        jax.block_until_ready(metrics)
+
+    chunk()
+    return (lambda: batch * count / seconds(chunk)), str(program.plan)
+
+
+def torch_rate(batch, shape, model, channels_last):
+    """() -> examples per second of a PyTorch eager loop."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    height, width, channels = shape
+    net = _torch_net(model, height * width * channels, channels)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = net.to(memory_format=layout)
+    images = torch.randint(0, 256, (SIZE, channels, height, width), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (SIZE,))
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, nesterov=True)
+    count = max(1, 2_000 // batch)
+
+    def loop():
+        order = torch.randperm(SIZE)
+        for i in range(count):
+            index = order[(i * batch) % SIZE :][:batch]
+            x = (images[index].float() / 255 - 0.5) / 0.25
+            if channels_last:
+                x = x.contiguous(memory_format=layout)
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), labels[index]).backward()
+            optimizer.step()
+
+    assert isinstance(net, nn.Module)
+    loop()
+    return lambda: batch * count / seconds(loop)
+
+
+def _torch_net(model, inputs, channels):
+    from torch import nn
+
+    if model["name"] == "mlp":
+        widths = [inputs, *model["widths"]]
+        layers = [
+            layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())
+        ]
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 10))
+    if model["name"] == "simple_cnn":
+        return nn.Sequential(
+            *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(64 * 49, 1024), nn.ReLU(), nn.Linear(1024, 10)),
+        )
+    return _torch_resnet8(channels)
+
+
+def _torch_resnet8(channels):
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Block(nn.Module):
+        def __init__(self, before, after, stride):
+            super().__init__()
+            self.stride, self.grow = stride, after - before
+            self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+            self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+
+        def forward(self, x):
+            y = self.second(F.relu(self.first(F.relu(x))))
+            if self.stride > 1:
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.grow))
+            return x + y
+
+    class ResNet8(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+            self.blocks = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2))
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.head(F.relu(self.blocks(self.stem(x))).mean((2, 3)))
+
+    return ResNet8()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="vs_torch")
+    name = parser.parse_args().name
+    result = {"machine": machine(), "unit": "examples per second", "cases": {}}
+    for case, (batch, shape, model) in CASES.items():
+        rate, plan = ours(batch, shape, model)
+        contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
+        if model["name"] != "mlp":
+            contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
+        rates = side_by_side(contestants)
+        ratios = {
+            f"ours / {other}": round(rates["ours"]["median"] / rates[other]["median"], 2)
+            for other in rates
+            if other != "ours"
+        }
+        result["cases"][case] = {"plan": plan, "rates": rates, "ratios": ratios}
+        print(case, ratios, flush=True)
+    write(name, result)
+
+
+if __name__ == "__main__":
+    main()
