@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -119,7 +120,9 @@ class _Training:
             self.tally = Tally(**tally)
             print(f"    resumed  after step {self.step:,}", flush=True)
         run.rewind(self.step)
-        w_0 = initial.params if point.config.metrics.weight_distance else None
+        # A copy, for the state's own buffers are donated to the first call.
+        track = point.config.metrics.weight_distance
+        w_0 = jax.tree.map(jnp.copy, initial.params) if track else None
         self.state = replicate(state, point.devices)
         self.fixed = replicate((point.hparams, step_key, w_0), point.devices)
         folder = run.path / "tensorboard" if point.config.metrics.tensorboard else None

@@ -1,0 +1,104 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from scaling.batch import BatchPlan, plans
+from scaling.config import default_config
+from scaling.errors import UserError
+from scaling.train import planning
+from scaling.train.point import resolve
+
+
+def _point(model, **changes):
+    c = default_config()
+    c.global_batch, c.duration, c.devices = 64, "3 steps", 1
+    c.model = ConfigDict(model)
+    c.update_from_flattened_dict(changes)
+    return resolve(c)
+
+
+CNN = {"name": "simple_cnn", "size": "narrow"}
+
+
+def test_flops_are_the_closed_form():
+    """A dense layer: 2 n_in n_out forward, as much for dW, and for dx except in the first."""
+    point = _point({"name": "mlp", "widths": (100, 50)})
+    plan = BatchPlan(64, 1, 4, 16)
+    layers = [(64, 100), (100, 50), (50, 10)]
+    expected = sum(2 * a * b * (2 if i == 0 else 3) for i, (a, b) in enumerate(layers)) * 64
+    assert planning.step_flops(point, plan) == pytest.approx(expected, rel=0.1)
+    assert planning.step_flops(point, plan) > expected
+
+
+def test_convolution_flops_do_not_depend_on_how_they_are_computed():
+    counts = [
+        planning.step_flops(_point(CNN | {"conv_method": m}), BatchPlan(64, 1, 1, 64))
+        for m in ("forward_only", "patches", "xla")
+    ]
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_memory_decides_the_number_of_microbatches():
+    model = {"name": "mlp", "widths": (500, 500)}
+    point = _point(model, global_batch=4096)
+    free = planning.choose(point)
+    assert free.plan == BatchPlan(4096, 1, 1, 4096)
+    tight = _point(model, global_batch=4096, memory_limit_gib=free.step_bytes / 2**30 * 0.6)
+    chosen = planning.choose(tight)
+    assert chosen.plan.accum_steps > 1 and chosen.plan.global_batch == 4096
+    assert chosen.step_bytes <= planning.memory_limit(tight)
+    larger = [p for p in plans(4096, 1) if p.micro_batch > chosen.plan.micro_batch][-1]
+    assert planning.compile_plan(tight, larger).step_bytes > planning.memory_limit(tight)
+    with pytest.raises(UserError, match="use more memory"):
+        planning.choose(_point(model, memory_limit_gib=1e-6))
+
+
+def test_by_hand_and_as_recorded():
+    assert planning.choose(_point(CNN, micro_batch=8)).plan == BatchPlan(64, 1, 8, 8)
+    recorded = BatchPlan(64, 1, 2, 32)
+    point = _point({"name": "mlp", "widths": (4,)})
+    assert planning.choose(point, recorded).plan == recorded
+    other_devices = dataclasses.replace(recorded, devices=2, accum_steps=1)
+    assert planning.choose(point, other_devices).plan == BatchPlan(64, 1, 1, 64)
+
+
+def test_convolutions_on_cpu_get_the_microbatch_that_timed_fastest(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCALING_CACHE_DIR", str(tmp_path))
+    timed = []
+
+    def seconds(point, plan):
+        timed.append(plan.micro_batch)
+        return 1.0 if plan.micro_batch == 16 else 2.0
+
+    monkeypatch.setattr(planning, "_seconds_per_example", seconds)
+    assert planning.choose(_point(CNN)).plan.micro_batch == 16
+    assert sorted(timed) == [16, 64]
+    assert planning.choose(_point(CNN)).plan.micro_batch == 16
+    assert len(timed) == 2  # remembered
+    assert planning.choose(_point(CNN | {"norm": "batch"}), timing=False).plan.micro_batch == 64
+    assert planning.choose(_point(CNN), timing=False).plan.micro_batch == 32
+
+
+def test_timing_really_runs():
+    assert 0 < planning._seconds_per_example(_point(CNN), BatchPlan(64, 1, 4, 16)) < 10
+
+
+def test_calls_are_long_for_small_batches_and_short_for_large_ones():
+    capacity = lambda batch: planning.capacity_of(
+        _point({"name": "mlp", "widths": ()}, global_batch=batch, duration="9999 steps")
+    )
+    assert capacity(1) == planning.MAX_CHUNK
+    assert capacity(32768) == planning.MAX_CHUNK_EXAMPLES // 32768
+    assert capacity(2**24) == 1
+
+
+def test_compiled_program_is_the_one_that_runs():
+    """Ahead-of-time shapes fit what the loop passes: no second compilation is possible."""
+    program = planning.compile_plan(_point({"name": "mlp", "widths": ()}), BatchPlan(64, 1, 1, 64))
+    assert program.step_bytes > 0 and program.seconds > 0
+    shapes = planning.shapes_of(_point({"name": "mlp", "widths": ()}), program.plan)
+    assert jax.tree.leaves(shapes[2])[0].shape == (1, 3, 1, 64)
+    assert np.dtype(jax.tree.leaves(shapes[2])[0].dtype) == np.int32
