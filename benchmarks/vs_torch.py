@@ -27,8 +27,8 @@ CASES = {
 SIZE = 20_000
 
 
-def ours(batch, shape, model, micro_batch=None):
-    """(() -> examples per second of our compiled chunk, the batch plan)."""
+def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE):
+    """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update)."""
     import jax
     import numpy as np
     from ml_collections import ConfigDict
@@ -42,7 +42,7 @@ def ours(batch, shape, model, micro_batch=None):
     config = default_config()
     config.global_batch, config.duration = batch, "1000000 steps"
     config.data.name, config.data.image_shape = "synthetic", shape
-    config.data.num_classes, config.data.train_size = 10, SIZE
+    config.data.num_classes, config.data.train_size = classes, size
     config.model, config.optim.base_lr = ConfigDict(model), 1e-3
     if micro_batch:
         config.micro_batch = micro_batch
@@ -65,7 +65,8 @@ def ours(batch, shape, model, micro_batch=None):
         jax.block_until_ready(metrics)
 
     chunk()
-    return (lambda: batch * count / seconds(chunk)), str(program.plan)
+    flops = planning.step_flops(point, program.plan)
+    return (lambda: batch * count / seconds(chunk)), str(program.plan), flops
 
 
 def torch_rate(batch, shape, model, channels_last):
@@ -153,7 +154,7 @@ def main():
     name = parser.parse_args().name
     result = {"machine": machine(), "unit": "examples per second", "cases": {}}
     for case, (batch, shape, model) in CASES.items():
-        rate, plan = ours(batch, shape, model)
+        rate, plan, _ = ours(batch, shape, model)
         contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
         if model["name"] != "mlp":
             contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
