@@ -7,13 +7,15 @@ saved.
 import os
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from scaling.errors import UserError, nearest
+from scaling.signals import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE[:task]; any field can be set, as in --config.optim.base_lr=0.2"
@@ -66,11 +68,21 @@ def set_up_jax(devices: int | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """(name, value) of every flag, whether written --name=value or --name value."""
+    pairs, rest = [], list(argv[1:])
+    while rest:
+        name, equals, value = rest.pop(0).lstrip("-").partition("=")
+        if not equals and rest and not rest[0].startswith("-"):
+            value = rest.pop(0)
+        pairs.append((name, value))
+    return pairs
+
+
 def default_workdir() -> str:
     """runs/FILE-task, and what was overridden: the same command finds the same run."""
     parts = []
-    for argument in sys.argv[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
+    for name, value in arguments(sys.argv):
         if name == "config":
             path, _, task = value.partition(":")
             parts.insert(0, "-".join(filter(None, (Path(path).stem, task))))
@@ -106,23 +118,22 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _unknown_key(argv):
     """The first --config.KEY that the config does not have."""
-    path = next(a for a in argv if a.startswith("--config=")).partition("=")[2]
-    path, _, task = path.partition(":")
+    path, _, task = dict(arguments(argv))["config"].partition(":")
     config = runpy.run_path(path)["get_config"](*[task] * bool(task))
-    for argument in argv:
-        if not argument.startswith("--config."):
+    for name, value in arguments(argv):
+        if not name.startswith("config."):
             continue
         keys = config
-        for key in argument.partition("=")[0].removeprefix("--config.").split("."):
+        for key in name.removeprefix("config.").split("."):
             if not hasattr(keys, "keys") or key not in keys:
                 known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It is one value."
-                return f"Unknown config key {key!r} in {argument}: {known}"
+                return f"Unknown config key {key!r} in --{name}={value}: {known}"
             keys = keys[key]
     raise  # not about a key: a bug in the config file, to be seen with its traceback
 
 
 def _no_config(argv):
-    path = next(a for a in argv if a.startswith("--config=")).partition("=")[2].partition(":")[0]
+    path = dict(arguments(argv))["config"].partition(":")[0]
     return f"There is no config file {path!r}. {_configs()}"
 
 
@@ -133,19 +144,18 @@ def _configs():
 
 def cli() -> None:
     """The whole program, with its exit code."""
+    app.define_help_flags()
     try:
         parse_flags(sys.argv)
         main(sys.argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Exception as error:
-        from scaling.train.loop import Interrupted
-
-        if not isinstance(error, Interrupted):
-            raise
+    except Interrupted as error:
         print(f"{error} Run the same command again to resume.", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

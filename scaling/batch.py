@@ -9,6 +9,7 @@ every microbatch covers consecutive positions, whatever the number of devices.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from scaling.errors import UserError
@@ -68,8 +69,8 @@ def plans(global_batch: int, devices: int, ghost_batch: int | None = None) -> li
     per_device = global_batch // devices
     layouts = [
         BatchPlan(global_batch, devices, accum, per_device // accum)
-        for accum in range(1, per_device + 1)
-        if per_device % accum == 0 and _whole_groups(per_device // accum, devices, ghost_batch)
+        for accum in _divisors(per_device)
+        if _whole_groups(per_device // accum, devices, ghost_batch)
     ]
     if not layouts:
         raise UserError(
@@ -139,13 +140,19 @@ def _check_ghost(global_batch: int, ghost_batch: int) -> None:
         raise UserError(f"The ghost batch is {ghost_batch}; it must be at least 1.")
     if global_batch % ghost_batch:
         near = sorted(
-            (g for g in range(1, global_batch + 1) if global_batch % g == 0),
+            _divisors(global_batch),
             key=lambda g: abs(g - ghost_batch),
         )[:2]
         raise UserError(
             f"Ghost batch {ghost_batch} does not divide global batch {global_batch}; "
             f"the nearest that do are {' and '.join(map(str, sorted(near)))}."
         )
+
+
+def _divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
 
 
 def _whole_groups(micro_batch: int, devices: int, ghost_batch: int | None) -> bool:

@@ -10,6 +10,15 @@ from scaling.errors import UserError, nearest
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
 OPEN = ("model",)
+# Keys that a run may be resumed with other values of.
+LOGISTICS = (
+    "title",
+    "devices",
+    "memory_limit_gib",
+    "data.dir",
+    "checkpoint",
+    "metrics.tensorboard",
+)
 
 
 def default_config() -> ConfigDict:
@@ -105,6 +114,17 @@ def _compare(config, schema, path):
                     f"Config key {path + key!r} must hold keys of its own, not a value."
                 )
             _compare(config[key], value, f"{path}{key}.")
+
+
+def without_logistics(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The config without the keys that change no number of a run, only where and how it is done."""
+    kept = {}
+    for key, value in config.items():
+        if path + key in LOGISTICS:
+            continue
+        nested = isinstance(value, dict)
+        kept[key] = without_logistics(value, f"{path}{key}.") if nested else value
+    return kept
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

@@ -7,6 +7,7 @@ result.json      written last, in one piece; its presence means the point is fin
 checkpoints/     see train/checkpoint.py
 """
 
+import contextlib
 import datetime
 import errno
 import fcntl
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.config import differences
+from scaling.config import differences, without_logistics
 from scaling.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
@@ -88,8 +89,9 @@ class RunDir:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._metrics:
-            self._metrics.close()
+        with contextlib.suppress(OSError):  # what could not be written was told when it happened
+            if self._metrics:
+                self._metrics.close()
         self._lock.close()
 
     @property
@@ -113,7 +115,7 @@ class RunDir:
         recorded = self._read("config.json")
         if recorded is None:
             self._write("config.json", config)
-        elif changed := differences(recorded, config):
+        elif changed := differences(without_logistics(recorded), without_logistics(config)):
             raise UserError(
                 f"{self.path} holds a run of another config ({'; '.join(changed[:3])}"
                 f"{'; ...' if changed[3:] else ''}); choose another --workdir or delete it."
@@ -126,17 +128,27 @@ class RunDir:
 
     @_says_what_to_do
     def rewind(self, step: int) -> None:
-        """Drop the metrics after `step`: a resumed run writes them again."""
+        """Drop the metrics after `step`, and those of the test split: they are written again.
+
+        Raises:
+          UserError: a step up to `step` is missing, as after a power failure.
+        """
         path = self.path / "metrics.jsonl"
-        kept = []
+        kept, trained = [], 0
         if path.exists():
             for line in path.read_text().splitlines():
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError:
                     break  # the write that a kill cut short
-                if row["step"] <= step:
+                if row["step"] <= step and row["split"] != "test":
                     kept.append(line + "\n")
+                    trained += row["split"] == "train"
+        if trained != step:
+            raise UserError(
+                f"{path} holds {trained:,} of the {step:,} steps before the checkpoint; delete "
+                f"{self.path} to start this run anew."
+            )
         _write_atomically(path, "".join(kept))
         self._metrics = open(path, "a")  # noqa: SIM115
 
@@ -147,14 +159,15 @@ class RunDir:
         self._metrics.flush()
 
     @_says_what_to_do
+    def sync(self) -> None:
+        """Return when the metrics are on disk: a checkpoint must never be ahead of them."""
+        os.fsync(self._metrics.fileno())
+
+    @_says_what_to_do
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json; the point is finished once it stands."""
-        os.fsync(self._metrics.fileno())
+        self.sync()
         self._write("result.json", result)
-
-    def metrics(self, split: str) -> list[dict[str, Any]]:
-        """The recorded rows of "train", "validation" or "test"."""
-        return read_metrics(self.path, split)
 
     def _read(self, name):
         path = self.path / name

@@ -94,8 +94,14 @@ def test_unknown_and_missing_keys():
         ({"global_batch": 0}, "at least 1"),
         ({"global_batch": -3}, "at least 1"),
         ({"micro_batch": 5}, "nearest that do are"),
-        ({"seed": -1}, "must not be negative"),
-        ({"checkpoint.keep": 1}, "keep at least 2"),
+        ({"seed": -1}, "at least 0"),
+        ({"checkpoint.keep": 1}, "at least 2, so that a damaged one"),
+        ({"eval.batch": 0}, "eval.batch is 0"),
+        ({"eval.every": "0 steps"}, "evaluate every 1 step or more"),
+        ({"optim.base_batch": 0}, "optim.base_batch is 0"),
+        ({"data.name": "synthetic", "data.train_size": 0}, "data.train_size is 0"),
+        ({"data.name": "synthetic", "data.image_shape": (8, 8)}, "(height, width, channels)"),
+        ({"global_batch": 2**40}, "at most 2^31"),
     ],
 )
 def test_bad_values_are_told_before_anything_runs(changes, words):
@@ -141,6 +147,13 @@ def test_the_nine_points_have_a_file_each():
         config = module.get_config("digits")
         assert point_name(config) == f"bs{size}"
         assert f"bs{size}" in module.__doc__
+
+
+def test_every_numeric_hyperparameter_is_resolved():
+    """The defaults too: a population stacks them, and a record names them."""
+    hparams = resolve(tiny(**{"optim.name": "lars", "schedule.name": "polynomial"})).hparams
+    expected = {"momentum": 0.9, "trust_coefficient": 0.001, "power": 2.0, "end_factor": 0.0}
+    assert expected.items() <= hparams.items()
 
 
 def test_differences():

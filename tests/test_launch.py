@@ -146,10 +146,11 @@ def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
         (["--config.devices=4"], "ask for 1 to 1, or simulate with --devices=4"),
         (["--devices=5"], "does not divide over 5 devices; the nearest that do are 45 and 50"),
         (["--devices=0"], "not a positive integer"),
-        (["--points=1:2"], "none of the 1 points"),
+        (["--points=1:2"], "none of the study's 1 points"),
         (["--config.data.name=mnist"], "python -m scaling.data.prepare mnist"),
         (["--workdri=x"], "Did you mean: workdir"),
         (["stray"], "Unknown argument 'stray'"),
+        (["--config.eval.batch=0"], "eval.batch is 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(config, tmp_path, arguments, words):
@@ -170,6 +171,36 @@ def test_bad_configs_and_places(config, tmp_path):
     ):
         code, _, err = launch(*arguments)
         assert code == 2 and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_flags_may_be_written_with_a_space(config, tmp_path):
+    code, _, err = launch("--config", config, "--config.optim.base_lrr", "1", cwd=tmp_path)
+    assert code == 2 and "did you mean 'base_lr'" in err
+    code, _, err = launch("--config", f"{config}:short", "--config.seed", "3", cwd=tmp_path)
+    assert code == 0 and (tmp_path / "runs/mlp-short-seed=3/bs48/result.json").exists(), err
+
+
+def test_help():
+    _, out, _ = launch("--help")
+    assert "--workdir" in out and "--[no]dry_run" in out
+
+
+def test_a_signal_ends_a_sweep_not_only_its_point(config, tmp_path):
+    process = start(
+        f"--config={config}:long", f"--workdir={tmp_path}", "--config.batch_sizes=48,96"
+    )
+    _wait_for_rows(tmp_path / "bs48", process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert not (tmp_path / "bs96").exists()
+
+
+def test_a_ghost_batch_across_devices(config, tmp_path):
+    arguments = f"--config={config}", "--config.micro_batch=2", "--config.model.ghost_batch=6"
+    code, _, err = launch(*arguments, f"--workdir={tmp_path}", "--devices=6")
+    assert code == 0, err
+    assert len(read_metrics(tmp_path / "bs48", "train")) == 3
 
 
 def test_a_batch_above_the_data_set(config, tmp_path):

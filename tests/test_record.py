@@ -33,12 +33,23 @@ def test_rewind_keeps_every_step_once(tmp_path):
         run.rewind(0)
         run.append(metric_lines("train", 1, {"loss": np.arange(5.0)}))
         run.append(metric_lines("validation", 5, {"loss": np.arange(1.0)}))
+        run.append(metric_lines("test", 3, {"loss": np.arange(1.0)}))  # a test run is repeated
         run.append('{"step":6,"spl')  # what a kill leaves
     with RunDir(tmp_path / "run") as run:
         run.rewind(3)
         run.append(metric_lines("train", 4, {"loss": np.arange(2.0)}))
         assert [row["step"] for row in read_metrics(run.path, "train")] == [1, 2, 3, 4, 5]
-        assert read_metrics(run.path, "validation") == []
+        assert read_metrics(run.path, "validation") == read_metrics(run.path, "test") == []
+
+
+def test_a_curve_with_a_gap_is_not_resumed(tmp_path):
+    with RunDir(tmp_path) as run:
+        run.rewind(0)
+        run.append(metric_lines("train", 1, {"loss": np.arange(5.0)}))
+    with RunDir(tmp_path) as run, pytest.raises(UserError, match="5 of the 8 steps"):
+        run.rewind(8)
+    with RunDir(tmp_path) as run:
+        run.rewind(5)
 
 
 def test_another_config_is_refused(tmp_path):
@@ -47,6 +58,34 @@ def test_another_config_is_refused(tmp_path):
         run.begin({"optim": {"lr": 0.1}, "sizes": (1, 2)})
         with pytest.raises(UserError, match=r"optim.lr: 0.1 there, 0.2 here.*another --workdir"):
             run.begin({"optim": {"lr": 0.2}, "sizes": (1, 2)})
+
+
+def test_where_and_how_may_change(tmp_path):
+    config = {"title": "a", "data": {"dir": None, "name": "x"}, "checkpoint": {"keep": 2}}
+    with RunDir(tmp_path) as run:
+        run.begin(config)
+        run.begin(config | {"title": "b", "checkpoint": {"keep": 9}})
+        run.begin(config | {"data": {"dir": "elsewhere", "name": "x"}})
+        with pytest.raises(UserError, match=r"data.name"):
+            run.begin(config | {"data": {"dir": None, "name": "y"}})
+
+
+def test_a_disk_that_fills_while_metrics_are_written(tmp_path):
+    """A real limit on file sizes, in a process of its own: one sentence, nothing on top of it."""
+    program = (
+        "import resource, signal, sys\n"
+        "from scaling.record import RunDir\n"
+        "from scaling.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try:\n"
+        f"    with RunDir({str(tmp_path)!r}) as run:\n"
+        "        run.rewind(0)\n"
+        "        for _ in range(100): run.append('x' * 999 + chr(10))\n"
+        "except UserError as error: print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2 and "Cannot write to" in done.stdout and not done.stderr
 
 
 def test_the_second_process_is_refused_and_the_lock_dies_with_the_first(tmp_path):

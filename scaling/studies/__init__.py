@@ -3,7 +3,8 @@
 A study module has four functions:
     points(config) -> the sweep, a list of configs
     check(config) -> None, or a UserError for what can be known of a point before anything starts
-    measure(config, run, name) -> one point's result, JSON (arrays go beside it, into the run)
+    measure(config, run, name, signals) -> one point's result, JSON (arrays go beside it, into the
+        run); raises Interrupted, all saved, soon after a signal came
     summarize(results by name) -> text
 and may be run on any slice of its points by any number of processes: every point has a directory
 of its own, and a finished one is never measured again.
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from scaling.config import check_keys
 from scaling.errors import UserError, look_up
 from scaling.record import RunDir
+from scaling.signals import Interrupted, Signals
 from scaling.studies import train
 
 STUDIES = {"train": train}
@@ -51,7 +53,7 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
         ) from None
     chosen = dict(list(named.items())[start:stop])
     if not chosen:
-        raise UserError(f"--points={part} holds none of the {len(named)} points of this study.")
+        raise UserError(f"--points={part} holds none of the study's {len(named)} points.")
     return chosen
 
 
@@ -62,18 +64,22 @@ def run_study(
 
     Raises:
       UserError: see `points_of`, `RunDir` and the study's `measure`.
+      Interrupted: a signal came before all points were done.
     """
     study = look_up("study", config.study, STUDIES)
     points, results = points_of(config, part), {}
     for point in points.values():
         study.check(point)
-    for name, point in points.items():
-        with RunDir(workdir / name) as run:
-            run.begin(json.loads(point.to_json_best_effort()))
-            if run.result is None:
-                say(f"{name}: {run.path}")
-                run.finish(study.measure(point, run, name))
-            else:
-                say(f"{name}: finished before, in {run.path}")
-            results[name] = run.result
+    with Signals() as signals:
+        for name, point in points.items():
+            if signals.received:
+                raise Interrupted(signals.received, f"before {name}; what was done is saved.")
+            with RunDir(workdir / name) as run:
+                run.begin(json.loads(point.to_json_best_effort()))
+                if run.result is None:
+                    say(f"{name}: {run.path}")
+                    run.finish(study.measure(point, run, name, signals))
+                else:
+                    say(f"{name}: finished before, in {run.path}")
+                results[name] = run.result
     return results

@@ -6,8 +6,10 @@ from ml_collections import ConfigDict
 
 from scaling.data import sources
 from scaling.record import RunDir
+from scaling.signals import Signals
 from scaling.train.loop import train_point
 from scaling.train.point import resolve
+from scaling.train.tensorboard import check_installed
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
@@ -21,13 +23,15 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 
 def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there."""
+    """The config can be used here, its data set is there, and so is what it writes with."""
     sources.check_available(resolve(config).info.name, config.data.dir)
+    if config.metrics.tensorboard:
+        check_installed()
 
 
-def measure(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
     """Train one point."""
-    return train_point(config, run, name)
+    return train_point(config, run, name, signals)
 
 
 def summarize(results: dict[str, dict[str, Any]]) -> str:

@@ -5,8 +5,11 @@ is to save. A digest travels with every checkpoint: one that was cut short or al
 whatever the storage format noticed, and the one before it is used.
 """
 
+import contextlib
 import hashlib
 import logging
+import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling.errors import UserError
 from scaling.record import write_error
 
 
@@ -50,18 +54,14 @@ class Checkpoints:
             state=self._ocp.args.StandardSave(leaves),
             extra=self._ocp.args.JsonSave(extra | {"digest": _digest(leaves)}),
         )
-        try:
+        with self._writing():
             self._manager().save(step, args=args)
-        except OSError as error:
-            raise write_error(self._path, error) from error
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
         if self._opened:
-            try:
+            with self._writing():
                 self._opened.wait_until_finished()
-            except OSError as error:
-                raise write_error(self._path, error) from error
 
     def close(self) -> None:
         """Finish writing and let go."""
@@ -77,20 +77,33 @@ class Checkpoints:
 
         Args:
           like: a pytree with the structure, shapes and dtypes of the state.
+
+        Raises:
+          UserError: there are checkpoints and none can be read. That is more likely a changed
+            program than so much damage, so nothing is moved and nothing starts anew by itself.
         """
         if not self._path.exists():
             return None
+        damaged = {}
         for step in sorted(self._manager().all_steps(), reverse=True):
             try:
-                return step, *self._read(step, like)
+                found = step, *self._read(step, like)
             except Exception as error:  # whatever a damaged file makes a reader raise
-                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+                damaged[step] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                continue
+            for step, reason in damaged.items():
                 self._set_aside(step)
                 warnings.warn(
-                    f"The checkpoint of step {step} is damaged ({type(error).__name__}: {reason}) "
-                    f"and was moved to {self._damaged}; using the one before it, or step 0.",
+                    f"The checkpoint of step {step} is damaged ({reason[:200]}) and was moved to "
+                    f"{self._damaged}; using the one before it.",
                     stacklevel=2,
                 )
+            return found
+        if damaged:
+            raise UserError(
+                f"None of the checkpoints in {self._path} can be read "
+                f"({next(iter(damaged.values()))[:200]}); delete that folder to start from step 0."
+            )
         return None
 
     def _set_aside(self, step):
@@ -118,11 +131,23 @@ class Checkpoints:
             options = self._ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
             )
-            try:
+            with self._writing():
                 self._opened = self._ocp.CheckpointManager(self._path, options=options)
-            except OSError as error:
-                raise write_error(self._path, error) from error
         return self._opened
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """Turn a failed write into the sentence that a user needs."""
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self._path, error) from error
+        except ValueError as error:  # TensorStore's, which names the system's error in its text
+            code = re.search(r"os_error_code='?(\d+)", str(error))
+            if not code:
+                raise
+            error = OSError(int(code[1]), os.strerror(int(code[1])))
+            raise write_error(self._path, error) from error
 
 
 def _name(path) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import signal
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from scaling.batch import BatchPlan
 from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines, provenance
+from scaling.signals import Interrupted, Signals
 from scaling.train import planning
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.evaluate import make_evaluate, means
@@ -26,32 +26,6 @@ from scaling.train.tensorboard import TensorBoard
 
 CHUNK_SECONDS = 0.5  # aimed at per call: short enough for Ctrl-C and the live line
 MUST_BE_FINITE = ("loss", "grad_sq_norm", "local_grad_sq_norm")
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; what it did is saved and can be resumed."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"Stopped by {signal.Signals(signum).name} after step {step:,}; saved.")
-        self.exit_code = 128 + signum
-
-
-class Signals:
-    """Notes the first SIGINT or SIGTERM, for the loop to stop at; a second one acts as usual."""
-
-    received: int | None = None
-
-    def __enter__(self) -> "Signals":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum, _):
-        self.received = signum
-        signal.signal(signum, self._before[signum])
 
 
 @dataclasses.dataclass
@@ -77,8 +51,13 @@ class Tally:
         self.seconds[part] += time.perf_counter() - start
 
 
-def train_point(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
+def train_point(
+    config: ConfigDict, run: RunDir, name: str, signals: Signals | None = None
+) -> dict[str, Any]:
     """Train to the end, or from where an earlier launch stopped.
+
+    Args:
+      signals: what notes that the run is asked to stop; None: nothing does.
 
     Returns:
       The result, JSON: status "complete" or "diverged", the metrics, the times.
@@ -89,12 +68,15 @@ def train_point(config: ConfigDict, run: RunDir, name: str) -> dict[str, Any]:
     """
     point = resolve(config)
     checkpoints = Checkpoints(run.path / "checkpoints", config.checkpoint.keep)
-    with Signals() as signals, contextlib.closing(checkpoints):
+    with contextlib.closing(checkpoints):
         training = _Training(point, run, checkpoints)
         first = training.step
-        with Progress(name, point.total_steps, point.global_batch, first) as progress:
-            training.loop(signals, progress)
-        return training.result()
+        with (
+            contextlib.closing(training.tensorboard),
+            Progress(name, point.total_steps, point.global_batch, first) as progress,
+        ):
+            training.loop(signals or Signals(), progress)
+            return training.result()
 
 
 class _Training:
@@ -139,7 +121,8 @@ class _Training:
             if signals.received:
                 self._save()
                 self.checkpoints.wait()
-                raise Interrupted(signals.received, self.step)
+                step = f"after step {self.step:,}; what was done is saved."
+                raise Interrupted(signals.received, step)
             start = time.perf_counter()
             count, batches = self._chunk(count, batches, per_step)
             per_step = (time.perf_counter() - start) / (self.step - self._unwritten[0] + 1)
@@ -151,7 +134,6 @@ class _Training:
                 self._save()
                 saved = time.perf_counter()
         self._write()
-        self.tensorboard.close()
         if tally.diverged_at is None:
             self._save()  # the trained weights, and the way back if the rest is cut short
             self.checkpoints.wait()
@@ -163,6 +145,7 @@ class _Training:
         if tally.diverged_at is None and point.config.eval.test:
             test = self._evaluate("test")
             self.run.append(metric_lines("test", self.step, _rows(test)))
+            self.tensorboard.scalars("test", self.step, test)
         examples = self.step * point.global_batch
         return {
             "status": "complete" if tally.diverged_at is None else "diverged",
@@ -235,6 +218,7 @@ class _Training:
     def _save(self):
         self._write()
         if self.step != self._saved:
+            self.run.sync()
             self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.tally))
             self._saved = self.step
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -113,14 +114,30 @@ def choose(point: Point, recorded: BatchPlan | None = None, timing: bool = True)
         return compile_plan(point, recorded)
     layouts = plans(point.global_batch, devices, point.ghost_batch)
     if point.devices[0].platform == "cpu" and _has_convolutions(point):
-        return compile_plan(point, _for_the_cache(point, layouts, timing and devices == 1))
+        fastest = _for_the_cache(point, layouts, timing and devices == 1)
+        layouts = [plan for plan in layouts if plan.micro_batch <= fastest.micro_batch]
     programs = {}
 
     def step_bytes(plan):
-        programs[plan] = compile_plan(point, plan)
+        try:
+            programs[plan] = compile_plan(point, plan)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # too large even to be compiled
+                return math.inf
+            raise
         return programs[plan].step_bytes
 
     return programs[largest_that_fits(layouts, step_bytes, memory_limit(point))]
+
+
+def would_time(point: Point) -> bool:
+    """Whether `choose` would run programs to find the plan."""
+    if point.config.micro_batch is not None or len(point.devices) > 1:
+        return False
+    if point.devices[0].platform != "cpu" or not _has_convolutions(point):
+        return False
+    candidates = _candidates(plans(point.global_batch, 1, point.ghost_batch))
+    return len(candidates) > 1 and _Memory(point, sorted(candidates)).answer not in candidates
 
 
 def memory_limit(point: Point) -> float:
@@ -130,8 +147,18 @@ def memory_limit(point: Point) -> float:
     statistics = point.devices[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return MEMORY_SHARE * statistics["bytes_limit"]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return MEMORY_SHARE * free / len(point.devices)
+    return MEMORY_SHARE * _host_memory() / len(point.devices)
+
+
+def _host_memory():
+    """Bytes of main memory that can be had; all of it where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def step_flops(point: Point, plan: BatchPlan) -> float:
@@ -143,6 +170,8 @@ def step_flops(point: Point, plan: BatchPlan) -> float:
     model = point.task.model
     if hasattr(model, "conv_method"):  # the operations of the model, not of a way to compute it
         model = model.clone(conv_method="xla")
+    if hasattr(model, "ghost_batch"):  # one device stands for all: no group may span several
+        model = model.clone(ghost_batch=None)
     one = dataclasses.replace(plan, accum_steps=1, devices=1)
     task = dataclasses.replace(point.task, model=model)
     mapped, shapes = _gradient_program(dataclasses.replace(point, task=task), one)
@@ -163,18 +192,27 @@ def _has_convolutions(point: Point) -> bool:
     return any(leaf.ndim == 4 for leaf in jax.tree.leaves(point.variables()[0]))
 
 
+def _nearest(layouts, size):
+    return min(layouts, key=lambda plan: abs(plan.micro_batch - size))
+
+
+def _candidates(layouts):
+    """Layouts worth timing on CPU, by microbatch."""
+    near = [_nearest(layouts, size) for size in CPU_MICRO_BATCHES]
+    return {plan.micro_batch: plan for plan in near}
+
+
 def _for_the_cache(point, layouts, timing):
     """On CPU, the layout whose microbatch runs fastest per example.
 
     Timed on two sizes, once per model and machine: the answer is kept on disk.
     """
-    near = lambda size: min(layouts, key=lambda plan: abs(plan.micro_batch - size))
-    candidates = {near(size).micro_batch: near(size) for size in CPU_MICRO_BATCHES}
-    if len(candidates) == 1 or not timing:
-        return near(ASSUMED_CPU_MICRO_BATCH)
+    candidates = _candidates(layouts)
     memory = _Memory(point, sorted(candidates))
     if memory.answer in candidates:
         return candidates[memory.answer]
+    if len(candidates) == 1 or not timing:
+        return _nearest(layouts, ASSUMED_CPU_MICRO_BATCH)
     seconds = {m: _seconds_per_example(point, plan) for m, plan in candidates.items()}
     memory.keep(min(seconds, key=seconds.get))
     return candidates[memory.answer]

@@ -12,14 +12,27 @@ from scaling import durations
 from scaling.batch import plan_by_hand, plans
 from scaling.config import check_keys, given
 from scaling.data import resident, sources
-from scaling.errors import UserError, look_up
+from scaling.errors import UserError, look_up, refuse_unread
 from scaling.models import build_model, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
+from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES
 from scaling.tasks import Classification
 from scaling.train.step import AXIS, MakeOptimizer
 
 AUGMENTATIONS = ("none", "crop_flip")
+# Key -> lowest value, highest value, and what to say of them.
+RANGES = {
+    "global_batch": (1, 2**31, " and at most 2^31"),
+    "micro_batch": (1, math.inf, ""),
+    "seed": (0, 2**63 - 1, " and below 2^63"),
+    "checkpoint.keep": (2, math.inf, ", so that a damaged one has another before it"),
+    "checkpoint.every_seconds": (0, math.inf, ""),
+    "eval.batch": (1, math.inf, ""),
+    "optim.base_batch": (1, math.inf, ""),
+    "data.num_classes": (2, math.inf, ""),
+    "data.train_size": (1, math.inf, ""),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +79,7 @@ def resolve(config: ConfigDict) -> Point:
       UserError: anything in it that cannot be.
     """
     check_keys(config)
-    if config.global_batch < 1:
-        raise UserError(f"global_batch is {config.global_batch}; it must be at least 1.")
-    if config.seed < 0:
-        raise UserError(f"seed is {config.seed}; it must not be negative.")
-    if config.checkpoint.keep < 2:
-        raise UserError(
-            f"checkpoint.keep is {config.checkpoint.keep}; keep at least 2, so that a damaged one "
-            "has another before it."
-        )
+    _check_ranges(config)
     devices = _devices(config.devices)
     info = sources.describe(config.data.name, **_data_options(config.data))
     look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))
@@ -91,6 +96,9 @@ def resolve(config: ConfigDict) -> Point:
     total_steps = steps(config.duration)
     if total_steps < 1:
         raise UserError(f"The duration {config.duration!r} is no step; train for at least 1 step.")
+    eval_every = steps(config.eval.every)
+    if eval_every < 1:
+        raise UserError(f"eval.every is {config.eval.every!r}; evaluate every 1 step or more.")
     hparams, make_optimizer = _optimization(config, total_steps, steps)
     ghost_batch = ghost_batch_of(model, config.global_batch)
     if config.micro_batch is None:
@@ -104,12 +112,25 @@ def resolve(config: ConfigDict) -> Point:
         devices=devices,
         ghost_batch=ghost_batch,
         total_steps=total_steps,
-        eval_every=max(steps(config.eval.every), 1),
+        eval_every=eval_every,
         hparams=hparams,
         make_optimizer=make_optimizer,
         preprocess=resident.make_preprocess(info.mean, info.std, config.data.augment),
         peak=float(hparams["peak"]),
     )
+
+
+def _check_ranges(config):
+    """Numbers are within `RANGES`, and an image shape is three sizes."""
+    for path, (low, high, why) in RANGES.items():
+        value = config
+        for key in path.split("."):
+            value = value[key]
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{path} is {value}; it must be at least {low}{why}.")
+    shape = config.data.image_shape
+    if shape and (len(shape) != 3 or min(shape) < 1):
+        raise UserError(f"data.image_shape is {shape}; give (height, width, channels).")
 
 
 def _devices(count):
@@ -128,7 +149,8 @@ def _devices(count):
 def _data_options(data):
     """What `sources.describe` is told beyond the name."""
     options = given({key: data[key] for key in ("image_shape", "num_classes", "train_size")})
-    if size := options.pop("train_size", None):
+    size = options.pop("train_size", None)
+    if size is not None:
         held_out = max(size // 10, 1)
         options["sizes"] = {"train": size, "validation": held_out, "test": held_out}
     return options
@@ -142,10 +164,16 @@ def _optimization(config, total_steps, steps):
     )
     fixed = ("name", "base_lr", "base_batch", "scaling_rule")
     numbers = given({key: optim[key] for key in optim if key not in fixed})
+    build_optimizer(optim.name, 0.0, numbers)  # an unknown name or an unread number is an error now
+    defaults = {k: v for k, v in HYPERPARAMETERS[optim.name].items() if math.isfinite(v)}
+    numbers = defaults | numbers
     shape = given({key: schedule[key] for key in ("end_factor", "power", "decay_factor")})
     if schedule.boundaries:
         shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)
-    look_up("schedule", schedule.name, SHAPES)
+    refuse_unread(
+        f"The {schedule.name!r} schedule", shape, look_up("schedule", schedule.name, SHAPES)
+    )
+    shape = SHAPES[schedule.name] | shape
     clock = {
         "peak": peak,
         "total_steps": total_steps,
@@ -163,5 +191,4 @@ def _optimization(config, total_steps, steps):
         rate = make_schedule(schedule.name, **{k: hparams[k] for k in (*clock, *shape)})
         return build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers}), rate
 
-    make_optimizer(hparams)  # unknown names and unread numbers are errors now, not at compilation
     return hparams, make_optimizer

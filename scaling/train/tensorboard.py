@@ -1,28 +1,29 @@
 """Optional TensorBoard files, written without TensorFlow."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 from scaling.errors import UserError
 
 
-class TensorBoard:
-    """Scalars as TensorBoard events under `path`; does nothing where `path` is None.
+def check_installed() -> None:
+    """Raises UserError where tensorboardX is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError(
+            "metrics.tensorboard is on and tensorboardX is missing; pip install tensorboardX."
+        )
 
-    Raises:
-      UserError: tensorboardX is not installed.
-    """
+
+class TensorBoard:
+    """Scalars as TensorBoard events under `path`; does nothing where `path` is None."""
 
     def __init__(self, path: Path | None, first_step: int):
         self._writer = None
         if path is None:
             return
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "metrics.tensorboard is on and tensorboardX is missing; pip install tensorboardX."
-            ) from None
+        from tensorboardX import SummaryWriter
+
         # Events after the step that a run resumes from are dropped by TensorBoard.
         self._writer = SummaryWriter(str(path), purge_step=first_step)
 

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -6,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling.errors import UserError
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.step import TrainState
 
@@ -77,10 +80,30 @@ def test_truncating_or_altering_any_file_of_the_newest_falls_back_or_does_no_har
     assert fallbacks >= 4
 
 
-def test_all_damaged_means_the_beginning(tmp_path):
+def test_none_readable_is_an_error_and_nothing_is_moved(tmp_path):
     _saved(tmp_path / "c")
     for file in (tmp_path / "c").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.warns(UserWarning, match="damaged"):
-        assert _restored(tmp_path / "c") is None
+    with pytest.raises(UserError, match=r"None of the checkpoints .* delete that folder"):
+        _restored(tmp_path / "c")
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    """A real limit on file sizes, in a process of its own, as TensorStore meets it."""
+    program = (
+        "import resource, signal, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from scaling.train.checkpoint import Checkpoints\n"
+        "from scaling.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))\n"
+        f"checkpoints = Checkpoints(Path({str(tmp_path)!r}) / 'c', keep=2)\n"
+        "try:\n"
+        "    checkpoints.save(1, {'w': np.random.rand(10**6)}, {})\n"
+        "    checkpoints.wait()\n"
+        "except UserError as error: print(error); sys.exit(2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2 and "Cannot write to" in done.stdout, done.stderr

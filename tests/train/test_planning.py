@@ -79,7 +79,10 @@ def test_convolutions_on_cpu_get_the_microbatch_that_timed_fastest(monkeypatch, 
     assert planning.choose(_point(CNN)).plan.micro_batch == 16
     assert len(timed) == 2  # remembered
     assert planning.choose(_point(CNN | {"norm": "batch"}), timing=False).plan.micro_batch == 64
-    assert planning.choose(_point(CNN), timing=False).plan.micro_batch == 32
+    assert planning.choose(_point(CNN), timing=False).plan.micro_batch == 16  # also for a dry run
+    other = _point(CNN | {"norm": "group"})
+    assert planning.choose(other, timing=False).plan.micro_batch == 32
+    assert planning.would_time(other) and not planning.would_time(_point(CNN))
 
 
 def test_timing_really_runs():
