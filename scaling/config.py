@@ -6,7 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from scaling.errors import UserError, nearest
+from scaling.errors import UserError, nearest, refuse_unread
+from scaling.models import model_options
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
 OPEN = ("model",)
@@ -89,6 +90,22 @@ def default_config() -> ConfigDict:
     c.metrics = ConfigDict()
     c.metrics.weight_distance = False  # record ||w - w_0||
     c.metrics.tensorboard = False  # also write TensorBoard files
+    return c
+
+
+def model_config(name: str, **options: Any) -> ConfigDict:
+    """All options of the model `name`, those of `options` at their values, the rest at defaults.
+
+    Listed so that each can be set from the command line.
+
+    Raises:
+      UserError: no such model, or an option that it does not have.
+    """
+    defaults = model_options(name)
+    refuse_unread(f"Model {name!r}", options, defaults)
+    c = ConfigDict({"name": name})
+    for key, value in (defaults | options).items():
+        c[key] = placeholder(int) if value is None else value
     return c
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a point trains: one live line on a terminal, plain lines elsewhere."""
+"""What a person sees while a point trains: one live line on a terminal, nothing elsewhere."""
 
 import sys
 import time

@@ -6,11 +6,12 @@ float32 logits [N, num_classes].
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from scaling.errors import UserError, nearest
+from scaling.errors import UserError, look_up, nearest, refuse_unread
 from scaling.models.cnn import SIZES, SimpleCNN
 from scaling.models.mlp import MLP
 from scaling.models.norm import KINDS
@@ -29,20 +30,29 @@ _CHOICES = {
 }
 
 
+def model_options(name: str) -> dict[str, Any]:
+    """The options of the model called `name` with their defaults, as `build_model` takes them.
+
+    Raises:
+      UserError: no such model.
+    """
+    family = look_up("model", name, MODELS)
+    options = {f.name: f.default for f in dataclasses.fields(family)}
+    for other in ("num_classes", "axis_name", "parent", "name"):
+        del options[other]
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return options | {"dtype": names[options["dtype"]]}
+
+
 def build_model(name: str, num_classes: int, axis_name: str | None = None, **options) -> nn.Module:
     """The model called `name`, with its options checked.
 
     Raises:
       UserError: no such model, an option it does not have, or a value the option does not take.
     """
-    if name not in MODELS:
-        raise UserError(f"Unknown model {name!r}: {nearest(name, MODELS)}")
-    family = MODELS[name]
-    known = {f.name for f in dataclasses.fields(family)}
-    known -= {"num_classes", "axis_name", "parent", "name"}
+    known, family = model_options(name), MODELS[name]
+    refuse_unread(f"Model {name!r}", options, known)
     for key, value in options.items():
-        if key not in known:
-            raise UserError(f"Model {name!r} has no option {key!r}: {nearest(key, known)}")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise UserError(f"model.{key} is {value!r}: {nearest(value, _CHOICES[key])}")
     if family is VGG and options.get("depth", 9) not in LAYERS:

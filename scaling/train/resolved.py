@@ -67,7 +67,7 @@ def plan_text(point: Point, program: Compiled) -> str:
         rule += f" from {rate['base_lr']:g} at batch {rate['base_batch']:,}"
     else:
         rule = "not scaled"
-    options = [f"{k}={v}" for k, v in config.model.items() if k != "name" and v is not None]
+    options = [f"{key}={value}" for key, value in config.model.items() if key != "name"]
     epochs = values["total_examples"] / point.info.sizes["train"]
     sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
     warmup = point.hparams["warmup_steps"]

@@ -133,7 +133,8 @@ def make_update(
     Returns `update(state, data, batch, hparams, key, initial)`. Its metrics are those of the task,
     and
       grad_sq_norm: |G|^2 of the global batch's mean gradient.
-      local_grad_sq_norm: [devices], the same of every device's own part of the batch.
+      local_grad_sq_norm: [devices], the same of every device's own part of the batch. Where a
+        ghost batch spans devices the parts are not independent: gradients cross between them.
       learning_rate: of this update.
       weight_distance: ||w - w_0|| after the update, where `initial` holds w_0.
     """

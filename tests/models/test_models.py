@@ -90,7 +90,7 @@ def test_zero_init_residual_makes_blocks_the_identity():
         ("vgg", {"depth": 12}, "use 9, 11 or 16"),
         ("simple_cnn", {"size": "bas"}, "did you mean 'base'"),
         ("mlp", {"dtype": "float64"}, "float32"),
-        ("mlp", {"axis": "batch"}, "no option 'axis'"),
+        ("mlp", {"axis": "batch"}, "does not read 'axis'"),
     ],
 )
 def test_wrong_options_are_told(name, options, words):
