@@ -33,13 +33,13 @@ def config_of(batch, duration, model):
     config.global_batch, config.duration = batch, duration
     config.data.name, config.data.image_shape = "synthetic", (28, 28, 1)
     config.data.num_classes, config.data.train_size = 10, 20_000
-    config.model = ConfigDict(model)
+    config.model, config.optim.base_lr = ConfigDict(model), 1e-3
     config.eval.every = duration
     return config
 
 
 def run_rate(config):
-    """(examples per second of a run, its result)."""
+    """Examples per second of a run."""
     from scaling.record import RunDir
     from scaling.train.loop import train_point
 
@@ -47,6 +47,7 @@ def run_rate(config):
         run.begin({})
         with contextlib.redirect_stdout(io.StringIO()):
             result = train_point(config, run, "benchmark")
+        assert result["status"] == "complete"
         return result["examples_per_second"]
 
 
