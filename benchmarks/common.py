@@ -38,6 +38,24 @@ def machine() -> dict[str, Any]:
     }
 
 
+def program_of(config) -> tuple[Any, ...]:
+    """(point, program, feed, state, fixed) of a config, ready for `program.chunk`."""
+    import jax
+
+    from scaling.train import planning
+    from scaling.train.feed import make_feed
+    from scaling.train.point import resolve
+    from scaling.train.step import init_state, replicate
+
+    point = resolve(config)
+    program = planning.choose(point)
+    feed = make_feed(point, program.plan, program.capacity)
+    key = jax.random.key(0)
+    state = init_state(point.task, point.make_optimizer, point.hparams, key)
+    fixed = replicate((point.hparams, key, None), point.devices)
+    return point, program, feed, replicate(state, point.devices), fixed
+
+
 def seconds(function: Callable[[], Any], at_least: float = 1.0) -> float:
     """Time of one call, from as many as fill `at_least` seconds. The function must block."""
     calls, start = 0, time.perf_counter()

@@ -11,7 +11,7 @@ import io
 import statistics
 import tempfile
 
-from common import machine, write
+from common import machine, program_of, write
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, "40000 steps", {"name": "mlp", "widths": (64, 64, 64)}),
@@ -58,18 +58,7 @@ def bare_rate(config):
     import jax
     import numpy as np
 
-    from scaling.train import planning
-    from scaling.train.feed import make_feed
-    from scaling.train.point import resolve
-    from scaling.train.step import init_state, replicate
-
-    point = resolve(config)
-    program = planning.choose(point)
-    feed = make_feed(point, program.plan, program.capacity)
-    key = jax.random.key(0)
-    state = init_state(point.task, point.make_optimizer, point.hparams, key)
-    state = replicate(state, point.devices)
-    fixed = replicate((point.hparams, key, None), point.devices)
+    point, program, feed, state, fixed = program_of(config)
     batches = feed.batches(0, program.capacity)
     done, start = 0, None
     while done < point.total_steps:

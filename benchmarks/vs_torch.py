@@ -12,7 +12,7 @@ repeats in one process.
 import argparse
 import itertools
 
-from common import machine, seconds, side_by_side, write
+from common import machine, program_of, seconds, side_by_side, write
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
@@ -35,9 +35,6 @@ def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE):
 
     from scaling.config import default_config
     from scaling.train import planning
-    from scaling.train.feed import make_feed
-    from scaling.train.point import resolve
-    from scaling.train.step import init_state, replicate
 
     config = default_config()
     config.global_batch, config.duration = batch, "1000000 steps"
@@ -46,13 +43,7 @@ def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE):
     config.model, config.optim.base_lr = ConfigDict(model), 1e-3
     if micro_batch:
         config.micro_batch = micro_batch
-    point = resolve(config)
-    program = planning.choose(point)
-    feed = make_feed(point, program.plan, program.capacity)
-    key = jax.random.key(0)
-    state = init_state(point.task, point.make_optimizer, point.hparams, key)
-    state = replicate(state, point.devices)
-    fixed = replicate((point.hparams, key, None), point.devices)
+    point, program, feed, state, fixed = program_of(config)
     held = {"state": state, "step": 0}
     count = max(1, min(program.capacity, 20_000 // batch))
 

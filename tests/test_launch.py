@@ -96,7 +96,8 @@ def test_a_run_and_its_record(config, tmp_path):
     assert 0 <= result["test"]["error"] <= 1
     resolved = json.loads((run / "resolved.json").read_text())
     assert resolved["plan"]["micro_batch"] == 6 and resolved["devices"]["simulated"] is False
-    assert resolved["provenance"]["packages"]["jax"] == jax.__version__
+    (origin,) = resolved["launches"]
+    assert origin["packages"]["jax"] == jax.__version__ and origin["devices"]["count"] == 1
 
     code, out, err = launch(f"--config={config}", f"--workdir={tmp_path / 'w'}")
     assert code == 0 and "finished before" in out  # not measured again
@@ -243,6 +244,8 @@ def test_signals_save_and_say_how_to_resume(config, tmp_path, signum, code):
     assert "saved. Run the same command again to resume." in err and "Traceback" not in err
     exit_code, out, err = launch(*arguments, "--config.checkpoint.every_seconds=100")
     assert exit_code == 0 and "resumed  after step" in out, err
+    resolved = json.loads((tmp_path / "stopped" / "bs48" / "resolved.json").read_text())
+    assert len(resolved["launches"]) == 2
     whole = "--config.checkpoint.every_seconds=100", f"--workdir={tmp_path / 'whole'}"
     assert launch(f"--config={config}:long", *whole)[0] == 0
     same_runs(tmp_path / "stopped" / "bs48", tmp_path / "whole" / "bs48")

@@ -20,7 +20,7 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.evaluate import make_evaluate, means
 from scaling.train.feed import make_feed
 from scaling.train.point import Point, resolve
-from scaling.train.resolved import plan_text, resolved_values
+from scaling.train.resolved import device_values, plan_text, resolved_values
 from scaling.train.step import init_state, replicate
 from scaling.train.tensorboard import TensorBoard
 
@@ -86,14 +86,17 @@ class _Training:
         self.point, self.run, self.checkpoints = point, run, checkpoints
         self.tally = Tally()
         with self.tally.timed("compile"):
-            recorded = (run.resolved or {}).get("plan")
+            before = run.resolved or {}
+            recorded = before.get("plan")
             self.program = planning.choose(point, BatchPlan(**recorded) if recorded else None)
             self.feed = make_feed(point, self.program.plan, self.program.capacity)
             self.evaluator = make_evaluate(point.task, point.preprocess, point.devices)
             init_key, step_key = jax.random.split(jax.random.key(point.config.seed))
             initial = _initial_state(point, init_key)
         print(plan_text(point, self.program), flush=True)
-        run.resolve(resolved_values(point, self.program) | {"provenance": provenance()})
+        resolved = resolved_values(point, self.program)
+        launches = [*before.get("launches", []), provenance() | {"devices": resolved["devices"]}]
+        run.resolve(resolved | {"launches": launches})
 
         self.step, state = 0, initial
         if restored := checkpoints.restore(initial):
@@ -158,6 +161,7 @@ class _Training:
             "test": _finite(test),
             "seconds": tally.seconds,
             "examples_per_second": examples / tally.seconds["train"],
+            "devices": device_values(point.devices),
         }
 
     def _chunk(self, count, batches, per_step):
