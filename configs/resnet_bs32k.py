@@ -2,7 +2,9 @@
 
     python launch.py --config=configs/resnet_bs32k.py:digits
 
-@@
+Paper: Goyal 2017 (a sweep over batch sizes at fixed epochs), Hoffer 2017 (sqrt scaling, ghost batch
+norm). Expected on digits, seed 0: 9 updates, 24.7% validation and 26.7% test error, in one to
+two minutes on two CPU cores.
 """
 
 from configs.resnet import recipe

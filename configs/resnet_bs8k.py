@@ -2,7 +2,9 @@
 
     python launch.py --config=configs/resnet_bs8k.py:digits
 
-@@
+Paper: Goyal 2017 (a sweep over batch sizes at fixed epochs), Hoffer 2017 (sqrt scaling, ghost batch
+norm). Expected on digits, seed 0: 37 updates, 2.7% validation and 2.3% test error, in one to
+two minutes on two CPU cores.
 """
 
 from configs.resnet import recipe
