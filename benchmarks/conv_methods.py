@@ -29,7 +29,9 @@ def main():
             for micro in MICRO_BATCHES:
                 if method == "xla" and micro not in (32, None):
                     continue  # tens of times slower: two sizes show it
-                rate, _, _ = ours(batch, shape, model | {"conv_method": method}, micro or batch)
+                rate, _, _ = ours(
+                    batch, shape, model | {"conv_method": method}, micro or batch, examples=256
+                )
                 contestants[f"{method}, {f'microbatch {micro}' if micro else 'one piece'}"] = rate
         rates = side_by_side(contestants, repeats=3)
         result["cases"][case] = {name: round(rate["median"]) for name, rate in rates.items()}

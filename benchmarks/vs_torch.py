@@ -27,8 +27,11 @@ CASES = {
 SIZE = 20_000
 
 
-def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE):
-    """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update)."""
+def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE, examples=SIZE):
+    """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update).
+
+    `examples` go into one call of the chunk.
+    """
     import jax
     import numpy as np
     from ml_collections import ConfigDict
@@ -45,7 +48,7 @@ def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE):
         config.micro_batch = micro_batch
     point, program, feed, state, fixed = program_of(config)
     held = {"state": state, "step": 0}
-    count = max(1, min(program.capacity, 20_000 // batch))
+    count = max(1, min(program.capacity, examples // batch))
 
     def chunk():
         batches = feed.batches(held["step"], count)
