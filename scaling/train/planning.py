@@ -24,7 +24,7 @@ MAX_CHUNK, MAX_CHUNK_EXAMPLES = 4096, 2**20
 # What to leave of the device's memory to the allocator and its fragments.
 MEMORY_SHARE = 0.9
 # Microbatches worth timing on CPU: convolutions run fastest when their activations fit the cache.
-CPU_MICRO_BATCHES = (16, 64)
+CPU_MICRO_BATCHES = (16, 32)
 ASSUMED_CPU_MICRO_BATCH = 32  # where nothing may be timed
 
 
