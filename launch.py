@@ -29,14 +29,18 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train
 
 
 def main(_) -> None:
+    config = CONFIG.value
     set_up_jax(DEVICES.value)
     from scaling.studies import STUDIES, points_of, run_study  # after the devices are set
+    from scaling.train.threads import limit_threads
 
-    config = CONFIG.value
+    points = points_of(config, POINTS.value)
+    if not DEVICES.value:
+        limit_threads(points.values())
     if DRY_RUN.value:
         from scaling.train.dry_run import dry_run
 
-        for name, point in points_of(config, POINTS.value).items():
+        for name, point in points.items():
             print(f"{name}: dry run, nothing is trained\n{dry_run(point)}", flush=True)
         return
     workdir = Path(WORKDIR.value or default_workdir())

@@ -5,12 +5,17 @@
 Both sides hold the data in memory, draw shuffled batches, normalise uint8 images, and do softmax
 cross entropy, backward pass and Nesterov momentum at the same batch. Ours is the program that a
 run compiles, `scaling.train.step`; PyTorch is the loop that its tutorials show, convolutions in
-its default layout and in channels_last. Rates are examples per second, medians of alternating
-repeats in one process.
+its default layout and in channels_last; on our side with all cores as one device, and with every
+core a device of its own (launch.py --devices=N). Rates are examples per second, medians of alternating
+repeats in one process, one process per case: JAX gets the threads that launch.py would give it.
 """
 
 import argparse
 import itertools
+import json
+import os
+import subprocess
+import sys
 
 from common import machine, program_of, seconds, side_by_side, write
 
@@ -27,7 +32,7 @@ CASES = {
 SIZE = 20_000
 
 
-def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE, examples=SIZE):
+def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE, examples=SIZE, devices=1):
     """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update).
 
     `examples` go into one call of the chunk.
@@ -38,14 +43,16 @@ def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE, examples=
 
     from scaling.config import default_config
     from scaling.train import planning
+    from scaling.train.threads import limit_threads
 
     config = default_config()
     config.global_batch, config.duration = batch, "1000000 steps"
     config.data.name, config.data.image_shape = "synthetic", shape
     config.data.num_classes, config.data.train_size = classes, size
-    config.model, config.optim.base_lr = ConfigDict(model), 1e-3
+    config.model, config.optim.base_lr, config.devices = ConfigDict(model), 1e-3, devices
     if micro_batch:
         config.micro_batch = micro_batch
+    limit_threads([config])
     point, program, feed, state, fixed = program_of(config)
     held = {"state": state, "step": 0}
     count = max(1, min(program.capacity, examples // batch))
@@ -142,25 +149,43 @@ def _torch_resnet8(channels):
     return ResNet8()
 
 
+def measure(case):
+    """Rates of all contestants and the ratios of ours to the others."""
+    batch, shape, model = CASES[case]
+    convolutions = model["name"] != "mlp"
+    if convolutions:  # before JAX starts
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={os.cpu_count()}"
+    rate, plan, _ = ours(batch, shape, model)
+    contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
+    if convolutions:
+        contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
+        rate, _, _ = ours(batch, shape, model, micro_batch=16, devices=os.cpu_count())
+        contestants["ours, every core a device"] = rate
+    rates = side_by_side(contestants)
+    ratios = {
+        f"{mine} / {theirs}": round(rates[mine]["median"] / rates[theirs]["median"], 2)
+        for mine in rates
+        for theirs in rates
+        if mine.startswith("ours") and theirs.startswith("torch")
+    }
+    return {"plan": plan, "rates": rates, "ratios": ratios}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="vs_torch")
-    name = parser.parse_args().name
+    parser.add_argument("--case", choices=CASES, help="only this one, printed as JSON")
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(measure(args.case)))
+        return
     result = {"machine": machine(), "unit": "examples per second", "cases": {}}
-    for case, (batch, shape, model) in CASES.items():
-        rate, plan, _ = ours(batch, shape, model)
-        contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
-        if model["name"] != "mlp":
-            contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
-        rates = side_by_side(contestants)
-        ratios = {
-            f"ours / {other}": round(rates["ours"]["median"] / rates[other]["median"], 2)
-            for other in rates
-            if other != "ours"
-        }
-        result["cases"][case] = {"plan": plan, "rates": rates, "ratios": ratios}
-        print(case, ratios, flush=True)
-    write(name, result)
+    for case in CASES:
+        command = [sys.executable, __file__, f"--case={case}"]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        result["cases"][case] = json.loads(output.splitlines()[-1])
+        print(case, result["cases"][case]["ratios"], flush=True)
+    write(args.name, result)
 
 
 if __name__ == "__main__":

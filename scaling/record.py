@@ -237,6 +237,7 @@ def provenance() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(terse=True),
         "cpu_count": os.cpu_count(),
+        "cpu_threads": int(os.environ.get("PJRT_NPROC") or os.cpu_count()),
     }
 
 

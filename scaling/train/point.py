@@ -81,7 +81,7 @@ def resolve(config: ConfigDict) -> Point:
     check_keys(config)
     _check_ranges(config)
     devices = _devices(config.devices)
-    info = sources.describe(config.data.name, **_data_options(config.data))
+    info = sources.describe(config.data.name, **data_options(config.data))
     look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))
     if info.streaming and config.data.augment != "none":
         raise UserError(
@@ -146,7 +146,7 @@ def _devices(count):
     return found[:count]
 
 
-def _data_options(data):
+def data_options(data: ConfigDict) -> dict[str, Any]:
     """What `sources.describe` is told beyond the name."""
     options = given({key: data[key] for key in ("image_shape", "num_classes", "train_size")})
     size = options.pop("train_size", None)
@@ -167,6 +167,8 @@ def _optimization(config, total_steps, steps):
     build_optimizer(optim.name, 0.0, numbers)  # an unknown name or an unread number is an error now
     defaults = {k: v for k, v in HYPERPARAMETERS[optim.name].items() if math.isfinite(v)}
     numbers = defaults | numbers
+    if numbers.get("weight_decay") == 0:  # a pass over all weights that would do nothing
+        del numbers["weight_decay"]
     shape = given({key: schedule[key] for key in ("end_factor", "power", "decay_factor")})
     if schedule.boundaries:
         shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)

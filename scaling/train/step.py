@@ -60,16 +60,15 @@ def squared_norm(tree) -> jax.Array:
 
 
 def _sum_of_squares(x: jax.Array) -> jax.Array:
-    """Folded twice before it is summed: elementwise additions of eighths use a CPU's vector units.
+    """Sixteen parts are squared and added elementwise first, which uses a CPU's vector units.
 
     XLA keeps the order of a plain sum there, one addition after another, and for a small model
-    that took a third of the step.
+    that took a quarter of the step. Squaring the parts rather than the whole spares a copy of it.
     """
-    x = jnp.square(x.ravel())
-    for _ in range(2):
-        if x.size >= 1024 and x.size % 8 == 0:
-            x = sum(jnp.split(x, 8))
-    return jnp.sum(x)
+    x = x.ravel()
+    if x.size >= 1024 and x.size % 16 == 0:
+        return jnp.sum(sum(map(jnp.square, jnp.split(x, 16))))
+    return jnp.sum(jnp.square(x))
 
 
 def init_state(task, make_optimizer: MakeOptimizer, hparams, key: jax.Array) -> TrainState:
