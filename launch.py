@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from scaling.errors import UserError, nearest
 from scaling.signals import Interrupted
+from scaling.workers import run_workers, stop_with_parent
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE[:task]; any field can be set, as in --config.optim.base_lr=0.2"
@@ -25,6 +26,12 @@ DEVICES = flags.DEFINE_integer(
     "devices", None, "simulate this many devices on CPU, to check results, never speed", 1
 )
 POINTS = flags.DEFINE_string("points", None, "i:j, run only these points of a sweep")
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "processes that share a study's points on a CPU; default: one per core", 1
+)
+WORKER = flags.DEFINE_bool(
+    "worker", False, "be one of several processes on a workdir: take only points that are free"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
 
 
@@ -34,6 +41,7 @@ def main(_) -> None:
     from scaling.studies import STUDIES, points_of, run_study  # after the devices are set
     from scaling.train.threads import limit_threads
 
+    say = lambda text: print(text, flush=True)
     points = points_of(config, POINTS.value)
     if not DEVICES.value:
         limit_threads(points.values())
@@ -41,13 +49,40 @@ def main(_) -> None:
         from scaling.train.dry_run import dry_run
 
         for name, point in points.items():
-            print(f"{name}: dry run, nothing is trained\n{dry_run(point)}", flush=True)
+            say(f"{name}: dry run, nothing is trained\n{dry_run(point)}")
         return
     workdir = Path(WORKDIR.value or default_workdir())
-    results = run_study(config, workdir, POINTS.value, lambda text: print(text, flush=True))
+    if WORKER.value:
+        stop_with_parent()
+        run_study(config, workdir, POINTS.value, say, worker=True)
+        return
+    workers = workers_for(config, workdir)
+    if workers > 1:
+        for point in points.values():
+            STUDIES[config.study].check(point)
+        run_workers(workers, worker_command(workdir), say)
+    # What workers left undone is done here: an error shows as it would have without them.
+    quiet = lambda text: None if workers > 1 and "finished before" in text else say(text)
+    results = run_study(config, workdir, POINTS.value, quiet)
     if DEVICES.value:
-        print(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
-    print(STUDIES[config.study].summarize(results))
+        say(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
+    say(STUDIES[config.study].summarize(results))
+
+
+def workers_for(config, workdir: Path) -> int:
+    """How many processes share the points: one per core where JAX has only the CPU."""
+    import jax
+
+    from scaling.studies import ONE_PER_CORE, unfinished
+
+    if config.study not in ONE_PER_CORE or DEVICES.value or jax.default_backend() != "cpu":
+        return 1
+    return min(WORKERS.value or os.cpu_count(), unfinished(config, workdir, POINTS.value))
+
+
+def worker_command(workdir: Path) -> list[str]:
+    """This command again, as a worker's."""
+    return [sys.executable, __file__, *sys.argv[1:], f"--workdir={workdir}", "--worker"]
 
 
 def set_up_jax(devices: int | None) -> None:

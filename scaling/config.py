@@ -10,7 +10,7 @@ from scaling.errors import UserError, nearest, refuse_unread
 from scaling.models import model_options
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
-OPEN = ("model",)
+OPEN = ("model", "search.space")
 # Keys that a run may be resumed with other values of.
 LOGISTICS = (
     "title",
@@ -22,11 +22,11 @@ LOGISTICS = (
 )
 
 
-def default_config() -> ConfigDict:
-    """The config of one point, or of one point per entry of `batch_sizes`."""
+def default_config(study: str = "train") -> ConfigDict:
+    """The config of one point of a study, or of one point per entry of `batch_sizes`."""
     c = ConfigDict()
     c.title = ""  # one line, shown at the start of a run and in reports
-    c.study = "train"  # which question to ask, see scaling/studies
+    c.study = study  # which question to ask, see scaling/studies
     c.seed = 0  # of initialisation, data order, augmentation and dropout
 
     c.global_batch = 128  # examples per optimizer update, over all devices and microbatches
@@ -42,9 +42,9 @@ def default_config() -> ConfigDict:
     c.data.name = "digits"  # see scaling/data/sources.py
     c.data.dir = placeholder(str)  # of prepared TFDS data sets; None: TFDS's own default
     c.data.augment = "none"  # none, or crop_flip
+    c.data.train_size = placeholder(int)  # only so many training examples; of synthetic, all
     c.data.image_shape = ()  # of synthetic images, (H, W, C)
     c.data.num_classes = placeholder(int)  # of synthetic images
-    c.data.train_size = placeholder(int)  # of synthetic images
 
     c.model = ConfigDict({"name": "mlp"})  # the other keys are the model's own options
 
@@ -90,7 +90,36 @@ def default_config() -> ConfigDict:
     c.metrics = ConfigDict()
     c.metrics.weight_distance = False  # record ||w - w_0||
     c.metrics.tensorboard = False  # also write TensorBoard files
+    if study in SECTIONS:
+        SECTIONS[study](c)
     return c
+
+
+def _steps_to_target(c):
+    """Steps to a goal, with hyperparameters searched for every batch size (Shallue 2018)."""
+    c.search = ConfigDict()
+    c.search.trials = 64  # per batch size
+    c.search.sampler = "sobol"  # or halton
+    # Hyperparameter -> (scale, low, high) or ("discrete", value, ...), see scaling/search.py.
+    c.search.space = ConfigDict(
+        {"learning_rate": ("log", 1e-3, 10.0), "momentum": ("reverse_log", 0.0, 0.999)}
+    )
+    c.search.widen = 0  # how often to search on beyond a range at whose edge the best trial sits
+
+    c.target = ConfigDict()
+    c.target.metric = "error"  # of the validation split: error or loss
+    c.target.goal = 0.1  # reached means strictly below
+    # Training stops at this multiple of the first crossing; 1.0 finds the minimum and no more.
+    c.target.margin = 1.5
+    c.target.resolution = 0.03  # of the crossing, as a share of its step
+    # Steps after which to give up: the sum of these. Steps for the part of the curve that does not
+    # fall with the batch, epochs or examples for the part that falls as 1/batch.
+    c.target.budget = ("1000 steps", "20 epochs")
+    c.target.repeats = 5  # fresh seeds of the best trial, for its spread
+
+
+# What a study reads beyond the keys of all.
+SECTIONS = {"steps_to_target": _steps_to_target}
 
 
 def model_config(name: str, **options: Any) -> ConfigDict:
@@ -115,7 +144,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
     Raises:
       UserError: an unknown or a missing key.
     """
-    _compare(config, default_config(), "")
+    study = config.get("study")
+    _compare(config, default_config(study if isinstance(study, str) else "train"), "")
 
 
 def _compare(config, schema, path):
@@ -125,7 +155,7 @@ def _compare(config, schema, path):
     for key, value in schema.items():
         if key not in config:
             raise UserError(f"The config lacks {path + key!r}; start from default_config().")
-        if isinstance(value, ConfigDict) and key not in OPEN:
+        if isinstance(value, ConfigDict) and path + key not in OPEN:
             if not isinstance(config[key], ConfigDict):
                 raise UserError(
                     f"Config key {path + key!r} must hold keys of its own, not a value."

@@ -57,11 +57,16 @@ def write_error(path: Path, error: OSError) -> UserError:
     )
 
 
+class InUse(UserError):
+    """Another process holds the run directory."""
+
+
 class RunDir:
     """One point's directory, held exclusively while open.
 
     Raises:
-      UserError: it cannot be written, or another process holds it.
+      UserError: it cannot be written.
+      InUse: another process holds it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -80,7 +85,7 @@ class RunDir:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             self._lock.close()
-            raise UserError(
+            raise InUse(
                 f"{self.path} is in use by {holder}; wait for it, or choose another --workdir."
             ) from None
         self._lock.truncate(0)
@@ -153,6 +158,46 @@ class RunDir:
         self._metrics = open(path, "a")  # noqa: SIM115
 
     @_says_what_to_do
+    def truncate(self, lines: int) -> None:
+        """Keep the first `lines` lines of the metrics: what follows is written again.
+
+        Raises:
+          UserError: there are fewer, as after a power failure.
+        """
+        if self._metrics:
+            self._metrics.close()
+        path = self.path / "metrics.jsonl"
+        kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
+        if len(kept) != lines:
+            raise UserError(
+                f"{path} holds {len(kept):,} of the {lines:,} lines before the checkpoint; delete "
+                f"{self.path} to start this run anew."
+            )
+        _write_atomically(path, "".join(kept))
+        self._metrics = open(path, "a")  # noqa: SIM115
+
+    @_says_what_to_do
+    def keep(self, name: str, content: Any) -> None:
+        """Write `content` as NAME.json, in one piece."""
+        self._write(f"{name}.json", content)
+
+    def kept(self, name: str) -> Any | None:
+        """What `keep` wrote under that name, or None."""
+        return self._read(f"{name}.json")
+
+    @_says_what_to_do
+    def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write arrays as NAME.npz, in one piece."""
+        temporary = self.path / f".{name}.tmp.npz"
+        np.savez(temporary, **arrays)
+        os.replace(temporary, self.path / f"{name}.npz")
+
+    def kept_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What `keep_arrays` wrote under that name."""
+        with np.load(self.path / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    @_says_what_to_do
     def append(self, lines: str) -> None:
         """Add whole lines to metrics.jsonl; they are with the operating system on return."""
         self._metrics.write(lines)
@@ -191,12 +236,15 @@ def read_metrics(path: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 
-def metric_lines(split: str, first_step: int, metrics: dict[str, np.ndarray]) -> str:
+def metric_lines(
+    split: str, first_step: int, metrics: dict[str, np.ndarray], trial: int | None = None
+) -> str:
     """JSON lines of consecutive steps; 9 digits give every float32 back exactly.
 
     Args:
       first_step: number of the first row, updates done after it.
       metrics: name -> [rows] or [rows, n].
+      trial: number of the trial whose metrics these are, where there are several.
     """
     columns, form = [], []
     for name, values in metrics.items():
@@ -204,7 +252,8 @@ def metric_lines(split: str, first_step: int, metrics: dict[str, np.ndarray]) ->
         one = "%.9g" if values.ndim == 1 else f"[{','.join(['%.9g'] * values.shape[1])}]"
         form.append(f'"{name}":{one}')
         columns.append(values.reshape(len(values), -1))
-    template = f'{{"step":%d,"split":"{split}",{",".join(form)}}}\n'
+    whose = f'"split":"{split}"' if trial is None else f'"split":"{split}","trial":{trial}'
+    template = f'{{"step":%d,{whose},{",".join(form)}}}\n'
     rows = np.concatenate(columns, axis=1).tolist()
     text = "".join(template % (first_step + i, *row) for i, row in enumerate(rows))
     # A diverged run's last row: JSON has no inf and no nan.

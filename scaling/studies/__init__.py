@@ -1,10 +1,11 @@
 """Studies: one question each, all of one shape.
 
-A study module has four functions:
+A study module has five functions:
     points(config) -> the sweep, a list of configs
     check(config) -> None, or a UserError for what can be known of a point before anything starts
     measure(config, run, name, signals) -> one point's result, JSON (arrays go beside it, into the
         run); raises Interrupted, all saved, soon after a signal came
+    sentence(result) -> what to say when a point is done
     summarize(results by name) -> text
 and may be run on any slice of its points by any number of processes: every point has a directory
 of its own, and a finished one is never measured again.
@@ -19,11 +20,13 @@ from ml_collections import ConfigDict
 
 from scaling.config import check_keys
 from scaling.errors import UserError, look_up
-from scaling.record import RunDir
+from scaling.record import InUse, RunDir
 from scaling.signals import Interrupted, Signals
-from scaling.studies import train
+from scaling.studies import steps_to_target, train
 
-STUDIES = {"train": train}
+# Studies whose points run side by side on a CPU, one per core (scaling/workers.py).
+ONE_PER_CORE = ("steps_to_target",)
+STUDIES = {"train": train, "steps_to_target": steps_to_target}
 
 
 def point_name(config: ConfigDict) -> str:
@@ -58,9 +61,17 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
 
 
 def run_study(
-    config: ConfigDict, workdir: Path, part: str | None, say: Callable[[str], None]
+    config: ConfigDict,
+    workdir: Path,
+    part: str | None,
+    say: Callable[[str], None],
+    worker: bool = False,
 ) -> dict[str, Any]:
-    """Measure every point that is not finished; returns the results by name.
+    """Measure every point that is not finished, the largest batch first; results by name.
+
+    Args:
+      part: a slice of the points, see `points_of`.
+      worker: leave out the points that another process is working on, rather than refuse.
 
     Raises:
       UserError: see `points_of`, `RunDir` and the study's `measure`.
@@ -71,15 +82,30 @@ def run_study(
     for point in points.values():
         study.check(point)
     with Signals() as signals:
-        for name, point in points.items():
+        for name, point in reversed(points.items()):
             if signals.received:
                 raise Interrupted(signals.received, f"before {name}; what was done is saved.")
-            with RunDir(workdir / name) as run:
-                run.begin(json.loads(point.to_json_best_effort()))
-                if run.result is None:
-                    say(f"{name}: {run.path}")
-                    run.finish(study.measure(point, run, name, signals))
-                else:
-                    say(f"{name}: finished before, in {run.path}")
-                results[name] = run.result
-    return results
+            try:
+                with RunDir(workdir / name) as run:
+                    results[name] = _point(study, point, run, name, signals, say)
+            except InUse:
+                if not worker:
+                    raise
+    return {name: results[name] for name in points if name in results}
+
+
+def _point(study, point, run, name, signals, say):
+    """The result of one point, measured now or before."""
+    run.begin(json.loads(point.to_json_best_effort()))
+    if run.result is None:
+        say(f"{name}: {run.path}")
+        run.finish(study.measure(point, run, name, signals))
+        say(f"{name}: {study.sentence(run.result)}")
+    else:
+        say(f"{name}: finished before, in {run.path}")
+    return run.result
+
+
+def unfinished(config: ConfigDict, workdir: Path, part: str | None) -> int:
+    """How many of the study's points have no result yet."""
+    return sum(not (workdir / name / "result.json").exists() for name in points_of(config, part))

@@ -1,5 +1,6 @@
 """Train: one run per global batch. What every other study is made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,6 +35,14 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     return train_point(config, run, name, signals)
 
 
+def sentence(result: dict[str, Any]) -> str:
+    """What a finished point came to."""
+    if result["status"] == "diverged":
+        return f"diverged after {result['steps']:,} steps"
+    error = _number(result["validation"], "error", ".2%")
+    return f"{result['steps']:,} steps, {error} validation error"
+
+
 def summarize(results: dict[str, dict[str, Any]]) -> str:
     """A table of the finished points, by name."""
     head = ("point", "steps", "learning rate", "train loss", "validation", "test", "examples/s")
@@ -50,6 +59,11 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
                 f"{result['examples_per_second']:,.0f}",
             )
         )
+    return text_table(rows)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as aligned columns, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -10,15 +10,14 @@ from jax import lax
 from scaling.train.step import AXIS, on_devices
 
 
-def make_evaluate(task, preprocess: Callable, devices: Sequence) -> Callable:
-    """Sums of the task's metrics over masked examples.
+def metric_sums(task, preprocess: Callable) -> Callable:
+    """Sums of the task's metrics over the masked examples that one device holds.
 
-    Returns `evaluate(params, batch_stats, data, batches) -> {name: sum, ..., "count": n}`.
-    `batches` leaves are [devices, steps, rows, ...]; "mask" [devices, steps, rows] is 1 on real
-    examples and 0 on padding.
+    Returns `sums(params, batch_stats, data, batches) -> {name: sum, ..., "count": n}`. `batches`
+    leaves are [steps, rows, ...]; "mask" [steps, rows] is 1 on real examples and 0 on padding.
     """
 
-    def evaluate(params, batch_stats, data, batches):
+    def sums(params, batch_stats, data, batches):
         def one(batch):
             mask = batch["mask"]
             metrics = task.eval_metrics(params, batch_stats, preprocess(data, batch))
@@ -26,8 +25,17 @@ def make_evaluate(task, preprocess: Callable, devices: Sequence) -> Callable:
             sums = {k: jnp.sum(jnp.where(mask > 0, v, 0.0)) for k, v in metrics.items()}
             return sums | {"count": mask.sum()}
 
-        sums = lax.map(one, batches)
-        return lax.psum(jax.tree.map(lambda leaf: leaf.sum(0), sums), AXIS)
+        return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(one, batches))
+
+    return sums
+
+
+def make_evaluate(task, preprocess: Callable, devices: Sequence) -> Callable:
+    """`metric_sums` over all devices: `batches` leaves are [devices, steps, rows, ...]."""
+    sums = metric_sums(task, preprocess)
+
+    def evaluate(*args):
+        return lax.psum(sums(*args), AXIS)
 
     return on_devices(evaluate, devices, (None, None, None, 0))
 

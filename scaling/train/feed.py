@@ -57,7 +57,8 @@ class ResidentFeed:
             )
         else:
             loaded = sources.load(info.name, split, config.data.dir)
-            arrays = {"image": loaded.images, "label": loaded.labels}
+            size = info.sizes[split]  # of a subset: the first examples
+            arrays = {"image": loaded.images[:size], "label": loaded.labels[:size]}
         return replicate(arrays, self._point.devices)
 
 

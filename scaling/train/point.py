@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -72,8 +72,12 @@ class Point:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.variables()[0]))
 
 
-def resolve(config: ConfigDict) -> Point:
+def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     """Check a config and work out what it means here.
+
+    Args:
+      searched: hyperparameters that trials will set, by the names of `hparams`. Without any, the
+        batch must divide over the devices; a population may put whole trials on them.
 
     Raises:
       UserError: anything in it that cannot be.
@@ -81,7 +85,7 @@ def resolve(config: ConfigDict) -> Point:
     check_keys(config)
     _check_ranges(config)
     devices = _devices(config.devices)
-    info = sources.describe(config.data.name, **data_options(config.data))
+    info = data_info(config.data)
     look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))
     if info.streaming and config.data.augment != "none":
         raise UserError(
@@ -99,12 +103,10 @@ def resolve(config: ConfigDict) -> Point:
     eval_every = steps(config.eval.every)
     if eval_every < 1:
         raise UserError(f"eval.every is {config.eval.every!r}; evaluate every 1 step or more.")
-    hparams, make_optimizer = _optimization(config, total_steps, steps)
+    hparams, make_optimizer = _optimization(config, total_steps, steps, searched)
     ghost_batch = ghost_batch_of(model, config.global_batch)
-    if config.micro_batch is None:
-        plans(config.global_batch, len(devices), ghost_batch)
-    else:
-        plan_by_hand(config.global_batch, len(devices), config.micro_batch, ghost_batch)
+    if not searched:
+        _check_plan(config, len(devices), ghost_batch)
     return Point(
         config=config,
         info=info,
@@ -118,6 +120,14 @@ def resolve(config: ConfigDict) -> Point:
         preprocess=resident.make_preprocess(info.mean, info.std, config.data.augment),
         peak=float(hparams["peak"]),
     )
+
+
+def _check_plan(config, devices, ghost_batch):
+    """The batch divides over the devices, and into microbatches if their size is given."""
+    if config.micro_batch is None:
+        plans(config.global_batch, devices, ghost_batch)
+    else:
+        plan_by_hand(config.global_batch, devices, config.micro_batch, ghost_batch)
 
 
 def _check_ranges(config):
@@ -146,17 +156,33 @@ def _devices(count):
     return found[:count]
 
 
-def data_options(data: ConfigDict) -> dict[str, Any]:
-    """What `sources.describe` is told beyond the name."""
+def data_info(data: ConfigDict) -> sources.DataInfo:
+    """What is known of the data set that a config's `data` names; asks nothing of the devices.
+
+    Raises:
+      UserError: unknown set or option, or a subset larger than the set.
+    """
+    if data.name != "synthetic":
+        options = given({key: data[key] for key in ("image_shape", "num_classes")})
+        info = sources.describe(data.name, **options)
+        size = data.train_size
+        if size is None:
+            return info
+        if size > info.sizes["train"]:
+            raise UserError(
+                f"data.train_size is {size} and {info.name} has {info.sizes['train']:,} training "
+                "examples; ask for at most as many."
+            )
+        return dataclasses.replace(info, sizes=info.sizes | {"train": size})
     options = given({key: data[key] for key in ("image_shape", "num_classes", "train_size")})
     size = options.pop("train_size", None)
     if size is not None:
         held_out = max(size // 10, 1)
         options["sizes"] = {"train": size, "validation": held_out, "test": held_out}
-    return options
+    return sources.describe(data.name, **options)
 
 
-def _optimization(config, total_steps, steps):
+def _optimization(config, total_steps, steps, searched):
     """(hparams, make_optimizer): the optimizer and its schedule as functions of plain numbers."""
     optim, schedule = config.optim, config.schedule
     peak = scale_learning_rate(
@@ -167,8 +193,9 @@ def _optimization(config, total_steps, steps):
     build_optimizer(optim.name, 0.0, numbers)  # an unknown name or an unread number is an error now
     defaults = {k: v for k, v in HYPERPARAMETERS[optim.name].items() if math.isfinite(v)}
     numbers = defaults | numbers
-    if numbers.get("weight_decay") == 0:  # a pass over all weights that would do nothing
-        del numbers["weight_decay"]
+    numbers |= {name: 0.0 for name in searched if name in HYPERPARAMETERS[optim.name]}
+    if numbers.get("weight_decay") == 0 and "weight_decay" not in searched:
+        del numbers["weight_decay"]  # a pass over all weights that would do nothing
     shape = given({key: schedule[key] for key in ("end_factor", "power", "decay_factor")})
     if schedule.boundaries:
         shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)

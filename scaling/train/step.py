@@ -54,6 +54,12 @@ def replicate(tree, devices: Sequence):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def shard(tree, devices: Sequence):
+    """Commit `tree`, leaves [devices, ...], one row to each device."""
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
 def squared_norm(tree) -> jax.Array:
     """Sum of squares of all leaves, float32 []."""
     return sum(_sum_of_squares(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(tree))
@@ -87,7 +93,8 @@ def make_gradient(task, plan: BatchPlan, preprocess: Callable) -> Callable:
     """
 
     def micro_loss(params, batch_stats, data, micro, index, key, hparams):
-        first = (index * plan.devices + lax.axis_index(AXIS)) * plan.micro_batch
+        device = lax.axis_index(AXIS) if plan.devices > 1 else 0
+        first = (index * plan.devices + device) * plan.micro_batch
         positions = first + jnp.arange(plan.micro_batch)
         augment_key, task_key = jax.random.split(key)
         micro = preprocess(data, micro, augment_key, positions)

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import jax
 from ml_collections import ConfigDict
 
-from scaling.data import sources
 from scaling.models import build_model
 from scaling.tasks import Classification
-from scaling.train.point import data_options
+from scaling.train.point import data_info
 
 # Measured on two cores : below both, one thread is faster. An
 # update is then made of operations so short that waking another thread takes longer; above, there
@@ -27,7 +26,7 @@ def threads_for(config: ConfigDict) -> int | None:
     Raises:
       UserError: an unknown model or data set.
     """
-    info = sources.describe(config.data.name, **data_options(config.data))
+    info = data_info(config.data)
     options = config.model.to_dict()
     model = build_model(options.pop("name"), info.num_classes, **options)
     if hasattr(model, "conv_method"):

@@ -1,0 +1,24 @@
+"""How far can the batch grow? The main job, small enough for two CPU cores and a minute.
+
+    python launch.py --config=configs/quickstart.py
+
+An MLP 64-64-10 learns scikit-learn's handwritten digits with Nesterov momentum until fewer than
+2.5% of the validation images are wrong. For every batch size from 1 to all 1,197 training images,
+64 sets of learning rate and momentum are tried (Shallue 2018); the report says how the steps fall
+as the batch grows, and where that stops paying.
+"""
+
+from scaling.config import default_config, model_config
+
+
+def get_config():
+    c = default_config("steps_to_target")
+    c.title = "Steps to 2.5% validation error on digits, an MLP with 64 hidden units"
+    c.batch_sizes = (*(2**i for i in range(11)), 1197)
+    c.data.name = "digits"
+    c.model = model_config("mlp", widths=(64,))
+    c.optim.name = "nesterov"
+    c.search.trials = 64
+    c.target.goal = 0.025
+    c.target.budget = ("200 steps", "20 epochs")
+    return c

@@ -1,0 +1,73 @@
+"""When trials cross a goal: evaluation grids, first crossings, outcomes. Plain numbers only.
+
+Shallue 2018's rule: pool the evaluations of all trials at one batch size; steps to result is the
+step of the first one that is strictly better than the goal.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+# A population is evaluated this many times more coarsely until a trial has crossed the goal; then
+# the interval of the crossing is trained again and evaluated at full resolution.
+COARSER = 4
+
+
+def next_evaluation(step: int, ratio: float) -> int:
+    """The step after `step` of a grid whose steps grow by `ratio` (0.03: 3%), and at least by 1."""
+    return step + max(1, math.floor(step * ratio))
+
+
+@dataclasses.dataclass
+class Curve:
+    """What is known of one trial so far; JSON with `dataclasses.asdict`.
+
+    Attributes:
+      crossed: step of the first evaluation strictly below the goal, or None.
+      before: step of the evaluation before that one.
+      best: lowest finite metric, None before any.
+      diverged: whether a loss was not finite before the goal was crossed. A trial that crosses
+        first and diverges later has reached the goal.
+      last_train_loss: mean over the updates before the last evaluation.
+    """
+
+    crossed: int | None = None
+    before: int | None = None
+    best: float | None = None
+    diverged: bool = False
+    last_train_loss: float | None = None
+    last_step: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """reached, infeasible or missed."""
+        if self.crossed is not None:
+            return "reached"
+        return "infeasible" if self.diverged else "missed"
+
+    def add(self, step: int, metric: float, train_loss: float, alive: bool, goal: float) -> None:
+        """One evaluation after `step` updates."""
+        if self.diverged:
+            return
+        finite = alive and math.isfinite(metric)
+        if not finite:
+            self.diverged = self.crossed is None
+            return
+        if math.isfinite(train_loss):
+            self.last_train_loss = train_loss
+        self.best = metric if self.best is None else min(self.best, metric)
+        if metric < goal and (self.crossed is None or step < self.crossed):
+            self.crossed, self.before = step, self.last_step
+        self.last_step = max(self.last_step, step)
+
+
+def first_crossing(curves: Sequence[Curve]) -> tuple[int, int] | None:
+    """(step, trial) of the first crossing, ties to the lower trial; None if there is none."""
+    crossed = [(c.crossed, trial) for trial, c in enumerate(curves) if c.crossed is not None]
+    return min(crossed, default=None)
+
+
+def steps_to_target(rows: Sequence[Mapping], metric: str, goal: float) -> int | None:
+    """Shallue 2018's rule on recorded rows {"step", "trial", metric}, in any order."""
+    below = [row["step"] for row in rows if row[metric] is not None and row[metric] < goal]
+    return min(below, default=None)

@@ -1,0 +1,282 @@
+"""A race: a population trains until no trial can change the answer, recorded and resumable."""
+
+import contextlib
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from scaling.crossings import COARSER, Curve, first_crossing, next_evaluation
+from scaling.progress import Progress
+from scaling.record import RunDir, metric_lines
+from scaling.signals import Interrupted, Signals
+from scaling.train.checkpoint import Checkpoints
+from scaling.train.point import Point
+from scaling.train.population import Population
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """When to evaluate and when to stop.
+
+    Attributes:
+      metric, goal: of the validation split; reached means strictly below.
+      resolution: of a crossing, as a share of its step.
+      budget: updates after which to give up.
+      margin: stop at this multiple of the first crossing; None: when all have crossed.
+      fine_from: evaluate at full resolution from this step on and not at all before; None: four
+        times more coarsely, and around the first crossing again at full resolution.
+      within: first crossing of an earlier race of the same point: it bounds this one.
+    """
+
+    metric: str
+    goal: float
+    resolution: float
+    budget: int
+    margin: float | None
+    fine_from: int | None = None
+    within: int | None = None
+
+
+@dataclasses.dataclass
+class _Standing:
+    """Where a race is, JSON; saved with every checkpoint.
+
+    Attributes:
+      before: step of the snapshot that a refinement goes back to.
+      refine_until: the coarse evaluation at which a crossing was seen, while it is being refined.
+      lines: of metrics.jsonl when this was saved.
+      loss: sums of training losses since the last evaluation, and how many updates.
+    """
+
+    curves: list[Curve]
+    before: int = 0
+    refine_until: int | None = None
+    refined: bool = False
+    evaluated: list[int] = dataclasses.field(default_factory=list)
+    loss: list[float] = dataclasses.field(default_factory=list)
+    loss_steps: int = 0
+    lines: int = 0
+    trial_steps: int = 0
+    saves: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "_Standing":
+        """From JSON."""
+        curves = [Curve(**curve) for curve in values["curves"]]
+        return _Standing(**{**values, "curves": curves})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a race came to.
+
+    Attributes:
+      curves: one per trial.
+      stopped_at: updates done.
+      trial_steps: updates of all trials together, repeated ones included.
+      winner: (params, batch_stats) of the first trial to cross, at its crossing; None without.
+      seconds: {"compile", "train", "eval"}.
+    """
+
+    curves: list[Curve]
+    stopped_at: int
+    trial_steps: int
+    winner: Any
+    seconds: dict[str, float]
+
+
+class Race:
+    """One race of a point. `run` goes on where an earlier launch of the same race stopped.
+
+    Args:
+      name: of its checkpoints.
+      split: what its lines in metrics.jsonl are called.
+      first_trial: number of the first trial there.
+    """
+
+    def __init__(
+        self,
+        point: Point,
+        rules: Rules,
+        values: Sequence[Mapping[str, float]],
+        seeds: Sequence[int],
+        run: RunDir,
+        name: str,
+        split: str,
+        first_trial: int = 0,
+    ):
+        self.rules, self.run_dir, self.split, self.first_trial = rules, run, split, first_trial
+        self.point, self.name = point, name
+        self.population = Population(point, values, seeds)
+        self.count = len(values)
+        self._folder = run.path / "checkpoints" / name
+
+    def run(self, lines: int, signals: Signals, label: str) -> Outcome:
+        """Train to the end of the race.
+
+        Args:
+          lines: of metrics.jsonl that earlier races of the point wrote.
+          label: of the progress line.
+
+        Raises:
+          UserError: a file cannot be written.
+          Interrupted: by a signal, after saving.
+        """
+        checkpoints = Checkpoints(self._folder, self.point.config.checkpoint.keep)
+        with contextlib.closing(checkpoints):
+            self._start(checkpoints, lines)
+            total, batch = self.rules.budget, self.point.global_batch
+            with Progress(label, total, batch, self.population.step) as progress:
+                self._loop(checkpoints, signals, progress)
+        seconds = {k: v + self.standing.seconds.get(k, 0.0) for k, v in self._spent().items()}
+        shutil.rmtree(self._folder, ignore_errors=True)  # the race's outcome replaces it
+        standing = self.standing
+        winner = None if first_crossing(standing.curves) is None else self._winner
+        step = self.population.step
+        return Outcome(standing.curves, step, standing.trial_steps, winner, seconds)
+
+    def _start(self, checkpoints, lines):
+        population = self.population
+        self.standing = _Standing([Curve() for _ in range(self.count)], lines=lines)
+        self.standing.loss = [0.0] * self.count
+        self._before = population.snapshot()
+        self._winner = population.variables(0)
+        like = {"now": population.trials, "before": self._before[1], "winner": self._winner}
+        if restored := checkpoints.restore(like):
+            _, arrays, extra = restored
+            population.restore((extra.pop("step"), arrays["now"]))
+            self.standing = _Standing.of(extra)
+            self._before = self.standing.before, arrays["before"]
+            self._winner = arrays["winner"]
+        self.run_dir.truncate(self.standing.lines)
+        self._saved = time.perf_counter()
+
+    def _spent(self):
+        return self.population.seconds
+
+    def _loop(self, checkpoints, signals, progress):
+        standing, population = self.standing, self.population
+        if not standing.evaluated:
+            self._evaluate_at(0)
+        while not self._finished():
+            if signals.received:
+                self._save(checkpoints)
+                checkpoints.wait()
+                step = f"after step {population.step:,}; what was done is saved."
+                raise Interrupted(signals.received, step)
+            limit = self._next()
+            if not standing.refined and population.step == standing.evaluated[-1]:
+                self._before = population.snapshot()
+                standing.before = population.step
+            first = population.step
+            loss, metrics = population.advance(limit)
+            standing.loss = (np.asarray(standing.loss) + loss).tolist()
+            standing.loss_steps += population.step - first
+            standing.trial_steps += (population.step - first) * self.count
+            if metrics is not None:
+                self._judge(metrics)
+            finite = [c.last_train_loss for c in standing.curves if c.last_train_loss is not None]
+            progress.step(population.step, min(finite, default=math.nan))
+            best = [c.best for c in standing.curves if c.best is not None]
+            progress.validation(min(best, default=math.nan))
+            if time.perf_counter() - self._saved > self.point.config.checkpoint.every_seconds:
+                self._save(checkpoints)
+
+    def _evaluate_at(self, step):
+        """Evaluate where the population stands."""
+        assert self.population.step == step
+        _, metrics = self.population.advance(step)
+        self._judge(metrics)
+
+    def _next(self):
+        """The step of the next evaluation."""
+        rules, standing, step = self.rules, self.standing, self.population.step
+        last = standing.evaluated[-1]
+        if rules.fine_from is not None:
+            after = max(rules.fine_from, next_evaluation(last, rules.resolution))
+        elif standing.refine_until is not None:
+            after = min(next_evaluation(last, rules.resolution), standing.refine_until)
+        else:
+            after = next_evaluation(last, COARSER * rules.resolution)
+        return max(step, min(after, self._bound()))
+
+    def _bound(self):
+        """The last step that can matter."""
+        rules, first = self.rules, first_crossing(self.standing.curves)
+        known = [step for step in (first and first[0], rules.within) if step is not None]
+        if rules.margin is None or not known or self.standing.refine_until is not None:
+            return rules.budget
+        return min(rules.budget, max(min(known), math.floor(min(known) * rules.margin)))
+
+    def _finished(self):
+        curves, step = self.standing.curves, self.population.step
+        if self.standing.refine_until is not None:
+            return False
+        if step >= self._bound() and self.standing.evaluated[-1] == step:
+            return True
+        if self.rules.margin is None and all(c.outcome != "missed" for c in curves):
+            return True
+        return all(c.diverged for c in curves)
+
+    def _judge(self, metrics):
+        """Record an evaluation; go back to refine the first crossing of all."""
+        rules, standing, step = self.rules, self.standing, self.population.step
+        coarse = rules.fine_from is None and standing.refine_until is None
+        if first_crossing(standing.curves) is None and coarse and not standing.refined:
+            crossing = self._crosses(metrics)
+            if crossing and step - standing.before > max(1, math.floor(rules.resolution * step)):
+                standing.refine_until = step
+                self.population.restore(self._before)
+                self._clear_loss()
+                return
+        self._record(metrics)
+        if standing.refine_until is not None and self._crosses(metrics):
+            standing.refine_until = None
+        if first_crossing(standing.curves) is not None and not standing.refined:
+            standing.refined = True
+            self._winner = self.population.variables(first_crossing(standing.curves)[1])
+
+    def _crosses(self, metrics):
+        values = metrics[self.rules.metric]
+        return bool(np.any((values < self.rules.goal) & self.population.alive))
+
+    def _record(self, metrics):
+        standing, step, alive = self.standing, self.population.step, self.population.alive
+        steps = standing.loss_steps
+        train_loss = np.asarray(standing.loss) / steps if steps else np.full(self.count, np.nan)
+        lines = []
+        for k, curve in enumerate(standing.curves):
+            if curve.diverged:
+                continue
+            row = {name: values[k] if alive[k] else math.nan for name, values in metrics.items()}
+            curve.add(step, float(row[self.rules.metric]), train_loss[k], alive[k], self.rules.goal)
+            row |= {"train_loss": train_loss[k]}
+            lines.append(metric_lines(self.split, step, _one(row), trial=self.first_trial + k))
+        self.run_dir.append("".join(lines))
+        standing.lines += len(lines)
+        standing.evaluated.append(step)
+        self._clear_loss()
+
+    def _clear_loss(self):
+        self.standing.loss, self.standing.loss_steps = [0.0] * self.count, 0
+
+    def _save(self, checkpoints):
+        self.run_dir.sync()
+        population, standing = self.population, self.standing
+        spent = {k: v + standing.seconds.get(k, 0.0) for k, v in self._spent().items()}
+        standing.saves += 1  # a checkpoint's number: steps go back where a crossing is refined
+        extra = dataclasses.asdict(standing) | {"seconds": spent, "step": population.step}
+        arrays = {"now": population.trials, "before": self._before[1], "winner": self._winner}
+        checkpoints.save(standing.saves, arrays, extra)
+        self._saved = time.perf_counter()
+
+
+def _one(row):
+    return {name: np.asarray([value]) for name, value in row.items()}
