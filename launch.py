@@ -46,10 +46,7 @@ def main(_) -> None:
     if not DEVICES.value:
         limit_threads(points.values())
     if DRY_RUN.value:
-        from scaling.train.dry_run import dry_run
-
-        for name, point in points.items():
-            say(f"{name}: dry run, nothing is trained\n{dry_run(point)}")
+        say(STUDIES[config.study].dry_run(points))
         return
     workdir = Path(WORKDIR.value or default_workdir())
     if WORKER.value:

@@ -19,6 +19,10 @@ def get_config():
     c.model = model_config("mlp", widths=(64,))
     c.optim.name = "nesterov"
     c.search.trials = 64
+    c.search.space = {
+        "learning_rate": ("log", 3e-3, 1.0),
+        "momentum": ("reverse_log", 0.7, 0.98),
+    }
     c.target.goal = 0.025
     c.target.budget = ("200 steps", "20 epochs")
     return c

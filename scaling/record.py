@@ -9,7 +9,6 @@ checkpoints/     see train/checkpoint.py
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import functools
 import importlib.metadata
@@ -28,6 +27,7 @@ import numpy as np
 
 from scaling.config import differences, without_logistics
 from scaling.errors import UserError
+from scaling.files import write_atomically, write_error
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
 
@@ -40,21 +40,18 @@ def _says_what_to_do(method):
         try:
             return method(self, *args, **kwargs)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise run_error(self.path, error) from error
 
     return wrapped
 
 
-def write_error(path: Path, error: OSError) -> UserError:
-    """The sentence for a write that failed under `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"The disk of {path} is full; what was recorded before is intact: free some space and "
-            "run the same command again to resume."
-        )
-    return UserError(
-        f"Cannot write to {path}: {error.strerror or error}; choose another --workdir."
+def run_error(path: Path, error: OSError) -> UserError:
+    """The sentence for a write that failed under a run directory's `path`."""
+    rescue = (
+        "what was recorded before is intact: free some space and run the same command again to "
+        "resume."
     )
+    return write_error(path, error, rescue)
 
 
 class InUse(UserError):
@@ -154,7 +151,7 @@ class RunDir:
                 f"{path} holds {trained:,} of the {step:,} steps before the checkpoint; delete "
                 f"{self.path} to start this run anew."
             )
-        _write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(kept))
         self._metrics = open(path, "a")  # noqa: SIM115
 
     @_says_what_to_do
@@ -173,7 +170,7 @@ class RunDir:
                 f"{path} holds {len(kept):,} of the {lines:,} lines before the checkpoint; delete "
                 f"{self.path} to start this run anew."
             )
-        _write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(kept))
         self._metrics = open(path, "a")  # noqa: SIM115
 
     @_says_what_to_do
@@ -227,7 +224,7 @@ class RunDir:
 
     def _write(self, name, content):
         text = json.dumps(content, indent=2, allow_nan=False)
-        _write_atomically(self.path / name, text + "\n")
+        write_atomically(self.path / name, text + "\n")
 
 
 def read_metrics(path: str | os.PathLike, split: str) -> list[dict[str, Any]]:
@@ -261,19 +258,6 @@ def metric_lines(
 
 
 _NOT_FINITE = re.compile(r"-?\b(?:nan|inf)\b")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def provenance() -> dict[str, Any]:

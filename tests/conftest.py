@@ -1,7 +1,12 @@
-"""Eight simulated devices for every test, and a cache of compiled programs between them."""
+"""Eight simulated devices for every test, and a cache of compiled programs between them.
 
+And small TFDS directories of array_record files, written without TensorFlow.
+"""
+
+import dataclasses
 import os
 import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -13,6 +18,78 @@ CACHE = os.path.join(tempfile.gettempdir(), f"scaling-tests-{os.getuid()}")
 os.environ["SCALING_CACHE_DIR"] = CACHE
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from scaling.data import sources  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture
+def set_sizes(monkeypatch):
+    """set_sizes(name, train, validation, test) makes a data set as small as a test needs."""
+
+    def set_sizes(name, train, validation, test):
+        info = dataclasses.replace(
+            sources.INFOS[name], sizes={"train": train, "validation": validation, "test": test}
+        )
+        monkeypatch.setitem(sources.INFOS, name, info)
+
+    return set_sizes
+
+
+@pytest.fixture
+def write_tfds():
+    """write_tfds(root, name, {split: [(encoded image, label)]}) -> the directory it wrote."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+
+    def write_tfds(root, tfds_name, splits, version="1.0.0", shards=1, encoding="png"):
+        class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            name = tfds_name
+            VERSION = tfds.core.Version(version)
+
+            def _info(self):
+                features = {
+                    "file_name": tfds.features.Text(),
+                    "image": tfds.features.Image(encoding_format=encoding),
+                    "label": tfds.features.ClassLabel(num_classes=1000),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=tfds.features.FeaturesDict(features),
+                    disable_shuffling=True,
+                )
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(split) for split in splits}
+
+            def _generate_examples(self, split):
+                for i, (image, label) in enumerate(splits[split]):
+                    yield i, {"file_name": f"{i}", "image": image, "label": label}
+
+        builder = Builder(data_dir=root)
+        config = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards)
+        builder.download_and_prepare(file_format="array_record", download_config=config)
+        return builder.data_path
+
+    return write_tfds
+
+
+@pytest.fixture
+def imagenet(tmp_path, set_sizes, write_tfds):
+    """The directory of an ImageNet of 20 training, 6 validation and 5 test images.
+
+    The splits have three shards each; `tmp_path / "tfds"` is TFDS's root.
+    """
+    from photos import jpeg, photo
+
+    set_sizes("imagenet", 20, 6, 5)
+    splits = {
+        "train": [(jpeg(photo(i)), i) for i in range(26)],
+        "validation": [(jpeg(photo(i)), i) for i in range(100, 105)],
+    }
+    folder = tmp_path / "tfds"
+    return Path(write_tfds(folder, "imagenet2012", splits, "5.1.0", shards=3, encoding="jpeg"))

@@ -6,9 +6,7 @@ from ml_collections import ConfigDict
 from configs import resnet
 from scaling.config import check_keys, default_config, differences
 from scaling.errors import UserError
-from scaling.record import RunDir
-from scaling.studies import point_name, points_of
-from scaling.train.loop import train_point
+from scaling.studies import STUDIES, point_name, points_of, run_study
 from scaling.train.point import resolve
 
 
@@ -20,9 +18,9 @@ def _leaves(config, path=""):
             yield path + key
 
 
-def tiny(**changes) -> ConfigDict:
+def tiny(study="train", **changes) -> ConfigDict:
     """Two updates of an MLP on digits on one device."""
-    c = default_config()
+    c = default_config(study)
     c.global_batch, c.duration, c.devices, c.eval.every = 32, "2 steps", 1, "1 step"
     with c.unlocked():
         c.model.widths = (8,)
@@ -30,9 +28,13 @@ def tiny(**changes) -> ConfigDict:
     return c
 
 
-def test_every_key_is_read(tmp_path, monkeypatch, capsys):
-    """Each leaf of the default config is read by code other than the config's own."""
-    config = tiny()
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
+    """Each leaf of a study's default config is read by code other than the config's own."""
+    config = tiny(study)
+    if study == "steps_to_target":
+        config.search.trials, config.target.budget = 2, ("2 steps",)
+        config.target.goal = 1.1  # met at once, so that the best trial is tested
     names, read = {id(config): ""}, set()
     plain = ConfigDict.__getitem__
 
@@ -51,11 +53,9 @@ def test_every_key_is_read(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(ConfigDict, "__getitem__", recording)
     monkeypatch.setattr(ConfigDict, "copy_and_resolve_references", lambda self: self)
-    points = points_of(config)
-    with RunDir(tmp_path / "run") as run:
-        run.begin({})
-        run.finish(train_point(points["bs32"], run, "bs32"))
-    unread = set(_leaves(config)) - read - {"model.widths"}
+    run_study(config, tmp_path, None, print)
+    free = ("model.", "search.space.")  # keys that belong to what they name
+    unread = {leaf for leaf in set(_leaves(config)) - read if not leaf.startswith(free)}
     assert not unread, f"keys that nothing reads: {sorted(unread)}"
 
 
@@ -88,7 +88,8 @@ def test_unknown_and_missing_keys():
         ({"optim.scaling_rule": "linar"}, "did you mean 'linear'"),
         ({"data.name": "digit"}, "did you mean 'digits'"),
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
-        ({"data.train_size": 9}, "no option 'sizes'"),
+        ({"data.train_size": 9999}, "digits has 1,197 training"),
+        ({"data.num_classes": 9}, "no option 'num_classes'"),
         ({"model.name": "mpl"}, "did you mean 'mlp'"),
         ({"devices": 99}, "config.devices is 99"),
         ({"global_batch": 0}, "at least 1"),

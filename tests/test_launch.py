@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compare import same_runs
 
 from scaling.record import read_metrics
-from scaling.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -59,26 +59,6 @@ def launch(*arguments, **kwargs):
     process = start(*arguments, **kwargs)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
-
-
-def weights(run):
-    """Every array of the newest checkpoint."""
-    checkpoints = Checkpoints(run / "checkpoints", keep=2)
-    step = max(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
-    arrays = checkpoints._manager().restore(step)["state"]
-    checkpoints.close()
-    return jax.tree.map(np.asarray, arrays)
-
-
-def same_runs(a, b):
-    """Bit-identical weights and curves."""
-    jax.tree.map(np.testing.assert_array_equal, weights(a), weights(b))
-    for split in ("train", "validation", "test"):
-        assert read_metrics(a, split) == read_metrics(b, split)
-    ours, theirs = (json.loads((run / "result.json").read_text()) for run in (a, b))
-    for timing in ("seconds", "examples_per_second"):
-        ours.pop(timing), theirs.pop(timing)
-    assert ours == theirs
 
 
 def test_a_run_and_its_record(config, tmp_path):

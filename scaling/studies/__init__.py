@@ -1,8 +1,9 @@
 """Studies: one question each, all of one shape.
 
-A study module has five functions:
+A study module has six functions:
     points(config) -> the sweep, a list of configs
     check(config) -> None, or a UserError for what can be known of a point before anything starts
+    dry_run(points by name) -> text: what it would do and cost
     measure(config, run, name, signals) -> one point's result, JSON (arrays go beside it, into the
         run); raises Interrupted, all saved, soon after a signal came
     sentence(result) -> what to say when a point is done
@@ -81,6 +82,8 @@ def run_study(
     points, results = points_of(config, part), {}
     for point in points.values():
         study.check(point)
+    if config.title and not worker:
+        say(config.title)
     with Signals() as signals:
         for name, point in reversed(points.items()):
             if signals.received:

@@ -29,6 +29,7 @@ from scaling.record import RunDir, metric_lines, provenance
 from scaling.signals import Signals
 from scaling.studies.train import points as train_points
 from scaling.studies.train import text_table
+from scaling.train import planning
 from scaling.train.evaluate import make_evaluate, means
 from scaling.train.feed import ResidentFeed
 from scaling.train.point import Point, data_info, resolve
@@ -38,10 +39,16 @@ from scaling.train.resolved import device_values
 from scaling.train.step import replicate
 
 # What a space may call a hyperparameter that `Point.hparams` knows by another name.
-NAMES = {"learning_rate": "peak", "decay_steps": "total_steps"}
+# `decay_share` is `decay_steps` as a share of the budget, for spaces that serve all batch sizes.
+NAMES = {
+    "learning_rate": "peak",
+    "decay_steps": "total_steps",
+    "decay_share": "total_steps",
+}
 METRICS = ("error", "loss")
 # Optimizers whose steps are longer than the learning rate by 1 / (1 - momentum).
 WITH_MOMENTUM = ("momentum", "nesterov")
+SUSTAINED = 0.3  # share of its matrix products' rate that a device is assumed to train at
 REPEAT_SEED = 1_000_000  # seeds of the repeats start here, above those of any trial
 REPEAT_BUDGET = 4  # times the best trial's steps
 
@@ -57,11 +64,22 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 
 def check(config: ConfigDict) -> None:
-    """The config can be used here, its data set is there, and its space is one."""
+    """The config can be used here, and its data set is there."""
+    check_values(config)
+    sources.check_available(config.data.name, config.data.dir)
+
+
+def check_values(config: ConfigDict) -> None:
+    """The config can be used here, and its space is one.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
     target, space = config.target, _space(config)
     readable = {
         "learning_rate",
         "decay_steps",
+        "decay_share",
         "warmup_steps",
         "warmup_init",
         "label_smoothing",
@@ -75,6 +93,10 @@ def check(config: ConfigDict) -> None:
             "searched for every batch size; set it to 'none'."
         )
     look_up("target.metric", target.metric, dict.fromkeys(METRICS))
+    look_up("search.sampler", config.search.sampler, dict.fromkeys(search.SAMPLERS))
+    for key in ("weight_distance", "tensorboard"):
+        if config.metrics[key]:
+            raise UserError(f"metrics.{key} is of the 'train' study; leave it False here.")
     for key, low, high in (
         ("search.trials", 1, 100_000),
         ("search.widen", 0, 100),
@@ -87,7 +109,6 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{key} is {config[section][name]}; it must be {low:g} to {high:g}.")
     point = resolve(config, _searched(config))
     layout_of(point, config.search.trials)
-    sources.check_available(point.info.name, config.data.dir)
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
@@ -133,22 +154,21 @@ class _Search:
 
     def rounds(self) -> None:
         """Search, and search on beyond the range while the best trial sits at its edge."""
-        trials = self.config.search.trials
-        outside = None
+        config, outside = self.config.search, None
         while True:
-            ids = range(self.widened * trials, (self.widened + 1) * trials)
             drawn = search.sample(
                 self.space,
-                ids,
+                range(config.trials),
                 seed=self.config.seed,
-                sampler=self.config.search.sampler,
-                **({"outside": outside} if outside else {}),
+                sampler=config.sampler,
+                outside=outside,
             )
-            self._race(f"search{self.widened}", drawn, ids)
-            edges = self.edges()
-            if not edges or self.widened == self.config.search.widen:
+            first = self.widened * config.trials
+            self._race(f"search{self.widened}", drawn, range(first, first + config.trials))
+            wider = search.widen(self.space, self.edges())
+            if wider == self.space or self.widened == config.widen:
                 return
-            outside, self.space = self.space, search.widen(self.space, edges)
+            outside, self.space = self.space, wider
             self.widened += 1
 
     def edges(self) -> list[tuple[str, str]]:
@@ -181,7 +201,7 @@ class _Search:
 
     def _run(self, name, rules, drawn, seeds, split, first_trial) -> Outcome:
         """A race, or the record of one that is over."""
-        values = [{NAMES.get(k, k): v for k, v in trial.items()} for trial in drawn]
+        values = [self._hparams(trial) for trial in drawn]
         if kept := self.run.kept(name):
             template = self.point.variables()
             outcome = Outcome(
@@ -210,6 +230,13 @@ class _Search:
             },
         )
         return self._count(outcome)
+
+    def _hparams(self, values):
+        """A trial's values by the names of `Point.hparams`."""
+        hparams = {NAMES.get(name, name): value for name, value in values.items()}
+        if "decay_share" in values:
+            hparams["total_steps"] = round(values["decay_share"] * self.point.total_steps)
+        return hparams
 
     def _count(self, outcome):
         for part, value in outcome.seconds.items():
@@ -275,7 +302,7 @@ class _Search:
             "goal": config.target.goal,
             "steps_to_target": step,
             "resolution": [self.curves[trial].before, step] if self.best else None,
-            "steps_interval": self._interval() if self.best else None,
+            "steps_interval": self._interval() if step else None,
             "censored_at": max(self.stops) if status == "target_not_reached" else None,
             "budget_steps": point.total_steps,
             "stopped_at_step": max(self.stops),
@@ -371,6 +398,57 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
             )
         )
     return text_table(rows)
+
+
+def dry_run(points: dict[str, ConfigDict]) -> str:
+    """What the study would do and cost at most, as text. Reads no data and trains nothing.
+
+    Device-hours are FLOPs of the gradients over a share of this machine's own rate of matrix
+    products: an order of magnitude, for the budget and not for the first crossing, which comes
+    earlier.
+
+    Raises:
+      UserError: a config cannot be used.
+    """
+    lines, total_examples, total_hours = [], 0, 0.0
+    for name, config in points.items():
+        check_values(config)
+        point = resolve(config, _searched(config))
+        if not lines:  # the same for all batch sizes, but for normalisation
+            flops = planning.flops_per_example(point)
+            rate = planning.matrix_flops(point.devices[0], config.model.get("dtype", "float32"))
+            lines.append(_plan_text(point, flops, rate))
+        trials = config.search.trials
+        examples = trials * point.total_steps * point.global_batch
+        hours = flops * examples / (SUSTAINED * rate) / 3600
+        total_examples, total_hours = total_examples + examples, total_hours + hours
+        layout = layout_of(point, trials)
+        lines.append(
+            f"{name:>7}  {trials} trials x at most {point.total_steps:,} steps = {examples:.3g} "
+            f"examples, {hours:.2g} device-hours; each trial {layout.plan}"
+        )
+    lines.append(f"  total  at most {total_examples:.3g} examples, {total_hours:.2g} device-hours")
+    return "\n".join(lines)
+
+
+def _plan_text(point, flops, rate):
+    config, info = point.config, point.info
+    ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in config.search.space.items())
+    target = config.target
+    options = ", ".join(f"{k}={v}" for k, v in config.model.items() if k != "name")
+    rows = {
+        "title": config.title,
+        "model": f"{config.model.name}({options}), {point.parameter_count:,} parameters",
+        "data": f"{info.name}: " + ", ".join(f"{n:,} {s}" for s, n in info.sizes.items()),
+        "search": f"{config.search.trials} trials per batch size by {config.search.sampler}: "
+        + "; ".join(ranges),
+        "goal": f"validation {target.metric} below {target.goal:g}; training stops at "
+        f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
+        "cost": f"{flops:.3g} FLOPs per example; device-hours at {SUSTAINED:.0%} of the "
+        f"{rate / 1e9:,.0f} GFLOP/s that one {point.devices[0].device_kind} reaches in matrix "
+        "products here",
+    }
+    return "\n".join(f"{name:>7}  {text}" for name, text in rows.items() if text)
 
 
 def _space(config):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from scaling.data import sources
 from scaling.record import RunDir
 from scaling.signals import Signals
+from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_point
 from scaling.train.point import resolve
 from scaling.train.tensorboard import check_installed
@@ -33,6 +34,14 @@ def check(config: ConfigDict) -> None:
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
     """Train one point."""
     return train_point(config, run, name, signals)
+
+
+def dry_run(points: dict[str, ConfigDict]) -> str:
+    """The resolved plan of every point."""
+    return "\n".join(
+        f"{name}: dry run, nothing is trained\n{train_dry_run(point)}"
+        for name, point in points.items()
+    )
 
 
 def sentence(result: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.record import write_error
+from scaling.record import run_error
 
 
 class Checkpoints:
@@ -141,13 +141,13 @@ class Checkpoints:
         try:
             yield
         except OSError as error:
-            raise write_error(self._path, error) from error
+            raise run_error(self._path, error) from error
         except ValueError as error:  # TensorStore's, which names the system's error in its text
             code = re.search(r"os_error_code='?(\d+)", str(error))
             if not code:
                 raise
             error = OSError(int(code[1]), os.strerror(int(code[1])))
-            raise write_error(self._path, error) from error
+            raise run_error(self._path, error) from error
 
 
 def _name(path) -> str:

@@ -81,15 +81,19 @@ def compile_plan(point: Point, plan: BatchPlan) -> Compiled:
     start = time.perf_counter()
     chunk = make_chunk(point.task, point.make_optimizer, plan, point.preprocess, point.devices)
     compiled = chunk.lower(*shapes_of(point, plan)).compile()
+    seconds = time.perf_counter() - start
+    return Compiled(plan, compiled, capacity_of(point), program_bytes(compiled), seconds)
+
+
+def program_bytes(compiled) -> int:
+    """Memory of one device that a compiled program needs while it runs, arguments included."""
     memory = compiled.memory_analysis()
-    step_bytes = (
+    return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    seconds = time.perf_counter() - start
-    return Compiled(plan, compiled, capacity_of(point), step_bytes, seconds)
 
 
 def choose(point: Point, recorded: BatchPlan | None = None, timing: bool = True) -> Compiled:
@@ -185,6 +189,24 @@ def step_flops(point: Point, plan: BatchPlan) -> float:
     mapped, shapes = _gradient_program(dataclasses.replace(point, task=task), one)
     cost = mapped.lower(*shapes).cost_analysis()
     return cost["flops"] * plan.accum_steps * plan.devices
+
+
+def flops_per_example(point: Point) -> float:
+    """Floating-point operations of one example's gradient."""
+    rows = min(32, point.global_batch)
+    return step_flops(point, BatchPlan(rows, 1, 1, rows)) / rows
+
+
+def matrix_flops(device, dtype: str, size: int = 2048) -> float:
+    """Floating-point operations per second of matrix products on a device, measured."""
+    matrix = jax.device_put(np.ones((size, size), np.float32), device).astype(dtype)
+    product = jax.jit(lambda a: a @ a)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        jax.block_until_ready(product(matrix))
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times[1:])
 
 
 def _gradient_program(point, plan):

@@ -144,6 +144,11 @@ def _check_ranges(config):
 
 
 def _devices(count):
+    if jax.process_count() > 1:
+        raise UserError(
+            f"This is one of {jax.process_count()} JAX processes, but a run uses the devices of "
+            "one process only; start it alone, without jax.distributed."
+        )
     found = jax.local_devices()
     if count is None:
         return found
@@ -168,6 +173,10 @@ def data_info(data: ConfigDict) -> sources.DataInfo:
         size = data.train_size
         if size is None:
             return info
+        if info.streaming:
+            raise UserError(
+                f"data.train_size is {size}, but {info.name} is streamed whole; leave it None."
+            )
         if size > info.sizes["train"]:
             raise UserError(
                 f"data.train_size is {size} and {info.name} has {info.sizes['train']:,} training "

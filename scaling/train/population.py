@@ -282,9 +282,20 @@ class Population:
         )
 
     def _compiled(self):
+        """The program, if the devices have memory for it."""
         args = (self.trials, self._fixed, self.data, self._batches(0, 1), np.int32(0))
         args = *args, self._held_out, self._held_out_batches, np.bool_(True)
-        return make_advance(self.point, self.layout).lower(*args).compile()
+        program = make_advance(self.point, self.layout).lower(*args).compile()
+        # A snapshot and its restoration hold the trials twice more.
+        state = sum(leaf.nbytes for leaf in jax.tree.leaves(self.trials)) / self.layout.devices
+        need, limit = planning.program_bytes(program) + 2 * state, planning.memory_limit(self.point)
+        if need > limit:
+            raise UserError(
+                f"{self.layout.count} trials of {self.layout.plan} need {need / 2**30:.2f} GiB on "
+                f"each device, which may use {limit / 2**30:.2f} GiB; set a smaller micro_batch, "
+                "or search fewer trials."
+            )
+        return program
 
     def _batches(self, step, count):
         """Example indices of `count` updates from `step` on, of every trial."""

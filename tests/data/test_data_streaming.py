@@ -5,29 +5,17 @@ import itertools
 import multiprocessing
 import threading
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from photos import jpeg, photo
 
 from scaling.data import sources, streaming
 from scaling.data.streaming import ImageStream, eval_batches
 from scaling.errors import UserError
 
 SIZE = 16
-SHAPES = [(40, 56), (56, 40), (24, 24), (90, 33)]
-
-
-def photo(i):
-    """A smooth RGB image of its own, so that JPEG keeps it."""
-    rng = np.random.default_rng(i)
-    height, width = SHAPES[i % len(SHAPES)]
-    return cv2.resize(rng.integers(0, 256, (3, 3, 3), np.uint8), (width, height))
-
-
-def jpeg(image):
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 class Photos:
@@ -358,18 +346,6 @@ def test_opencv_leaves_the_cores_to_grain(photos):
 
 
 # ---- ImageNet as TFDS prepares it ----
-
-
-@pytest.fixture
-def imagenet(tmp_path, set_sizes, write_tfds):
-    """20 training, 6 validation and 5 test images, in three shards each."""
-    set_sizes("imagenet", 20, 6, 5)
-    splits = {
-        "train": [(jpeg(photo(i)), i) for i in range(26)],
-        "validation": [(jpeg(photo(i)), i) for i in range(100, 105)],
-    }
-    folder = tmp_path / "tfds"
-    return Path(write_tfds(folder, "imagenet2012", splits, "5.1.0", shards=3, encoding="jpeg"))
 
 
 def test_imagenet_splits(imagenet):

@@ -81,26 +81,38 @@ def test_the_layout_changes_nothing(name, devices, micro):
         np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=2e-5)
 
 
-def test_one_update_is_the_formula():
-    """Momentum SGD on the whole batch in float64, from the gradient of the written-out loss."""
-    model = {"name": "mlp", "widths": ()}  # softmax regression: the gradient is x^T (p - t) / B
-    metrics, state = _train(model, 2, 12, steps=3, augment="none")
+REGRESSION = {"name": "mlp", "widths": ()}  # softmax regression
+
+
+def _regression():
+    """In float64: inputs [SIZE, 192], labels, smoothed targets [SIZE, 10], initial kernel."""
     data = jax.device_get(synthetic(1, SIZE, SHAPE, 10))
     x = (np.float64(data["image"]) / 255 - 0.5).reshape(SIZE, -1) / 0.3
     one = np.eye(10)[data["label"]]
-    target = one * 0.9 + (1 - one) * 0.1 / 9
-    task = Classification(build_model(num_classes=10, **model), SHAPE)
+    task = Classification(build_model(num_classes=10, **REGRESSION), SHAPE)
     w = np.float64(task.init(jax.random.key(0))[0]["Dense_0"]["kernel"])
+    return x, data["label"], one * 0.9 + (1 - one) * 0.1 / 9, w
+
+
+def _loss_and_gradient(w, b, x, target):
+    """(logits, mean loss, [x^T (p - t) / B, mean of p - t]), written out."""
+    logits = x @ w + b
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    loss = -(target * np.log(p)).sum(1).mean()
+    return logits, loss, [x.T @ (p - target) / len(x), (p - target).mean(0)]
+
+
+def test_one_update_is_the_formula():
+    """Momentum SGD on the whole batch in float64, from the gradient of the written-out loss."""
+    metrics, state = _train(REGRESSION, 2, 12, steps=3, augment="none")
+    x, label, target, w = _regression()
     b, velocity = np.zeros(10), [0.0, 0.0]
     order = EpochOrder(0, SIZE)
     for step in range(3):
         rows = order[step * BATCH : (step + 1) * BATCH]
-        logits = x[rows] @ w + b
-        p = np.exp(logits - logits.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        loss = -(target[rows] * np.log(p)).sum(1).mean()
-        error = (logits.argmax(1) != data["label"][rows]).mean()
-        grads = [x[rows].T @ (p - target[rows]) / BATCH, (p - target[rows]).mean(0)]
+        logits, loss, grads = _loss_and_gradient(w, b, x[rows], target[rows])
+        error = (logits.argmax(1) != label[rows]).mean()
         velocity = [0.9 * v + g for v, g in zip(velocity, grads, strict=True)]
         w, b = (a - 0.02 / (1 + step) * v for a, v in zip((w, b), velocity, strict=True))
         np.testing.assert_allclose(metrics["loss"][step], loss, rtol=1e-5)
@@ -129,21 +141,13 @@ def test_device_norms_average_to_the_two_batch_identity():
 
 
 def test_the_norm_of_each_device_is_that_of_its_examples():
-    model = {"name": "mlp", "widths": ()}
-    metrics, _ = _train(model, 2, 12, steps=1, augment="none")
+    metrics, _ = _train(REGRESSION, 2, 12, steps=1, augment="none")
     order = EpochOrder(0, SIZE)[0:BATCH].reshape(-1, 2, 12)
-    data = jax.device_get(synthetic(1, SIZE, SHAPE, 10))
-    x = (np.float64(data["image"]) / 255 - 0.5).reshape(SIZE, -1) / 0.3
-    one = np.eye(10)[data["label"]]
-    target = one * 0.9 + (1 - one) * 0.1 / 9
-    task = Classification(build_model(num_classes=10, **model), SHAPE)
-    w = np.float64(task.init(jax.random.key(0))[0]["Dense_0"]["kernel"])
+    x, _, target, w = _regression()
     for device in range(2):
         rows = order[:, device].ravel()
-        p = np.exp(x[rows] @ w)
-        p /= p.sum(1, keepdims=True)
-        r = p - target[rows]
-        norm = np.sum((x[rows].T @ r / 48) ** 2) + np.sum(r.mean(0) ** 2)
+        _, _, grads = _loss_and_gradient(w, np.zeros(10), x[rows], target[rows])
+        norm = sum(np.sum(g**2) for g in grads)
         np.testing.assert_allclose(metrics["local_grad_sq_norm"][0, device], norm, rtol=1e-5)
 
 

@@ -1,0 +1,172 @@
+"""Trial-steps per second of a population on CPU, side by side with PyTorch eager.
+
+    pip install torch==2.13.0 && python benchmarks/population.py [--name=RESULT]
+
+Ours: 64 trials of an MLP in one program, as a study runs them: one process of one thread per core,
+each with a population of its own (their rates are added), and for comparison one process with all
+threads. PyTorch: the same training steps of one trial after another, the loop that its tutorials
+show, with its own threads. Medians of alternating repeats.
+
+    python benchmarks/population.py --blocks       # why trials go in small blocks on a CPU
+
+times one process of one thread with 1 to 64 trials side by side, and convolutions under each
+`conv_method`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from common import machine, side_by_side, write
+
+TRIALS = 64
+WIDTHS = (64, 64, 64)
+SHAPES = {"digits": (8, 8, 1), "Fashion-MNIST": (28, 28, 1)}
+BATCHES = (8, 64, 512)
+BLOCKS = (1, 2, 4, 8, 16, 64)
+CONVOLUTIONS = {  # model, image shape, batch, trials
+    "ResNet-8, 32x32, batch 128": (
+        {"name": "resnet", "depth": 8, "norm": "none", "preactivation": True},
+        (32, 32, 3),
+        128,
+    ),
+    "Simple CNN base, 28x28, batch 32": ({"name": "simple_cnn"}, (28, 28, 1), 32),
+}
+
+
+def population(model, shape, batch, trials=TRIALS, block=None):
+    """() -> trial-steps per second of a population."""
+    from ml_collections import ConfigDict
+
+    from scaling.config import default_config
+    from scaling.train.point import resolve
+    from scaling.train.population import Population
+
+    config = default_config("steps_to_target")
+    config.global_batch, config.duration, config.devices = batch, "1000000 steps", 1
+    config.data.name, config.data.image_shape = "synthetic", shape
+    config.data.num_classes, config.data.train_size = 10, 20_000
+    config.model = ConfigDict(model)
+    point = resolve(config, ("peak", "momentum"))
+    values = [{"peak": 1e-3, "momentum": 0.9}] * trials
+    racers = Population(point, values, range(trials), block)
+    racers.advance(1, evaluate=False)
+
+    def rate():
+        start, first = time.perf_counter(), racers.step
+        while time.perf_counter() - start < 1.0:
+            racers.advance(racers.step + 10**6, evaluate=False)
+        return (racers.step - first) * trials / (time.perf_counter() - start)
+
+    return rate
+
+
+def serve(data, batch):
+    """In a process of its own: one rate for every line of standard input."""
+    rate = population({"name": "mlp", "widths": WIDTHS}, SHAPES[data], batch)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(rate(), flush=True)
+
+
+class Processes:
+    """`count` processes of `threads` threads each, measured together."""
+
+    def __init__(self, count, threads, data, batch):
+        command = [sys.executable, __file__, f"--serve={data}", f"--batch={batch}"]
+        environment = os.environ | {"PJRT_NPROC": str(threads)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._all = [subprocess.Popen(command, env=environment, **pipes) for _ in range(count)]
+        for process in self._all:
+            process.stdout.readline()
+
+    def rate(self):
+        """Trial-steps per second of all together."""
+        for process in self._all:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return sum(float(process.stdout.readline()) for process in self._all)
+
+    def stop(self):
+        """End them."""
+        for process in self._all:
+            process.stdin.close()
+            process.wait()
+
+
+def against_torch():
+    """Every case: rates and ratios."""
+    from vs_torch import torch_rate
+
+    cores, cases = os.cpu_count(), {}
+    for data, shape in SHAPES.items():
+        for batch in BATCHES:
+            one_per_core = Processes(cores, 1, data, batch)
+            one_for_all = Processes(1, cores, data, batch)
+            torch = torch_rate(batch, shape, {"name": "mlp", "widths": WIDTHS}, False)
+            rates = side_by_side(
+                {
+                    "ours": one_per_core.rate,
+                    "ours, one process": one_for_all.rate,
+                    "torch": lambda torch=torch, batch=batch: torch() / batch,
+                }
+            )
+            one_per_core.stop()
+            one_for_all.stop()
+            ratio = round(rates["ours"]["median"] / rates["torch"]["median"], 1)
+            cases[f"{data} MLP, batch {batch}"] = {"rates": rates, "ours / torch": ratio}
+            print(data, batch, ratio, flush=True)
+    return cases
+
+
+def blocks():
+    """One process of one thread: rates by block, and of convolutions by method."""
+    os.environ["PJRT_NPROC"] = "1"
+    cases = {}
+    for data, shape in SHAPES.items():
+        for batch in BATCHES:
+            model = {"name": "mlp", "widths": WIDTHS}
+            contestants = {
+                f"block {block}": population(model, shape, batch, block=block) for block in BLOCKS
+            }
+            cases[f"{data} MLP, batch {batch}"] = _medians(contestants)
+    for case, (model, shape, batch) in CONVOLUTIONS.items():
+        contestants = {
+            f"{method}, block {block}": population(
+                model | {"conv_method": method}, shape, batch, trials=4, block=block
+            )
+            for method, block in (
+                *(("forward_only", 1), ("patches", 1)),
+                *(("patches", 4), ("forward_only", 4)),
+            )
+        }
+        cases[case] = _medians(contestants)
+    return cases
+
+
+def _medians(contestants):
+    rates = side_by_side(contestants, repeats=3)
+    found = {name: round(rate["median"], 1) for name, rate in rates.items()}
+    print(found, flush=True)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name")
+    parser.add_argument("--blocks", action="store_true")
+    parser.add_argument("--serve", choices=SHAPES, help="internal: one process of a case")
+    parser.add_argument("--batch", type=int)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve, args.batch)
+        return
+    result = {"machine": machine(), "unit": "trial-steps per second"}
+    result["cases"] = blocks() if args.blocks else against_torch()
+    write(args.name or ("population_blocks" if args.blocks else "population"), result)
+
+
+if __name__ == "__main__":
+    main()

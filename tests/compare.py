@@ -1,0 +1,29 @@
+"""Comparing run directories."""
+
+import json
+
+import jax
+import numpy as np
+
+from scaling.record import read_metrics
+from scaling.train.checkpoint import Checkpoints
+
+
+def weights(run):
+    """Every array of the newest checkpoint."""
+    checkpoints = Checkpoints(run / "checkpoints", keep=2)
+    step = max(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
+    arrays = checkpoints._manager().restore(step)["state"]
+    checkpoints.close()
+    return jax.tree.map(np.asarray, arrays)
+
+
+def same_runs(a, b):
+    """Bit-identical weights and curves."""
+    jax.tree.map(np.testing.assert_array_equal, weights(a), weights(b))
+    for split in ("train", "validation", "test"):
+        assert read_metrics(a, split) == read_metrics(b, split)
+    ours, theirs = (json.loads((run / "result.json").read_text()) for run in (a, b))
+    for timing in ("seconds", "examples_per_second"):
+        ours.pop(timing), theirs.pop(timing)
+    assert ours == theirs
