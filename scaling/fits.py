@@ -19,7 +19,15 @@ sum of squares is at most the smallest one times 1 + F(1, n - 2) / (n - 2), n th
 sizes. The noise is estimated from the same few points and the F quantile pays for that. Where the
 data lie on one asymptote only, the set runs on to B_crit = 0 or infinity and so does the interval.
 
-Measured by `benchmarks/fits_coverage.py` (BENCH_SUMMARY)
+Measured by `benchmarks/fits_coverage.py` with 5 to 12 batch sizes, 1,000 draws in each of 92
+settings. The 95% intervals hold the truth in 93 to 98% of the draws under normal noise, data on one
+asymptote included, 94 to 98% under heavy tails, and 94 to 98% with censored points. They count on
+noise that is symmetric and the same at all batch sizes: exponential noise takes those of S_min and
+E_min down to 88 and 90%, noise three times as large at the smallest batch as at the largest those
+of E_min and B_crit to 86 and 89%. For B_crit under normal noise, a chi-squared threshold holds it
+in 80 to 97%, percentiles of a residual bootstrap in 81 to 97%, log B_crit +- t standard errors in
+78 to 97% (low where B_crit is not identified). A threshold from a parametric bootstrap does as well
+as F, 92 to 98%, and takes hundreds of fits more and a seed.
 """
 
 import dataclasses

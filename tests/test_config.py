@@ -33,8 +33,8 @@ def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
     """Each leaf of a study's default config is read by code other than the config's own."""
     config = tiny(study)
     if study == "steps_to_target":
-        config.search.trials, config.target.budget = 2, ("2 steps",)
-        config.target.goal = 1.1  # met at once, so that the best trial is tested
+        config.search.trials, config.target.budget = 4, ("100 steps",)
+        config.target.goal = 0.5  # reached, so that the best trial is tested
     names, read = {id(config): ""}, set()
     plain = ConfigDict.__getitem__
 
