@@ -1,4 +1,5 @@
-"""Run a study: python launch.py --config=configs/resnet_bs8k.py:digits
+"""Run a study: python launch.py --config=configs/quickstart.py
+Report on finished ones: python launch.py --report=runs/quickstart
 
 Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stopped by signal n and
 saved.
@@ -15,6 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from scaling.errors import UserError, nearest
+from scaling.report import REPORTED, write_report
 from scaling.signals import Interrupted
 from scaling.workers import run_workers, stop_with_parent
 
@@ -32,16 +34,22 @@ WORKERS = flags.DEFINE_integer(
 WORKER = flags.DEFINE_bool(
     "worker", False, "be one of several processes on a workdir: take only points that are free"
 )
+REPORT = flags.DEFINE_list(
+    "report", None, "WORKDIR[,WORKDIR...], make the report of finished studies and run nothing"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
 
 
 def main(_) -> None:
+    say = lambda text: print(text, flush=True)
+    if REPORT.value:
+        write_report([Path(w) for w in REPORT.value], Path(WORKDIR.value or REPORT.value[0]), say)
+        return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
     from scaling.studies import STUDIES, points_of, run_study  # after the devices are set
     from scaling.train.threads import limit_threads
 
-    say = lambda text: print(text, flush=True)
     points = points_of(config, POINTS.value)
     if not DEVICES.value:
         limit_threads(points.values())
@@ -64,6 +72,8 @@ def main(_) -> None:
     if DEVICES.value:
         say(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
     say(STUDIES[config.study].summarize(results))
+    if config.study in REPORTED and results:
+        write_report([workdir], workdir, say)
 
 
 def workers_for(config, workdir: Path) -> int:
@@ -145,7 +155,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(_unknown_key(argv)) from None
     except OSError:
         raise UserError(_no_config(argv)) from None
-    if missing:
+    if REPORT.value:
+        if CONFIG.value is not None:
+            raise UserError("--report makes a report of records alone; leave --config out.")
+    elif missing:
         raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
@@ -175,7 +188,9 @@ def _no_config(argv):
 
 def _configs():
     here = Path(__file__).parent
-    return nearest("", [p.relative_to(here) for p in (here / "configs").glob("*_*.py")])
+    files = sorted((here / "configs").glob("*.py"))
+    runnable = [p for p in files if "def get_config" in p.read_text()]
+    return nearest("", [p.relative_to(here) for p in runnable])
 
 
 def cli() -> None:

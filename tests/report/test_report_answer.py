@@ -1,0 +1,87 @@
+import re
+
+import pytest
+from synthetic import edit_result, write_workdir
+
+from scaling.report.answer import answer
+from scaling.report.cautions import cautions
+from scaling.report.records import read_study
+
+GONE = {
+    "steps_to_target": None,
+    "best": None,
+    "best_trial": None,
+    "resolution": None,
+    "steps_interval": None,
+    "repeats": [],
+    "test": None,
+}
+DIVERGED = GONE | {"status": "all_diverged"}
+MET = GONE | {"status": "met_at_start", "steps_to_target": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, r"On digits with an MLP, steps to 2\.5% validation error fall in proportion to the "
+             r"batch up to about [\d.]+ \(95%: .*\); beyond about \d+ \(95%: .*\) doubling the "
+             r"batch saves less than 10% of the steps\."),
+        ({"batch_sizes": (1, 4, 16, 64), "b_crit": 1e6, "s_min": 0.004},
+         r"in proportion to the batch all the way from 1 to 64; doubling the batch still saves "
+         r"more than 10% of the steps at 64, the largest\."),
+        ({"batch_sizes": (1024, 2048, 8192), "b_crit": 16},
+         r"more slowly than the batch grows from 1,024, the smallest measured, on; doubling the "
+         r"batch saves less than 10% of the steps at every batch measured\."),
+        ({"batch_sizes": (64,)}, r"takes \d+ steps at batch 64; one batch size does not tell"),
+        ({"batch_sizes": (16, 64)}, r"go from \d+ at batch 16 to \d+ at 64; two batch sizes do"),
+        ({"budget_steps": 30}, r"was not reached at 7 batch sizes from 1 to 4,096 within the steps "
+                               r"tried, up to 30; ease the goal"),
+        ({"budget_steps": 300}, r"\(95%: .*; batches 1 and 4 did not reach it within the steps"),
+        ({"metric": "loss", "goal": 0.3}, r"steps to a validation loss of 0\.3 fall"),
+    ],
+)  # fmt: skip
+def test_answers(tmp_path, options, says):
+    text = answer(read_study(write_workdir(tmp_path, trials=24, **options)))
+    assert re.search(says, text), text
+    assert text.endswith(".") and text.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ([DIVERGED] * 3, "every trial diverged at batches 1, 4 and 16; search smaller"),
+        ([MET] * 3, "2.5% validation error is met before training at batches 1, 4 and 16"),
+        ([DIVERGED, MET, MET], "no batch size was trained to 2.5% validation error; batch 1 "
+                               "diverged in every trial; batches 4 and 16 met it before training."),
+        ([DIVERGED, {}, {}], "two batch sizes do not tell where that ends; batch 1 diverged in"),
+    ],
+)  # fmt: skip
+def test_answers_when_nothing_was_trained_to_the_goal(tmp_path, changes, says):
+    write_workdir(tmp_path, (1, 4, 16), trials=12)
+    for batch, change in zip((1, 4, 16), changes, strict=True):
+        edit_result(tmp_path / f"bs{batch}", **change)
+    assert says in answer(read_study(tmp_path))
+
+
+def test_what_a_reader_must_know(tmp_path):
+    write_workdir(tmp_path, (1, 4, 16, 64), trials=12, budget_steps=1500)
+    (tmp_path / "bs2").mkdir()
+    (tmp_path / "bs2" / "config.json").write_text("{}")
+    (tmp_path / "bs64" / "metrics.jsonl").unlink()
+    edit_result(
+        tmp_path / "bs16", at_edge=[["learning_rate", "high"]], repeats=[{"steps_to_target": None}]
+    )
+    devices = {"kind": "cpu", "platform": "cpu", "count": 8, "simulated": True}
+    edit_result(tmp_path / "bs4", devices=devices, steps_interval=[9, None])
+    found = cautions(read_study(tmp_path))
+    for part in (
+        "not in here: bs2.",
+        "Batch 1: 2.5% validation error was not reached in 1,500 steps",
+        "Batch 16: the best trial has its learning rate at the high edge of 0.001 to 10",
+        "Batch 16: no repeat of the best trial reached the goal",
+        "Batch 4: only ",
+        "Batch 64: no evaluations are recorded",
+        "Measured on simulated devices: bs4.",
+    ):
+        assert sum(part in sentence for sentence in found) == 1, (part, found)
+    assert len(found) == 7

@@ -1,0 +1,212 @@
+import csv
+import html.parser
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from synthetic import HOSTILE, edit_result, write_workdir
+
+from scaling.errors import UserError
+from scaling.report import page, write_report
+from scaling.report.records import read_study
+from scaling.report.wording import number
+
+
+class Parsed(html.parser.HTMLParser):
+    """The page as a browser takes it apart."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.texts = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.lasttag == "script":
+            self.scripts[-1] += data
+        else:
+            self.texts.append(data)
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_files_are_written(report):
+    written, said = report
+    names = ["best_values", "budgets", "steps_to_target", "trials", "validation_curves"]
+    for suffix in ("png", "svg"):
+        found = sorted(file.stem for file in (written.parent / "figures").glob(f"*.{suffix}"))
+        assert found == names
+    assert (written.parent / "figures" / "trials.png").read_bytes().startswith(b"\x89PNG")
+    tables = sorted(file.name for file in (written.parent / "tables").iterdir())
+    assert tables == ["points.csv", "trials.csv"]
+    assert said[0].startswith("On digits with an MLP, steps to 2.5% validation error fall")
+    assert said[1] == f"The report is {written}"
+    assert not list(written.parent.rglob("*.tmp"))
+
+
+def test_tables_hold_the_numbers_of_the_records(report, workdir):
+    tables = report[0].parent / "tables"
+    points = {int(row["global_batch"]): row for row in read_csv(tables / "points.csv")}
+    trials = read_csv(tables / "trials.csv")
+    for path in workdir.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        row = points.pop(result["global_batch"])
+        flat = {key: result[key] for key in ("goal", "steps_to_target", "censored_at", "margin")}
+        flat |= {key: result[key] for key in ("trial_steps", "trial_steps_saved", "budget_steps")}
+        flat |= result["counts"] | {f"best_{k}": v for k, v in (result["best"] or {}).items()}
+        flat["steps_interval_high"] = (result["steps_interval"] or [None, None])[1]
+        flat["test_error"] = (result["test"] or {}).get("error")
+        for key, value in flat.items():
+            assert (float(row[key]) if row[key] else None) == value, key
+        mine = [row for row in trials if int(row["global_batch"]) == result["global_batch"]]
+        for row, trial in zip(mine, result["trials"], strict=True):
+            for key, value in (trial | trial["values"]).items():
+                if key != "values":
+                    assert row[key] == ("" if value is None else str(value)), key
+    assert not points
+
+
+def test_the_page_shows_the_numbers_of_the_records(report, workdir):
+    cells = " ".join(Parsed(report[0].read_text()).texts)
+    for point in read_study(workdir).points:
+        if not point.reached:
+            assert f"not reached in {point.censored_at:,}" in cells
+            continue
+        low, high = point.steps_interval
+        assert f"{point.steps_to_target:,} ({low:,} to {high:,})" in cells
+        assert f"{point.examples:,}" in cells
+        for value in (point.epochs, *point.best.values()):
+            assert number(value) in cells
+        assert f"{point.trial_steps_saved:,}" in cells
+        counts = point.counts
+        assert f"{counts['reached']} / {counts['missed']} / {counts['infeasible']}" in cells
+    for origin in ("cc095f4cd5b405bd", "python launch.py", "jax 0.10.2", "1 x cpu", "train 142 s"):
+        assert origin in cells
+
+
+def test_the_page_is_one_file_with_plotly_once(report):
+    text = report[0].read_text()
+    parsed = Parsed(text)
+    assert text.count("plotly.js v") == 1
+    outside = [
+        attributes[name]
+        for _, attributes in parsed.tags
+        for name in ("src", "href", "srcset", "action")
+        if name in attributes and not attributes[name].startswith("data:")
+    ]
+    assert outside == [] and "@import" not in text.split("</style>")[0]
+    assert "default-src 'none'" in text
+
+
+def check_nothing_runs(text):
+    """The page's scripts are its own two, all others are data; returns the data."""
+    parsed = Parsed(text)
+    kinds = [attributes.get("type") for tag, attributes in parsed.tags if tag == "script"]
+    assert kinds == ["application/json"] * (len(kinds) - 2) + [None, None]
+    assert not any("onerror" in attributes for _, attributes in parsed.tags)
+    assert HOSTILE in "".join(parsed.texts)
+    return [json.loads(script) for script in parsed.scripts[:-2]]
+
+
+def test_hostile_titles_stay_text(comparison):
+    steps = check_nothing_runs(comparison.read_text())[0]
+    assert sum("&lt;img src=x" in trace["name"] for trace in steps["data"]) == 3
+
+
+def test_no_text_ends_the_script_that_holds_a_figure():
+    plot = {"name": "</script><!--<script>"}
+    script = page._embedded(plot)
+    assert json.loads(Parsed(script).scripts[0]) == plot
+    assert script.count("<") == 2
+
+
+def test_hostile_records_of_every_kind(tmp_path):
+    bad = "</script><img src=x onerror=alert(1)>"
+    ranges = {"learning_rate": ["log", 0.001, 10.0], bad: ["log", 1e-3, 1.0]}
+    options = {"title": HOSTILE, "optimizer": bad, "ranges": ranges}
+    write_workdir(tmp_path / "w", (8, 64), trials=8, **options)
+    edit_result(tmp_path / "w" / "bs8", at_edge=[[bad, "low"]])
+    for path in (tmp_path / "w").glob("*/*.json"):
+        text = path.read_text().replace('"digits"', json.dumps(bad)).replace("cc095f4c", bad)
+        path.write_text(text)
+    text = write_report([tmp_path / "w"], tmp_path, lambda _: None).read_text()
+    check_nothing_runs(text)
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+
+
+def test_a_report_needs_no_jax(workdir, tmp_path):
+    program = (
+        "import sys; sys.modules['jax'] = None\n"
+        "from pathlib import Path; from scaling.report import write_report\n"
+        f"write_report([Path({str(workdir)!r})], Path({str(tmp_path)!r}), print)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").exists() and not done.stderr
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_workdir(tmp_path / "runs", (8, 64), trials=6)
+
+
+def test_an_interrupted_report_leaves_whole_files_and_can_be_made_again(small, monkeypatch):
+    made = write_report([small], small, lambda _: None)
+    before = {path: path.read_bytes() for path in small.rglob("*.*")}
+    replace, calls = os.replace, []
+
+    def interrupt(source, target):
+        calls.append(target)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_report([small], small, lambda _: None)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in small.rglob("*.*")} == before
+    assert write_report([small], small, lambda _: None) == made
+    assert {path: path.read_bytes() for path in small.rglob("*.*")} == before
+
+
+def test_figures_of_an_earlier_report_do_not_stay(small, tmp_path):
+    other = write_workdir(tmp_path / "other", (8, 64), trials=6, title="other")
+    write_report([small, other], tmp_path, lambda _: None)
+    mine = tmp_path / "figures" / "mine.png"
+    mine.write_bytes(b"")
+    assert (tmp_path / "figures" / "trials-2.svg").exists()
+    write_report([small], tmp_path, lambda _: None)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"mine.png", "trials.svg"} <= names and not any("-" in name for name in names)
+
+
+def test_places_that_cannot_be_written(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out", "/proc/report"):
+        with pytest.raises(UserError, match=r"Cannot write to .*choose another --workdir"):
+            write_report([small], out, lambda _: None)
+
+
+def test_the_page_says_what_is_missing_and_why(small, tmp_path):
+    for name in ("bs8", "bs64"):
+        (small / name / "metrics.jsonl").unlink()
+        gone = {"best": None, "best_trial": None, "steps_interval": None, "repeats": []}
+        edit_result(small / name, status="all_diverged", steps_to_target=None, ranges={}, **gone)
+    (small / "bs2").mkdir()
+    (small / "bs2" / "config.json").write_text("{}")
+    made = write_report([small], tmp_path / "out", lambda _: None)
+    text = made.read_text()
+    assert text.count("There is no figure to show: ") == 5
+    assert "Not finished, and therefore not in here: bs2." in text
+    assert "No curve is fitted. 0 batch sizes reached the goal" in text
+    assert not list((made.parent / "figures").iterdir())
