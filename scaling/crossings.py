@@ -26,7 +26,7 @@ class Curve:
       crossed: step of the first evaluation strictly below the goal, or None.
       before: step of the evaluation before that one.
       best: lowest finite metric, None before any.
-      diverged: whether a loss was not finite before the goal was crossed. A trial that crosses
+      diverged: whether a loss was not finite; nothing is added from then on. A trial that crosses
         first and diverges later has reached the goal.
       last_train_loss: mean over the updates before the last evaluation.
     """
@@ -49,9 +49,8 @@ class Curve:
         """One evaluation after `step` updates."""
         if self.diverged:
             return
-        finite = alive and math.isfinite(metric)
-        if not finite:
-            self.diverged = self.crossed is None
+        if not (alive and math.isfinite(metric)):
+            self.diverged = True
             return
         if math.isfinite(train_loss):
             self.last_train_loss = train_loss

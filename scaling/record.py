@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import functools
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -185,9 +186,9 @@ class RunDir:
     @_says_what_to_do
     def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Write arrays as NAME.npz, in one piece."""
-        temporary = self.path / f".{name}.tmp.npz"
-        np.savez(temporary, **arrays)
-        os.replace(temporary, self.path / f"{name}.npz")
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_atomically(self.path / f"{name}.npz", content.getvalue())
 
     def kept_arrays(self, name: str) -> dict[str, np.ndarray]:
         """What `keep_arrays` wrote under that name."""

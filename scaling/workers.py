@@ -35,7 +35,7 @@ def run_workers(count: int, command: Sequence[str], say: Callable[[str], None]) 
             )
             for _ in range(count)
         ]
-        readers = [threading.Thread(target=_relay, args=(w, say)) for w in workers]
+        readers = [threading.Thread(target=_relay, args=(w, say), daemon=True) for w in workers]
         for reader in readers:
             reader.start()
         passed_on = False
@@ -49,7 +49,8 @@ def run_workers(count: int, command: Sequence[str], say: Callable[[str], None]) 
         for worker in workers:
             worker.wait()
         if signals.received:
-            raise Interrupted(signals.received, "; what was done is saved.")
+            when = "before all points were done; what was done is saved."
+            raise Interrupted(signals.received, when)
 
 
 def _relay(worker, say):

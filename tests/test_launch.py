@@ -1,22 +1,19 @@
 """The whole program, as a user runs it."""
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from compare import same_runs
+from program import launch, start
 
 from scaling.record import read_metrics
 
-ROOT = Path(__file__).parent.parent
 CONFIG = """
 from ml_collections import ConfigDict
 from scaling.config import default_config
@@ -40,25 +37,6 @@ def config(tmp_path):
     path = tmp_path / "mlp.py"
     path.write_text(CONFIG)
     return str(path)
-
-
-def start(*arguments, cwd=ROOT, **environment):
-    """A launch in a process of its own, on one device."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def launch(*arguments, **kwargs):
-    """(exit code, standard output, standard error)."""
-    process = start(*arguments, **kwargs)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 def test_a_run_and_its_record(config, tmp_path):

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from scaling.config import check_keys
 from scaling.errors import UserError, look_up
-from scaling.record import InUse, RunDir
+from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
 from scaling.studies import steps_to_target, train
 
@@ -72,7 +72,8 @@ def run_study(
 
     Args:
       part: a slice of the points, see `points_of`.
-      worker: leave out the points that another process is working on, rather than refuse.
+      worker: leave out the points that another process is working on, and those that cannot be
+        measured, rather than refuse: who started the workers does what is left, and tells.
 
     Raises:
       UserError: see `points_of`, `RunDir` and the study's `measure`.
@@ -90,21 +91,21 @@ def run_study(
                 raise Interrupted(signals.received, f"before {name}; what was done is saved.")
             try:
                 with RunDir(workdir / name) as run:
-                    results[name] = _point(study, point, run, name, signals, say)
-            except InUse:
+                    results[name] = _point(study, point, run, name, signals, say, worker)
+            except UserError:
                 if not worker:
                     raise
     return {name: results[name] for name in points if name in results}
 
 
-def _point(study, point, run, name, signals, say):
+def _point(study, point, run, name, signals, say, worker):
     """The result of one point, measured now or before."""
     run.begin(json.loads(point.to_json_best_effort()))
     if run.result is None:
         say(f"{name}: {run.path}")
         run.finish(study.measure(point, run, name, signals))
         say(f"{name}: {study.sentence(run.result)}")
-    else:
+    elif not worker:
         say(f"{name}: finished before, in {run.path}")
     return run.result
 

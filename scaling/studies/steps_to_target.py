@@ -34,7 +34,7 @@ from scaling.train.evaluate import make_evaluate, means
 from scaling.train.feed import ResidentFeed
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.population import layout_of
-from scaling.train.race import Outcome, Race, Rules
+from scaling.train.race import Outcome, Race, Rules, forget
 from scaling.train.resolved import device_values
 from scaling.train.step import replicate
 
@@ -97,10 +97,14 @@ def check_values(config: ConfigDict) -> None:
     for key in ("weight_distance", "tensorboard"):
         if config.metrics[key]:
             raise UserError(f"metrics.{key} is of the 'train' study; leave it False here.")
+    if not 0 < target.goal < math.inf:
+        raise UserError(
+            f"target.goal is {target.goal}; reached means below it, so it must be above 0."
+        )
     for key, low, high in (
         ("search.trials", 1, 100_000),
         ("search.widen", 0, 100),
-        ("target.margin", 1.0, math.inf),
+        ("target.margin", 1.0, 1e6),
         ("target.resolution", 0.001, 1.0),
         ("target.repeats", 0, 10_000),
     ):
@@ -150,26 +154,35 @@ class _Search:
         self.best: tuple[int, int] | None = None  # (step, trial)
         self.winner = None
         self.trial_steps, self.possible_steps = 0, 0
+        self.timed_steps = 0  # of the repeats too, as are the seconds
         self.seconds = dict.fromkeys(("compile", "train", "eval"), 0.0)
 
     def rounds(self) -> None:
         """Search, and search on beyond the range while the best trial sits at its edge."""
-        config, outside = self.config.search, None
+        config, drawn = self.config.search, self._draw(self.space)
         while True:
-            drawn = search.sample(
-                self.space,
-                range(config.trials),
-                seed=self.config.seed,
-                sampler=config.sampler,
-                outside=outside,
-            )
             first = self.widened * config.trials
             self._race(f"search{self.widened}", drawn, range(first, first + config.trials))
             wider = search.widen(self.space, self.edges())
             if wider == self.space or self.widened == config.widen:
                 return
-            outside, self.space = self.space, wider
+            try:
+                drawn = self._draw(wider, outside=self.space)
+            except UserError:  # hardly any room beyond that edge, as from 0.001 down to 0
+                return
+            self.space = wider
             self.widened += 1
+
+    def _draw(self, space, outside=None):
+        """The values of one round's trials."""
+        config = self.config.search
+        return search.sample(
+            space,
+            range(config.trials),
+            seed=self.config.seed,
+            sampler=config.sampler,
+            outside=outside,
+        )
 
     def edges(self) -> list[tuple[str, str]]:
         """Where the best trial sits at the edge of what was searched."""
@@ -212,12 +225,13 @@ class _Search:
                 seconds=kept["seconds"],
             )
             self.lines = kept["lines"]
-            return self._count(outcome)
+            return self._count(name, outcome)
         race = Race(self.point, rules, values, seeds, self.run, name, split, first_trial)
         outcome = race.run(self.lines, self.signals, f"{self.name} {name}")
         self.lines = race.standing.lines
         if outcome.winner is not None:
             _save(self.run, name, outcome.winner)
+        self.run.sync()  # the record must not be ahead of the lines that it counts
         self.run.keep(
             name,
             {
@@ -229,7 +243,7 @@ class _Search:
                 "lines": self.lines,
             },
         )
-        return self._count(outcome)
+        return self._count(name, outcome)
 
     def _hparams(self, values):
         """A trial's values by the names of `Point.hparams`."""
@@ -238,7 +252,10 @@ class _Search:
             hparams["total_steps"] = round(values["decay_share"] * self.point.total_steps)
         return hparams
 
-    def _count(self, outcome):
+    def _count(self, name, outcome):
+        """Add up what the race took, now that its outcome is recorded."""
+        forget(self.run, name)
+        self.timed_steps += outcome.trial_steps
         for part, value in outcome.seconds.items():
             self.seconds[part] += value
         return outcome
@@ -267,7 +284,7 @@ class _Search:
 
     def test(self) -> dict[str, Any] | None:
         """The best trial on the test split, as it was at its crossing."""
-        if self.winner is None or not self.config.eval.test:
+        if not (self.best and self.best[0] and self.config.eval.test):
             return None
         point = self.point
         feed = ResidentFeed(point, layout_of(point, 1).plan, 1)
@@ -285,7 +302,8 @@ class _Search:
         repeats = self.repeats() if self.best else []
         self.run.truncate(self.lines)  # where an earlier launch was cut off after the last race
         test = self.test()
-        step, trial = self.best or (None, None)
+        step = self.best and self.best[0]
+        trial = self.best[1] if step else None  # before any training none is better than another
         outcomes = [curve.outcome for curve in self.curves]
         counts = {kind: outcomes.count(kind) for kind in ("reached", "missed", "infeasible")}
         status = "reached" if self.best else "target_not_reached"
@@ -301,7 +319,7 @@ class _Search:
             "metric": config.target.metric,
             "goal": config.target.goal,
             "steps_to_target": step,
-            "resolution": [self.curves[trial].before, step] if self.best else None,
+            "resolution": [self.curves[trial].before, step] if step else None,
             "steps_interval": self._interval() if step else None,
             "censored_at": max(self.stops) if status == "target_not_reached" else None,
             "budget_steps": point.total_steps,
@@ -310,7 +328,7 @@ class _Search:
             "trial_steps": self.trial_steps,
             "trial_steps_saved": self.possible_steps - self.trial_steps,
             "best_trial": trial,
-            "best": self._with_effective_rate(self.values[trial]) if self.best else None,
+            "best": self._with_effective_rate(self.values[trial]) if step else None,
             "at_edge": [list(edge) for edge in self.edges()],
             "widened": self.widened,
             "ranges": {name: list(range_) for name, range_ in self.space.items()},
@@ -319,7 +337,7 @@ class _Search:
             "repeats": repeats,
             "test": test,
             "seconds": self.seconds,
-            "trial_steps_per_second": self.trial_steps / max(self.seconds["train"], 1e-9),
+            "trial_steps_per_second": self.timed_steps / max(self.seconds["train"], 1e-9),
             "devices": devices,
         }
 
@@ -452,7 +470,7 @@ def _plan_text(point, flops, rate):
 
 
 def _space(config):
-    return {name: tuple(range_) for name, range_ in config.search.space.items()}
+    return config.search.space.to_dict()
 
 
 def _searched(config):

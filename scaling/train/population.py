@@ -12,6 +12,7 @@ after block runs through all updates of a call. On a CPU a block is as large as 
 (benchmarks/results/population.json); on other devices it is all trials, if memory allows.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -47,6 +48,9 @@ CPU_CACHE_BYTES = 2**20
 # Indices of examples that one call may hold, over all trials.
 MAX_CALL_EXAMPLES = 2**23
 MAX_CALL_STEPS = 4096
+# Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
+# batched matrix products. Which is faster depends on the device and the model, so both are timed.
+SIDE_BY_SIDE_METHODS = ("xla", "patches")
 CALL_SECONDS = 1.0  # aimed at per call: short enough for Ctrl-C
 
 
@@ -56,6 +60,9 @@ class Trial:
 
     state: TrainState
     alive: jax.Array  # bool []; a trial whose loss was not finite stays as it was before
+    # float32 []; sum over the updates since the last evaluation. Here, and not added up outside,
+    # for where a run was cut into calls must leave no trace in it.
+    loss: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +99,12 @@ def layout_of(point: Point, count: int, block: int | None = None) -> Layout:
       UserError: the batch cannot be laid out.
     """
     devices = len(point.devices)
-    spread = "trials" if count >= devices else "batch"
-    sharing = 1 if spread == "trials" else devices
-    if point.config.micro_batch is not None:
-        plan = plan_by_hand(
-            point.global_batch, sharing, point.config.micro_batch, point.ghost_batch
-        )
-    else:
-        layouts = plans(point.global_batch, sharing, point.ghost_batch)
-        plan = planning.for_the_cache(point, layouts)
+    spread, plan = "trials", None
+    if count < devices:
+        # Where the batch does not divide over the devices, some of them train copies instead.
+        with contextlib.suppress(UserError):
+            spread, plan = "batch", _plan(point, devices)
+    plan = plan or _plan(point, 1)
     each = -(-count // devices) if spread == "trials" else count
     if block is None:
         on_cpu = point.devices[0].platform == "cpu"
@@ -108,6 +112,15 @@ def layout_of(point: Point, count: int, block: int | None = None) -> Layout:
     blocks = -(-each // min(block, each))
     block = -(-each // blocks)
     return Layout(spread, devices, blocks, block, count, plan)
+
+
+def _plan(point, sharing):
+    """One trial's batch over `sharing` devices; UserError if it does not divide."""
+    if point.config.micro_batch is not None:
+        return plan_by_hand(
+            point.global_batch, sharing, point.config.micro_batch, point.ghost_batch
+        )
+    return planning.for_the_cache(point, plans(point.global_batch, sharing, point.ghost_batch))
 
 
 def working_set(point: Point, plan: BatchPlan) -> int:
@@ -125,8 +138,8 @@ def working_set(point: Point, plan: BatchPlan) -> int:
     return 4 * (3 * size(params) + 2 * plan.micro_batch * (size(image) + size(outputs)))
 
 
-def make_advance(point: Point, layout: Layout) -> Callable:
-    """The program of a population.
+def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -> Callable:
+    """The program of a population, its convolutions by `conv_method` if one is given.
 
     Returns `advance(trials, fixed, data, batches, count, held_out, held_out_batches, evaluate) ->
     (trials, loss, sums)`, mapped over the devices:
@@ -136,21 +149,24 @@ def make_advance(point: Point, layout: Layout) -> Callable:
         block, capacity, accum_steps, micro_batch].
       count: updates to make, a traced number.
       evaluate: whether to evaluate afterwards on (held_out, held_out_batches).
-      loss: sum over the updates of every trial's training loss.
+      loss: of every trial, the sum of its training losses since the last evaluation.
       sums: of the evaluation's metrics, zeros without one.
     """
-    task = point.task
+    model = point.task.model
     if layout.spread == "trials":  # no axis is shared: nothing may be reduced over devices
-        task = dataclasses.replace(task, model=task.model.clone(axis_name=None))
+        model = model.clone(axis_name=None)
+    if conv_method is not None:
+        model = model.clone(conv_method=conv_method)
+    task = dataclasses.replace(point.task, model=model)
     update = make_update(task, point.make_optimizer, layout.plan, point.preprocess)
     sums_of = metric_sums(task, point.preprocess)
     side_by_side = jax.vmap if layout.block > 1 else _for_one
 
-    def one_update(trial, loss, data, batch, hparams, key):
+    def one_update(trial, data, batch, hparams, key):
         state, metrics = update(trial.state, data, batch, hparams, key, None)
         alive = trial.alive & jnp.isfinite(metrics["loss"])
         state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), state, trial.state)
-        return Trial(state, alive), loss + jnp.where(alive, metrics["loss"], 0.0)
+        return Trial(state, alive, trial.loss + jnp.where(alive, metrics["loss"], 0.0))
 
     def advance(trials, fixed, data, batches, count, held_out, held_out_batches, evaluate):
         def evaluated(state):
@@ -159,16 +175,18 @@ def make_advance(point: Point, layout: Layout) -> Callable:
         def block(inputs):
             trials, (hparams, keys), batches = inputs
 
-            def body(i, carry):
+            def body(i, trials):
                 batch = jax.tree.map(
                     lambda leaf: lax.dynamic_index_in_dim(leaf, i, 1, keepdims=False), batches
                 )
-                step = lambda trial, loss, batch, hparams, key: one_update(
-                    trial, loss, data, batch, hparams, key
+                step = lambda trial, batch, hparams, key: one_update(
+                    trial, data, batch, hparams, key
                 )
-                return side_by_side(step)(*carry, batch, hparams, keys)
+                return side_by_side(step)(trials, batch, hparams, keys)
 
-            trials, loss = lax.fori_loop(0, count, body, (trials, jnp.zeros(layout.block)))
+            trials = lax.fori_loop(0, count, body, trials)
+            loss = trials.loss
+            trials = trials.replace(loss=jnp.where(evaluate, 0.0, loss))
             measure = side_by_side(evaluated)
             shapes = jax.eval_shape(measure, trials.state)
             nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -206,8 +224,8 @@ class Population:
 
     Attributes:
       step: updates done.
-      seconds: {"compile", "train", "eval"}; an evaluation's time is that of its call beyond
-        the updates in it.
+      seconds: {"compile", "train", "eval"}; an evaluation after updates, in the same call, is
+        taken to last as long as one without.
     """
 
     def __init__(
@@ -221,7 +239,7 @@ class Population:
         if point.info.streaming:
             raise UserError(
                 f"{point.info.name} is streamed from disk, and trials side by side need their data "
-                "on the devices; use a data set that fits, or --dry_run to see what this would cost."
+                "on the devices; use a set that fits, or --dry_run to see what this would cost."
             )
         self.point, self.layout = point, layout_of(point, len(values), block)
         self.step = 0
@@ -255,7 +273,7 @@ class Population:
         self.trials = self._initial()
         self._advance = self._compiled()
         self.seconds = {"compile": time.perf_counter() - start, "train": 0.0, "eval": 0.0}
-        self._per_step = None
+        self._evaluation, self._per_step = 0.0, math.inf  # not known yet: one update
 
     def _put(self, tree):
         return self._place(tree, self.point.devices)
@@ -276,18 +294,42 @@ class Population:
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         program = jax.jit(init).lower(self._init_keys, self._hparams)
         state = program.compile(compiler_options=quick)(self._init_keys, self._hparams)
-        trials = Trial(state, self._alive)
+        trials = Trial(state, self._alive, np.zeros(len(self._alive), np.float32))
         return self._put(
             jax.tree.map(lambda leaf: np.asarray(leaf).reshape(*shape, *leaf.shape[1:]), trials)
         )
 
     def _compiled(self):
-        """The program, if the devices have memory for it."""
-        args = (self.trials, self._fixed, self.data, self._batches(0, 1), np.int32(0))
-        args = *args, self._held_out, self._held_out_batches, np.bool_(True)
-        program = make_advance(self.point, self.layout).lower(*args).compile()
+        """The program, by the method for convolutions that runs fastest side by side here."""
+        model = self.point.task.model
+        if self.layout.block == 1 or getattr(model, "conv_method", None) != "auto":
+            return self._program(None)
+        programs = {method: self._program(method) for method in SIDE_BY_SIDE_METHODS}
+        seconds = {method: self._seconds(program) for method, program in programs.items()}
+        return programs[min(seconds, key=seconds.get)]
+
+    def _arguments(self, trials, count):
+        args = (trials, self._fixed, self.data, self._batches(0, 1), np.int32(count))
+        return *args, self._held_out, self._held_out_batches, np.bool_(False)
+
+    def _seconds(self, program):
+        """Of one update of all trials."""
+        times = []
+        for _ in range(3):
+            trials = jax.tree.map(jnp.copy, self.trials)
+            start = time.perf_counter()
+            jax.block_until_ready(program(*self._arguments(trials, 1)))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def _program(self, conv_method):
+        """The compiled program, if the devices have memory for it."""
+        advance = make_advance(self.point, self.layout, conv_method)
+        program = advance.lower(*self._arguments(self.trials, 0)).compile()
         # A snapshot and its restoration hold the trials twice more.
-        state = sum(leaf.nbytes for leaf in jax.tree.leaves(self.trials)) / self.layout.devices
+        state = sum(leaf.nbytes for leaf in jax.tree.leaves(self.trials))
+        if self.layout.spread == "trials":
+            state /= self.layout.devices
         need, limit = planning.program_bytes(program) + 2 * state, planning.memory_limit(self.point)
         if need > limit:
             raise UserError(
@@ -315,13 +357,13 @@ class Population:
         """Train towards step `limit`, for about a second, and evaluate if it is reached.
 
         Returns:
-          The sum over the updates made of every trial's loss, [K]; and the validation metrics,
-          name -> [K], or None if `limit` was not reached or no evaluation asked for.
+          The sum of every trial's training losses since the last evaluation, [K]; and the
+          validation metrics, name -> [K], or None if `limit` was not reached or no evaluation
+          asked for.
         """
         start = time.perf_counter()
-        count = min(limit - self.step, self.capacity)
-        if self._per_step:
-            count = min(count, max(1, int(CALL_SECONDS / self._per_step)))
+        most = min(self.capacity, max(1, int(CALL_SECONDS / self._per_step)))
+        count = min(limit - self.step, most)
         evaluate = evaluate and self.step + count == limit
         self.trials, loss, sums = self._advance(
             self.trials,
@@ -336,11 +378,13 @@ class Population:
         loss, sums = self._flat(loss), jax.tree.map(self._flat, sums)
         self.step += count
         elapsed = time.perf_counter() - start
-        if count and not evaluate or self._per_step is None:
-            self._per_step = elapsed / max(count, 1)
-        training = elapsed if not evaluate else min(elapsed, count * self._per_step)
-        self.seconds["train"] += training
-        self.seconds["eval"] += elapsed - training
+        if count:
+            self._per_step = elapsed / count
+        elif evaluate:
+            self._evaluation = elapsed
+        evaluating = min(elapsed, self._evaluation) if evaluate else 0.0
+        self.seconds["train"] += elapsed - evaluating
+        self.seconds["eval"] += evaluating
         if not evaluate:
             return loss, None
         total = sums.pop("count")
@@ -367,6 +411,19 @@ class Population:
         return self.step, jax.tree.map(jnp.copy, self.trials)
 
     def restore(self, snapshot: tuple[int, Trial]) -> None:
-        """Go back to a snapshot, or to what a checkpoint holds of one."""
+        """Go back to a snapshot."""
         self.step, trials = snapshot
         self.trials = self._put(jax.tree.map(np.asarray, trials))
+
+    def packed(self, trials: Trial) -> Trial:
+        """The trials of a snapshot in order, leaves [K, ...] on the host: for checkpoints, which do
+        not depend on the devices."""
+        return jax.tree.map(self._flat, trials)
+
+    def unpacked(self, trials: Trial) -> Trial:
+        """What `packed` gave, perhaps on other devices, for a snapshot of this population."""
+        shape, count = self.layout.shape, self.layout.count
+        rows = np.minimum(np.arange(math.prod(shape)), count - 1)
+        full = jax.tree.map(lambda leaf: leaf[rows], trials)
+        full = full.replace(alive=full.alive & self._alive)
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), full)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from scaling.crossings import COARSER, Curve, first_crossing, next_evaluation
@@ -51,7 +50,6 @@ class _Standing:
       before: step of the snapshot that a refinement goes back to.
       refine_until: the coarse evaluation at which a crossing was seen, while it is being refined.
       lines: of metrics.jsonl when this was saved.
-      loss: sums of training losses since the last evaluation, and how many updates.
     """
 
     curves: list[Curve]
@@ -59,8 +57,6 @@ class _Standing:
     refine_until: int | None = None
     refined: bool = False
     evaluated: list[int] = dataclasses.field(default_factory=list)
-    loss: list[float] = dataclasses.field(default_factory=list)
-    loss_steps: int = 0
     lines: int = 0
     trial_steps: int = 0
     saves: int = 0
@@ -116,7 +112,6 @@ class Race:
         self.point, self.name = point, name
         self.population = Population(point, values, seeds)
         self.count = len(values)
-        self._folder = run.path / "checkpoints" / name
 
     def run(self, lines: int, signals: Signals, label: str) -> Outcome:
         """Train to the end of the race.
@@ -129,14 +124,14 @@ class Race:
           UserError: a file cannot be written.
           Interrupted: by a signal, after saving.
         """
-        checkpoints = Checkpoints(self._folder, self.point.config.checkpoint.keep)
+        folder = _checkpoints(self.run_dir, self.name)
+        checkpoints = Checkpoints(folder, self.point.config.checkpoint.keep)
         with contextlib.closing(checkpoints):
             self._start(checkpoints, lines)
             total, batch = self.rules.budget, self.point.global_batch
             with Progress(label, total, batch, self.population.step) as progress:
                 self._loop(checkpoints, signals, progress)
         seconds = {k: v + self.standing.seconds.get(k, 0.0) for k, v in self._spent().items()}
-        shutil.rmtree(self._folder, ignore_errors=True)  # the race's outcome replaces it
         standing = self.standing
         winner = None if first_crossing(standing.curves) is None else self._winner
         step = self.population.step
@@ -145,15 +140,15 @@ class Race:
     def _start(self, checkpoints, lines):
         population = self.population
         self.standing = _Standing([Curve() for _ in range(self.count)], lines=lines)
-        self.standing.loss = [0.0] * self.count
         self._before = population.snapshot()
         self._winner = population.variables(0)
-        like = {"now": population.trials, "before": self._before[1], "winner": self._winner}
+        packed = population.packed(population.trials)
+        like = {"now": packed, "before": packed, "winner": self._winner}
         if restored := checkpoints.restore(like):
             _, arrays, extra = restored
-            population.restore((extra.pop("step"), arrays["now"]))
+            population.restore((extra.pop("step"), population.unpacked(arrays["now"])))
             self.standing = _Standing.of(extra)
-            self._before = self.standing.before, arrays["before"]
+            self._before = self.standing.before, population.unpacked(arrays["before"])
             self._winner = arrays["winner"]
         self.run_dir.truncate(self.standing.lines)
         self._saved = time.perf_counter()
@@ -177,11 +172,9 @@ class Race:
                 standing.before = population.step
             first = population.step
             loss, metrics = population.advance(limit)
-            standing.loss = (np.asarray(standing.loss) + loss).tolist()
-            standing.loss_steps += population.step - first
             standing.trial_steps += (population.step - first) * self.count
             if metrics is not None:
-                self._judge(metrics)
+                self._judge(loss, metrics)
             finite = [c.last_train_loss for c in standing.curves if c.last_train_loss is not None]
             progress.step(population.step, min(finite, default=math.nan))
             best = [c.best for c in standing.curves if c.best is not None]
@@ -192,8 +185,7 @@ class Race:
     def _evaluate_at(self, step):
         """Evaluate where the population stands."""
         assert self.population.step == step
-        _, metrics = self.population.advance(step)
-        self._judge(metrics)
+        self._judge(*self.population.advance(step))
 
     def _next(self):
         """The step of the next evaluation."""
@@ -205,7 +197,9 @@ class Race:
             after = min(next_evaluation(last, rules.resolution), standing.refine_until)
         else:
             after = next_evaluation(last, COARSER * rules.resolution)
-        return max(step, min(after, self._bound()))
+        # Only a crossing of this race cuts its grid: up to there, `margin` must not change it.
+        crossed = first_crossing(standing.curves) is not None
+        return max(step, min(after, self._bound() if crossed else rules.budget))
 
     def _bound(self):
         """The last step that can matter."""
@@ -213,7 +207,7 @@ class Race:
         known = [step for step in (first and first[0], rules.within) if step is not None]
         if rules.margin is None or not known or self.standing.refine_until is not None:
             return rules.budget
-        return min(rules.budget, max(min(known), math.floor(min(known) * rules.margin)))
+        return min(rules.budget, math.floor(min(known) * rules.margin))
 
     def _finished(self):
         curves, step = self.standing.curves, self.population.step
@@ -225,7 +219,7 @@ class Race:
             return True
         return all(c.diverged for c in curves)
 
-    def _judge(self, metrics):
+    def _judge(self, loss, metrics):
         """Record an evaluation; go back to refine the first crossing of all."""
         rules, standing, step = self.rules, self.standing, self.population.step
         coarse = rules.fine_from is None and standing.refine_until is None
@@ -234,10 +228,11 @@ class Race:
             if crossing and step - standing.before > max(1, math.floor(rules.resolution * step)):
                 standing.refine_until = step
                 self.population.restore(self._before)
-                self._clear_loss()
                 return
-        self._record(metrics)
-        if standing.refine_until is not None and self._crosses(metrics):
+        self._record(loss, metrics)
+        # On some devices a repetition is not exact: then perhaps nothing crosses this time.
+        refining = standing.refine_until is not None
+        if refining and (self._crosses(metrics) or step >= standing.refine_until):
             standing.refine_until = None
         if first_crossing(standing.curves) is not None and not standing.refined:
             standing.refined = True
@@ -245,27 +240,31 @@ class Race:
 
     def _crosses(self, metrics):
         values = metrics[self.rules.metric]
-        return bool(np.any((values < self.rules.goal) & self.population.alive))
+        return bool(np.any((values < self.rules.goal) & self._finite(metrics)))
 
-    def _record(self, metrics):
-        standing, step, alive = self.standing, self.population.step, self.population.alive
-        steps = standing.loss_steps
-        train_loss = np.asarray(standing.loss) / steps if steps else np.full(self.count, np.nan)
+    def _finite(self, metrics):
+        """Which trials have had nothing but finite losses up to this evaluation, bool [K]."""
+        before = np.asarray([not curve.diverged for curve in self.standing.curves])
+        now = np.isfinite(list(metrics.values())).all(0)
+        return before & self.population.alive & now
+
+    def _record(self, loss, metrics):
+        standing, step = self.standing, self.population.step
+        finite = self._finite(metrics)
+        updates = step - standing.evaluated[-1] if standing.evaluated else 0
+        mean = loss / updates if updates else np.full(self.count, np.nan)
+        rows = {k: np.where(finite, v, np.nan) for k, v in (metrics | {"train_loss": mean}).items()}
         lines = []
         for k, curve in enumerate(standing.curves):
             if curve.diverged:
                 continue
-            row = {name: values[k] if alive[k] else math.nan for name, values in metrics.items()}
-            curve.add(step, float(row[self.rules.metric]), train_loss[k], alive[k], self.rules.goal)
-            row |= {"train_loss": train_loss[k]}
-            lines.append(metric_lines(self.split, step, _one(row), trial=self.first_trial + k))
+            row = {name: values[k : k + 1] for name, values in rows.items()}
+            metric, train_loss = row[self.rules.metric].item(), row["train_loss"].item()
+            curve.add(step, metric, train_loss, bool(finite[k]), self.rules.goal)
+            lines.append(metric_lines(self.split, step, row, trial=self.first_trial + k))
         self.run_dir.append("".join(lines))
         standing.lines += len(lines)
         standing.evaluated.append(step)
-        self._clear_loss()
-
-    def _clear_loss(self):
-        self.standing.loss, self.standing.loss_steps = [0.0] * self.count, 0
 
     def _save(self, checkpoints):
         self.run_dir.sync()
@@ -273,10 +272,19 @@ class Race:
         spent = {k: v + standing.seconds.get(k, 0.0) for k, v in self._spent().items()}
         standing.saves += 1  # a checkpoint's number: steps go back where a crossing is refined
         extra = dataclasses.asdict(standing) | {"seconds": spent, "step": population.step}
-        arrays = {"now": population.trials, "before": self._before[1], "winner": self._winner}
+        arrays = {
+            "now": population.packed(population.trials),
+            "before": population.packed(self._before[1]),
+            "winner": self._winner,
+        }
         checkpoints.save(standing.saves, arrays, extra)
         self._saved = time.perf_counter()
 
 
-def _one(row):
-    return {name: np.asarray([value]) for name, value in row.items()}
+def forget(run: RunDir, name: str) -> None:
+    """Delete the checkpoints of a race whose outcome is recorded."""
+    shutil.rmtree(_checkpoints(run, name), ignore_errors=True)
+
+
+def _checkpoints(run, name):
+    return run.path / "checkpoints" / name

@@ -1,0 +1,355 @@
+"""The whole study in this process: three batch sizes of a tiny net on digits."""
+
+import json
+import math
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from scaling import search
+from scaling.config import default_config, model_config
+from scaling.errors import UserError
+from scaling.record import RunDir
+from scaling.signals import Interrupted
+from scaling.studies import run_study, steps_to_target
+from scaling.studies.steps_to_target import sentence, summarize
+
+GOAL, TRIALS, BUDGET = 0.3, 8, 90
+NAMES = ("bs16", "bs64", "bs256")
+SPACE = {
+    "learning_rate": ("log", 0.02, 1.0),
+    "momentum": ("reverse_log", 0.5, 0.95),
+    "weight_decay": ("discrete", 0.0, 0.0, 0.0, 1e12),  # some diverge
+}
+KEYS = """study status global_batch train_size metric goal steps_to_target resolution steps_interval
+censored_at budget_steps stopped_at_step margin trial_steps trial_steps_saved best_trial best
+at_edge widened ranges counts trials repeats test seconds trial_steps_per_second devices"""
+TIMES = ("seconds", "trial_steps_per_second")
+
+
+def _config(**changes):
+    c = default_config("steps_to_target")
+    c.batch_sizes, c.devices, c.eval.batch = (16, 64, 256), 1, 100
+    c.model = model_config("mlp", widths=(8,))
+    c.search.trials, c.search.space = TRIALS, changes.pop("space", SPACE)
+    c.target.goal, c.target.budget = GOAL, (f"{BUDGET} steps",)
+    c.target.resolution, c.target.repeats = 0.1, 2
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def _one(**changes):
+    """A study of one point that does no more than it must."""
+    return _config(**{"batch_sizes": (64,), "target.repeats": 0, "eval.test": False} | changes)
+
+
+def _point(workdir, **changes):
+    """The result of `_one`."""
+    (result,) = run_study(_one(**changes), workdir, None, lambda text: None).values()
+    return result
+
+
+def _run(config, workdir, part=None):
+    said = []
+    results = run_study(config, workdir, part, said.append)
+    return results, said
+
+
+def _rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _files(workdir, name):
+    """What a point left, but for its times and launches."""
+    run = workdir / name
+    contents = {}
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and p.name != "lock"):
+        contents[str(path.relative_to(run))] = path.read_bytes()
+    for file in ("result.json", "search0.json", "repeats.json"):
+        values = json.loads(contents[file])
+        contents[file] = {k: v for k, v in values.items() if k not in TIMES}
+    resolved = json.loads(contents["resolved.json"])
+    del resolved["launches"]
+    return contents | {"resolved.json": resolved}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(workdir, results, what was said) of the study in one go."""
+    workdir = tmp_path_factory.mktemp("study")
+    return workdir, *_run(_config(), workdir)
+
+
+def test_the_record_of_a_point(study):
+    workdir, results, _ = study
+    assert tuple(results) == NAMES
+    for name, batch in zip(NAMES, (16, 64, 256), strict=True):
+        result = json.loads((workdir / name / "result.json").read_text())
+        assert result == json.loads(json.dumps(results[name]))
+        assert set(result) == set(KEYS.split())
+        assert (result["study"], result["status"]) == ("steps_to_target", "reached")
+        assert (result["global_batch"], result["train_size"]) == (batch, 1197)
+        assert (result["metric"], result["goal"], result["margin"]) == ("error", GOAL, 1.5)
+        assert result["ranges"] == {name: list(range_) for name, range_ in SPACE.items()}
+        assert (result["censored_at"], result["widened"]) == (None, 0)
+        before, step = result["resolution"]
+        assert step == result["steps_to_target"] and step - before <= max(1, step // 10)
+        assert result["budget_steps"] == BUDGET
+        assert result["stopped_at_step"] == min(BUDGET, math.floor(1.5 * step))
+        low, high = result["steps_interval"]
+        assert low == step and (high is None or high >= step)
+        assert set(result["seconds"]) == {"compile", "train", "eval"}
+        assert set(result["devices"]) == {"kind", "platform", "count", "simulated"}
+
+
+def test_trials_and_the_best_of_them(study):
+    _, results, _ = study
+    drawn = search.sample(SPACE, range(TRIALS), seed=0)
+    for result in results.values():
+        trials = result["trials"]
+        assert [t["trial"] for t in trials] == [t["seed"] for t in trials] == list(range(TRIALS))
+        assert [t["values"] for t in trials] == drawn
+        outcomes = [t["outcome"] for t in trials]
+        assert result["counts"] == {
+            kind: outcomes.count(kind) for kind in ("reached", "missed", "infeasible")
+        }
+        assert result["counts"]["infeasible"] > 0
+        for trial in trials:
+            assert (trial["steps_to_target"] is not None) == (trial["outcome"] == "reached")
+            assert trial["stopped_at_step"] <= result["stopped_at_step"]
+        reached = [(t["steps_to_target"], t["trial"]) for t in trials if t["outcome"] == "reached"]
+        assert (result["steps_to_target"], result["best_trial"]) == min(reached)
+        values = trials[result["best_trial"]]["values"]
+        effective = values["learning_rate"] / (1 - values["momentum"])
+        assert result["best"] == values | {"effective_learning_rate": pytest.approx(effective)}
+        edges = search.edges(SPACE, values)
+        assert result["at_edge"] == [list(edge) for edge in edges]
+        assert len(result["repeats"]) == 2
+        assert [r["seed"] for r in result["repeats"]] == [1_000_000, 1_000_001]
+
+
+def test_steps_follow_from_the_metrics_alone(study):
+    """Every trial's and the answer's, recomputed in plain Python."""
+    workdir, results, _ = study
+    for name, result in results.items():
+        rows = _rows(workdir / name)
+        for split, count in (("validation", TRIALS), ("repeat", 2)):
+            first = {}
+            for row in rows:
+                if row["split"] == split and row["error"] is not None and row["error"] < GOAL:
+                    first[row["trial"]] = min(first.get(row["trial"], BUDGET), row["step"])
+            of = result["trials"] if split == "validation" else result["repeats"]
+            assert [t["steps_to_target"] for t in of] == [first.get(k) for k in range(count)]
+            if split == "validation":
+                assert min(first.values()) == result["steps_to_target"]
+        for trial in result["trials"]:
+            of_trial = [
+                r for r in rows if (r["split"], r["trial"]) == ("validation", trial["trial"])
+            ]
+            known = [row["error"] for row in of_trial if row["error"] is not None]
+            assert trial["best_metric"] == pytest.approx(min(known), rel=1e-6)
+            if trial["outcome"] == "infeasible":
+                assert of_trial[-1]["error"] is None and len(known) == len(of_trial) - 1
+        (test,) = (row for row in rows if row["split"] == "test")
+        assert (test["step"], test["trial"]) == (result["steps_to_target"], result["best_trial"])
+        assert result["test"]["step"] == test["step"]
+        assert test["error"] == pytest.approx(result["test"]["error"])
+        assert test["error"] < 0.5  # the weights at the crossing, and not those of some other time
+
+
+def test_what_is_said(study):
+    _, results, said = study
+    assert [line.split(":")[0] for line in said] == [n for n in reversed(NAMES) for _ in (0, 1)]
+    steps = results["bs64"]["steps_to_target"]
+    assert sentence(results["bs64"]).startswith(f"{steps} steps; ")
+    assert len(summarize(results).splitlines()) == 1 + len(NAMES)
+
+
+def test_a_second_launch_measures_nothing(study):
+    workdir, results, _ = study
+    files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
+    again, said = _run(_config(), workdir)
+    assert again == json.loads(json.dumps(results))
+    assert all("finished before" in line for line in said) and len(said) == len(NAMES)
+    assert files == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
+
+
+def test_slices_in_another_order_leave_the_same_files(study, tmp_path):
+    workdir, _, _ = study
+    for part, names in (("1:2", ("bs64",)), ("0:1", ("bs16",)), ("2:", ("bs256",))):
+        assert tuple(_run(_config(), tmp_path, part)[0]) == names
+    for name in NAMES:
+        assert _files(tmp_path, name) == _files(workdir, name)
+
+
+@pytest.mark.parametrize("moment", ["search0", "repeats", "result"])
+def test_killed_where_a_race_is_recorded_nothing_is_lost(study, tmp_path, monkeypatch, moment):
+    workdir, _, _ = study
+    write = RunDir._write
+
+    def killed(self, name, content):
+        if name == f"{moment}.json":
+            raise MemoryError
+        write(self, name, content)
+
+    monkeypatch.setattr(RunDir, "_write", killed)
+    with pytest.raises(MemoryError):
+        _run(_config(), tmp_path, "1:2")
+    monkeypatch.setattr(RunDir, "_write", write)
+    assert not (tmp_path / "bs64" / "result.json").exists()
+    with open(tmp_path / "bs64" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "spl')  # what a kill leaves
+    _run(_config(), tmp_path, "1:2")
+    assert _files(tmp_path, "bs64") == _files(workdir, "bs64")
+
+
+def test_a_signal_stops_the_study_and_it_is_resumed(study, tmp_path, monkeypatch):
+    workdir, _, _ = study
+    append = RunDir.append
+    count = []
+
+    def signalled(self, lines):
+        append(self, lines)
+        count.append(1)
+        if len(count) in (5, 18):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunDir, "append", signalled)
+    for _ in range(2):
+        with pytest.raises(Interrupted, match=r"after step .* saved"):
+            _run(_config(), tmp_path, "1:2")
+    _run(_config(), tmp_path, "1:2")
+    assert _files(tmp_path, "bs64") == _files(workdir, "bs64")
+
+
+# ---- Other ends ----
+
+NOT_REACHED = ("resolution", "steps_interval", "best_trial", "best", "test")
+
+
+def test_a_goal_out_of_reach_is_censored(tmp_path):
+    result = _point(tmp_path, space={"learning_rate": ("log", 1e-6, 1e-5)})
+    assert (result["status"], result["censored_at"]) == ("target_not_reached", BUDGET)
+    assert result["stopped_at_step"] == BUDGET and result["steps_to_target"] is None
+    assert all(result[key] is None for key in NOT_REACHED)
+    assert result["repeats"] == result["at_edge"] == [] and result["trial_steps_saved"] == 0
+    assert sentence(result) == "not reached in 90 steps" and "> 90" in summarize({"bs64": result})
+
+
+def test_every_trial_diverges(tmp_path):
+    result = _point(tmp_path, space={"learning_rate": ("log", 1e28, 1e30)})
+    assert (result["status"], result["censored_at"]) == ("all_diverged", None)
+    assert result["counts"] == {"reached": 0, "missed": 0, "infeasible": TRIALS}
+    assert result["steps_to_target"] is None and all(result[key] is None for key in NOT_REACHED)
+    assert "every trial diverged" in sentence(result) and summarize({"bs64": result})
+
+
+def test_a_goal_met_before_training(tmp_path):
+    result = _point(tmp_path, **{"target.goal": 1.0, "target.repeats": 2, "eval.test": True})
+    assert (result["status"], result["steps_to_target"]) == ("met_at_start", 0)
+    assert all(result[key] is None for key in NOT_REACHED) and result["repeats"] == []
+    assert result["trial_steps"] == 0 and result["censored_at"] is None
+    assert "choose a lower target.goal" in sentence(result) and summarize({"bs64": result})
+
+
+def test_the_loss_as_metric(tmp_path):
+    result = _point(tmp_path, **{"target.metric": "loss", "target.goal": 1.2})
+    below = [r["step"] for r in _rows(tmp_path / "bs64") if (r["loss"] or 9.0) < 1.2]
+    assert result["metric"] == "loss" and result["steps_to_target"] == min(below) > 0
+
+
+def test_a_subset_of_the_data(tmp_path):
+    result = _point(tmp_path, **{"data.train_size": 100, "target.budget": ("4 steps", "10 epochs")})
+    assert result["train_size"] == 100 and result["budget_steps"] == 4 + 16  # 10 * 100 / 64
+    resolved = json.loads((tmp_path / "bs64" / "resolved.json").read_text())
+    assert resolved["data"]["sizes"] == {"train": 100, "validation": 300, "test": 300}
+
+
+def test_fewer_repeats_than_devices_and_a_batch_that_does_not_divide(tmp_path):
+    changes = {"batch_sizes": (30,), "search.trials": 8, "devices": 8, "eval.test": True}
+    result = _point(tmp_path, **changes, **{"target.repeats": 1})
+    assert result["status"] == "reached" and len(result["repeats"]) == 1 and result["test"]
+
+
+# ---- Widening ----
+
+NARROW = {"learning_rate": ("log", 0.01, 0.02), "momentum": ("reverse_log", 0.5, 0.9)}
+
+
+def test_a_space_that_is_too_narrow_is_widened(tmp_path, monkeypatch):
+    tested, replicate = [], steps_to_target.replicate
+    monkeypatch.setattr(
+        steps_to_target, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
+    )
+    changes = {"search.widen": 2, "target.goal": 0.6, "eval.test": True}
+    result = _point(tmp_path, space=NARROW, **changes)
+    widened, trials = result["widened"], result["trials"]
+    count = (1 + widened) * TRIALS
+    assert widened >= 1 and len(trials) == count
+    assert [t["trial"] for t in trials] == [t["seed"] for t in trials] == list(range(count))
+    assert result["ranges"] != {name: list(range_) for name, range_ in NARROW.items()}
+    assert result["best_trial"] >= TRIALS  # found beyond the first ranges
+    # All rounds are pooled, in the answer as in the metrics.
+    rows = _rows(tmp_path / "bs64")
+    assert {row["trial"] for row in rows} == set(range(count))
+    first = min((r["step"], r["trial"]) for r in rows if r["error"] < 0.6)
+    assert first == (result["steps_to_target"], result["best_trial"])
+    assert result["trial_steps"] + result["trial_steps_saved"] == count * BUDGET
+    # The test is of the best trial's round.
+    with np.load(tmp_path / "bs64" / f"search{result['best_trial'] // TRIALS}.npz") as winner:
+        for name, leaf in zip(sorted(winner), jax.tree.leaves(tested), strict=True):
+            np.testing.assert_array_equal(winner[name], leaf)
+    # What was searched is not searched again.
+    assert not any(search.inside(NARROW, trial["values"]) for trial in trials[TRIALS:])
+
+
+@pytest.mark.parametrize("low", [0.0, 1e-6])
+def test_an_edge_with_no_room_behind_it_is_no_error(tmp_path, monkeypatch, low):
+    """Where 0 or next to it is the end."""
+    monkeypatch.setattr(search, "edges", lambda *_: [("momentum", "low")])
+    space = {"learning_rate": ("log", 0.1, 1.0), "momentum": ("linear", low, 0.9)}
+    result = _point(tmp_path, space=space, **{"search.widen": 1})
+    assert (result["status"], result["widened"]) == ("reached", 0)
+    assert result["at_edge"] == [["momentum", "low"]]
+
+
+# ---- What cannot be ----
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"space": {}}, "search space is empty"),
+        ({"space": {"learning_rat": ("log", 0.1, 1.0)}}, "did you mean 'learning_rate'"),
+        ({"space": {"trust_coefficient": ("log", 0.1, 1.0)}}, "trust_coefficient"),
+        ({"space": {"learning_rate": ("log", 0.0, 1.0)}}, "excluded"),
+        ({"space": {"learning_rate": ("log", 1.0, 0.1)}}, "low bound comes first"),
+        ({"space": {"learning_rate": ("logg", 0.1, 1.0)}}, "did you mean 'log'"),
+        ({"space": {"learning_rate": 0.1}}, "write a scale and its bounds"),
+        ({"search.sampler": "sobel"}, "did you mean 'sobol'"),
+        ({"search.trials": 0}, "search.trials is 0"),
+        ({"search.widen": -1}, "search.widen is -1"),
+        ({"target.metric": "accuracy"}, "target.metric"),
+        ({"target.goal": 0.0}, "target.goal is 0.0"),
+        ({"target.goal": math.nan}, "target.goal is nan"),
+        ({"target.margin": 0.5}, "target.margin is 0.5"),
+        ({"target.margin": math.inf}, "target.margin is inf"),
+        ({"target.resolution": 0.0}, "target.resolution is 0"),
+        ({"target.repeats": -1}, "target.repeats is -1"),
+        ({"target.budget": ("0 steps",)}, "no step"),
+        ({"target.budget": ("many steps",)}, "many steps"),
+        ({"optim.scaling_rule": "linear"}, "optim.scaling_rule"),
+        ({"optim.name": "nesterof"}, "did you mean 'nesterov'"),
+        ({"data.train_size": 2000}, "data.train_size is 2000"),
+        ({"micro_batch": 7}, "Microbatch 7 does not divide"),
+        ({"metrics.tensorboard": True}, "metrics.tensorboard"),
+    ],
+)
+def test_wrong_values_are_one_sentence_before_anything_starts(tmp_path, changes, words):
+    with pytest.raises(UserError) as caught:
+        _run(_one(**changes), tmp_path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

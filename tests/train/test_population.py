@@ -1,0 +1,233 @@
+"""A population against runs of its own trials, however the trials are laid out."""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from scaling.config import default_config
+from scaling.errors import UserError
+from scaling.record import RunDir, read_metrics
+from scaling.train import population as population_module
+from scaling.train.loop import train_point
+from scaling.train.point import resolve
+from scaling.train.population import Population, layout_of
+
+BATCH, MIDDLE, END = 24, 3, 6
+MLP = {"name": "mlp", "widths": (8,)}
+GHOST = {"name": "mlp", "widths": (8,), "norm": "ghost", "ghost_batch": 6}
+# What a trial sets, and where a run of its own has it in its config.
+KEYS = {
+    "peak": "optim.base_lr",
+    "momentum": "optim.momentum",
+    "weight_decay": "optim.weight_decay",
+    "label_smoothing": "loss.label_smoothing",
+    "total_steps": "duration",
+}
+
+
+def _config(model, **changes):
+    c = default_config()
+    c.global_batch, c.duration, c.devices, c.eval.batch = BATCH, f"{END} steps", 1, 128
+    c.model = ConfigDict(model)
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def _population(config, values, seeds=None, block=None):
+    point = resolve(config, {name for trial in values for name in trial})
+    return Population(point, values, seeds or range(len(values)), block)
+
+
+def _train(population, *steps):
+    """[metrics at each step], with the sum of the training losses before it as "train"."""
+    rows = []
+    for step in steps:
+        loss, metrics = population.advance(step)
+        while metrics is None:
+            loss, metrics = population.advance(step)
+        rows.append(metrics | {"train": loss})
+    return rows
+
+
+def _alone(path, config, values, seed):
+    """The same of one trial in a run of its own."""
+    config = config.copy_and_resolve_references()
+    values = values | {"total_steps": f"{values.get('total_steps', END)} steps"}
+    config.update_from_flattened_dict({KEYS[name]: value for name, value in values.items()})
+    config.seed, config.eval.every, config.eval.test = seed, f"{MIDDLE} steps", False
+    with RunDir(path) as run:
+        run.begin(json.loads(config.to_json_best_effort()))
+        train_point(config, run, "alone")
+    losses = [row["loss"] for row in read_metrics(path, "train")]
+    held_out = {row["step"]: row for row in read_metrics(path, "validation")}
+    sums = sum(losses[:MIDDLE]), sum(losses[MIDDLE:END])
+    return [
+        {"loss": held_out[step]["loss"], "error": held_out[step]["error"], "train": total}
+        for step, total in zip((MIDDLE, END), sums, strict=True)
+    ]
+
+
+ALONE = {
+    "simple CNN with dropout, accumulated": (
+        {"name": "simple_cnn", "size": "narrow", "dropout": 0.5},
+        {"micro_batch": 8},
+        [{"peak": 0.02}, {"peak": 0.05}],
+    ),
+    "ghost batch norm, accumulated": (GHOST, {"micro_batch": 12}, [{"peak": 0.1}, {"peak": 0.5}]),
+    "MLP, everything searched": (
+        MLP,
+        {"data.augment": "crop_flip", "schedule.name": "linear", "duration": "100 steps"},
+        [
+            {
+                "peak": 0.3,
+                "momentum": 0.5,
+                "weight_decay": 0.01,
+                "label_smoothing": 0.2,
+                "total_steps": 6,
+            },
+            {
+                "peak": 0.05,
+                "momentum": 0.95,
+                "weight_decay": 0.1,
+                "label_smoothing": 0.0,
+                "total_steps": 9,
+            },
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_trial_is_what_a_run_of_its_own_would_be(tmp_path, name):
+    """Sums of training losses, validation loss and error, to float tolerance."""
+    model, changes, values = ALONE[name]
+    config, seeds = _config(model, **changes), (5, 11)
+    rows = _train(_population(config, values, seeds), MIDDLE, END)
+    for k, (trial, seed) in enumerate(zip(values, seeds, strict=True)):
+        alone = _alone(tmp_path / str(k), config, trial, seed)
+        for row, expected in zip(rows, alone, strict=True):
+            for key, value in expected.items():
+                np.testing.assert_allclose(row[key][k], value, rtol=2e-4, err_msg=key)
+
+
+VALUES = [{"peak": 0.05 * (k + 1)} for k in range(9)]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Rows and weights of nine trials, one after another on one device."""
+    config = _config(GHOST, **{"data.augment": "crop_flip"})
+    population = _population(config, VALUES, block=1)
+    assert population.layout.shape == (1, 9, 1)
+    return _train(population, MIDDLE, END), [population.variables(k) for k in range(9)]
+
+
+@pytest.mark.parametrize(
+    "devices, count, block, spread, shape",
+    [
+        (1, 5, 2, "trials", (1, 3, 2)),
+        (1, 5, 5, "trials", (1, 1, 5)),
+        (2, 5, None, "trials", (2, 1, 3)),
+        (3, 6, 1, "trials", (3, 2, 1)),
+        (8, 9, None, "trials", (8, 1, 2)),
+        (8, 5, 2, "batch", (3, 2)),
+        (3, 2, 1, "batch", (2, 1)),
+    ],
+)
+def test_the_layout_changes_nothing(expected, devices, count, block, spread, shape):
+    config = _config(GHOST, **{"data.augment": "crop_flip", "devices": devices})
+    population = _population(config, VALUES[:count], block=block)
+    layout = population.layout
+    assert (layout.spread, layout.shape) == (spread, shape)
+    rows, weights = expected
+    for row, other in zip(_train(population, MIDDLE, END), rows, strict=True):
+        for key in other:
+            assert row[key].shape == (count,)
+            np.testing.assert_allclose(row[key], other[key][:count], rtol=2e-4, err_msg=key)
+    for k in range(count):
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+        jax.tree.map(close, population.variables(k), weights[k])
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_stays_whole():
+    """Few trials on many devices: some devices have nothing to do, and that is no error."""
+    point = resolve(_config(MLP, devices=8, global_batch=6), ("peak",))
+    layout = layout_of(point, 2)
+    assert (layout.spread, layout.shape) == ("trials", (8, 1, 1))
+    point = resolve(_config(MLP, devices=8, global_batch=64, micro_batch=32), ("peak",))
+    assert layout_of(point, 2).spread == "trials"
+    assert layout_of(point, 2).plan.micro_batch == 32
+
+
+def test_a_diverged_trial_is_frozen_and_disturbs_no_other():
+    config = _config(MLP)
+    values = [{"peak": 0.1}, {"peak": 1e30}, {"peak": 0.2}]
+    sick = _population(config, values, block=3)
+    well = _population(config, [*values[:1], {"peak": 0.1}, *values[2:]], block=3)
+    rows, healthy_rows = _train(sick, 1, MIDDLE, END), _train(well, 1, MIDDLE, END)
+    assert sick.alive.tolist() == [True, False, True] and well.alive.all()
+    frozen = sick.variables(1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(frozen))
+    _train(sick, END + 1)
+    jax.tree.map(np.testing.assert_array_equal, sick.variables(1), frozen)
+    _train(well, END + 1)
+    for k in (0, 2):
+        for row, other in zip(rows, healthy_rows, strict=True):
+            assert all(row[key][k] == other[key][k] for key in row)
+        jax.tree.map(np.testing.assert_array_equal, sick.variables(k), well.variables(k))
+
+
+def test_one_compilation(caplog):
+    """Also of calls of other lengths, with and without an evaluation, and after going back."""
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        population = _population(_config(MLP), VALUES[:2])
+        assert "XLA compilation of" in caplog.text  # or this test would find nothing
+        population.restore(population.snapshot())
+        caplog.clear()
+        population.advance(1)
+        population.advance(3, evaluate=False)
+        population.advance(8)
+        population.advance(8)
+    assert "XLA compilation of" not in caplog.text
+
+
+def test_going_back_and_where_calls_are_cut_leave_no_trace(monkeypatch):
+    """Bit-identical, sums of training losses included: what refining and resuming rest on."""
+    population = _population(_config(GHOST, devices=2), VALUES[:3])
+    _train(population, MIDDLE)
+    population.advance(MIDDLE + 2, evaluate=False)
+    snapshot = population.snapshot()
+    weights_of = lambda: [population.variables(k) for k in range(3)]
+    (whole,), weights = _train(population, 40), weights_of()
+    for seconds in (1e9, 0.0):  # as much as fits in a call, and one update in each
+        monkeypatch.setattr(population_module, "CALL_SECONDS", seconds)
+        population.restore(snapshot)
+        assert population.step == MIDDLE + 2
+        (again,) = _train(population, 40)
+        for key in whole:
+            np.testing.assert_array_equal(again[key], whole[key], err_msg=key)
+        jax.tree.map(np.testing.assert_array_equal, weights_of(), weights)
+
+
+def test_a_batch_above_the_data_set_and_a_subset_of_it():
+    config = _config(MLP, **{"data.train_size": 30, "global_batch": 64})
+    population = _population(config, VALUES[:2])
+    assert population._orders[0].size == 30
+    (row,) = _train(population, END)
+    assert population.alive.all() and np.isfinite(row["loss"]).all()
+
+
+def test_streamed_data_is_refused_in_one_sentence():
+    config = _config(MLP, **{"data.name": "imagenet", "data.augment": "none"})
+    with pytest.raises(UserError, match=r"^imagenet is streamed .*; use a set that fits.*\.$"):
+        _population(config, VALUES[:2])
+
+
+def test_more_than_the_memory_is_refused_in_one_sentence():
+    config = _config(MLP, memory_limit_gib=1e-6)
+    with pytest.raises(UserError, match=r"^2 trials of 24 = .* need .* GiB .* fewer trials\.$"):
+        _population(config, VALUES[:2])
