@@ -6,8 +6,9 @@ Both sides hold the data in memory, draw shuffled batches, normalise uint8 image
 cross entropy, backward pass and Nesterov momentum at the same batch. Ours is the program that a
 run compiles, `scaling.train.step`; PyTorch is the loop that its tutorials show, convolutions in
 its default layout and in channels_last; on our side with all cores as one device, and with every
-core a device of its own (launch.py --devices=N). Rates are examples per second, medians of alternating
-repeats in one process, one process per case: JAX gets the threads that launch.py would give it.
+core a device of its own (launch.py --devices=N). Rates are examples per second, medians of
+alternating repeats in one process, one process per case: JAX gets the threads that launch.py would
+give it.
 """
 
 import argparse

@@ -8,7 +8,7 @@ Panels, with the paper's models, goals, batch sizes and 100 trials per size:
     mnist_cnn           (a) Simple CNN base, validation error below 1%
     fashion_mnist_cnn   (b) Simple CNN base with dropout, below 10%
     cifar10_resnet8     (c) ResNet-8 without batch norm, below 30%
-    imagenet_resnet50   (d) ResNet-50 with ghost batch norm of 32, below 25% (v1.5; the paper's is v2)
+    imagenet_resnet50   (d) ResNet-50 (v1.5, not the paper's v2), ghost batch 32, below 25%
     imagenet_vgg11      (h) VGG-11, below 35%
 
 The search space of (d) is the paper's for batch 256, its decay steps taken as a share of the

@@ -148,11 +148,11 @@ def test_a_signal_ends_a_sweep_not_only_its_point(config, tmp_path):
     process = start(
         f"--config={config}:long", f"--workdir={tmp_path}", "--config.batch_sizes=48,96"
     )
-    _wait_for_rows(tmp_path / "bs48", process)
+    _wait_for_rows(tmp_path / "bs96", process)  # the largest batch comes first
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert not (tmp_path / "bs96").exists()
+    assert not (tmp_path / "bs48").exists()
 
 
 def test_a_ghost_batch_across_devices(config, tmp_path):
@@ -210,9 +210,10 @@ def test_signals_save_and_say_how_to_resume(config, tmp_path, signum, code):
 
 
 def test_two_launches_in_one_workdir(config, tmp_path):
-    process = start(f"--config={config}:long", f"--workdir={tmp_path}")
+    endless = f"--config={config}:long", f"--workdir={tmp_path}", "--config.duration=1e7 steps"
+    process = start(*endless)
     _wait_for_rows(tmp_path / "bs48", process)
-    code, _, err = launch(f"--config={config}:long", f"--workdir={tmp_path}")
+    code, _, err = launch(*endless)
     process.kill()
     process.communicate()
     assert code == 2 and f"in use by process {process.pid}" in err

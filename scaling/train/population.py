@@ -45,8 +45,10 @@ from scaling.train.step import (
 # Weights, gradients and optimizer state of a block, and its activations, should fit the
 # second-level cache of one core.
 CPU_CACHE_BYTES = 2**20
-# Indices of examples that one call may hold, over all trials.
-MAX_CALL_EXAMPLES = 2**23
+# Indices of examples that one call may hold, over all trials. Every call prepares and sends as many,
+# and most are short: with 2**23, one update and evaluation of 64 trials took four to eight times as
+# long.
+MAX_CALL_EXAMPLES = 2**20
 MAX_CALL_STEPS = 4096
 # Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
 # batched matrix products. Which is faster depends on the device and the model, so both are timed.
