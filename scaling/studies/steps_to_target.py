@@ -33,7 +33,7 @@ from scaling.train import planning
 from scaling.train.evaluate import make_evaluate, means
 from scaling.train.feed import ResidentFeed
 from scaling.train.point import Point, data_info, resolve
-from scaling.train.population import layout_of
+from scaling.train.population import check_resident, layout_of
 from scaling.train.race import Outcome, Race, Rules, forget
 from scaling.train.resolved import device_values
 from scaling.train.step import replicate
@@ -66,6 +66,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
     check_values(config)
+    check_resident(data_info(config.data))
     sources.check_available(config.data.name, config.data.dir)
 
 

@@ -27,6 +27,7 @@ from jax import lax
 
 from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.data.resident import EpochOrder
+from scaling.data.sources import DataInfo
 from scaling.errors import UserError
 from scaling.train import planning
 from scaling.train.evaluate import index_batches, metric_sums
@@ -45,9 +46,9 @@ from scaling.train.step import (
 # Weights, gradients and optimizer state of a block, and its activations, should fit the
 # second-level cache of one core.
 CPU_CACHE_BYTES = 2**20
-# Indices of examples that one call may hold, over all trials. Every call prepares and sends as many,
-# and most are short: with 2**23, one update and evaluation of 64 trials took four to eight times as
-# long.
+# Indices of examples that one call may hold, over all trials. Every call prepares and sends as
+# many, and most are short: with 2**23, one update and evaluation of 64 trials took four to eight
+# times as long.
 MAX_CALL_EXAMPLES = 2**20
 MAX_CALL_STEPS = 4096
 # Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
@@ -123,6 +124,19 @@ def _plan(point, sharing):
             point.global_batch, sharing, point.config.micro_batch, point.ghost_batch
         )
     return planning.for_the_cache(point, plans(point.global_batch, sharing, point.ghost_batch))
+
+
+def check_resident(info: DataInfo) -> None:
+    """The data set can be on the devices.
+
+    Raises:
+      UserError: it is streamed.
+    """
+    if info.streaming:
+        raise UserError(
+            f"{info.name} is streamed from disk, and trials side by side need their data on the "
+            "devices; use a set that fits, or --dry_run to see what this would cost."
+        )
 
 
 def working_set(point: Point, plan: BatchPlan) -> int:
@@ -238,11 +252,7 @@ class Population:
         block: int | None = None,
     ):
         start = time.perf_counter()
-        if point.info.streaming:
-            raise UserError(
-                f"{point.info.name} is streamed from disk, and trials side by side need their data "
-                "on the devices; use a set that fits, or --dry_run to see what this would cost."
-            )
+        check_resident(point.info)
         self.point, self.layout = point, layout_of(point, len(values), block)
         self.step = 0
         shape, places = self.layout.shape, math.prod(self.layout.shape)
