@@ -47,11 +47,13 @@ def main(_) -> None:
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
-    from scaling.studies import STUDIES, points_of, run_study  # after the devices are set
+    from scaling.studies import ONE_PER_CORE, STUDIES, points_of, run_study  # devices are set
     from scaling.train.threads import limit_threads
 
     points = points_of(config, POINTS.value)
-    if not DEVICES.value:
+    if config.study in ONE_PER_CORE:  # alone or as one of several workers: the same numbers
+        os.environ.setdefault("PJRT_NPROC", "1")
+    elif not DEVICES.value:
         limit_threads(points.values())
     if DRY_RUN.value:
         say(STUDIES[config.study].dry_run(points))
@@ -84,7 +86,8 @@ def workers_for(config, workdir: Path) -> int:
 
     if config.study not in ONE_PER_CORE or DEVICES.value or jax.default_backend() != "cpu":
         return 1
-    return min(WORKERS.value or os.cpu_count(), unfinished(config, workdir, POINTS.value))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(WORKERS.value or cores, unfinished(config, workdir, POINTS.value))
 
 
 def worker_command(workdir: Path) -> list[str]:
@@ -203,7 +206,8 @@ def cli() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as error:
-        print(f"{error} Run the same command again to resume.", file=sys.stderr)
+        if not WORKER.value:  # else the process that started this one says it
+            print(f"{error} Run the same command again to resume.", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -6,6 +6,7 @@ of a small model are too short to be shared (benchmarks/results/population.json)
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -59,10 +60,14 @@ def _relay(worker, say):
 
 
 def stop_with_parent() -> None:
-    """In a worker: end as if interrupted when the process that started it is gone."""
+    """In a worker of `run_workers`: end as if interrupted when the process that started it is gone.
+
+    One that a person or a scheduler started has no such pipe, and nobody to end with.
+    """
 
     def watch():
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        threading.Thread(target=watch, daemon=True).start()

@@ -13,6 +13,7 @@ def start(*arguments, cwd=ROOT, **environment):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
         cwd=cwd,
+        stdin=subprocess.DEVNULL,
         env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -83,6 +83,14 @@ def test_two_workers_give_what_one_gives(config, tmp_path):
         assert [sum(f"{n}: " in line for line in out.splitlines()) for n in NAMES] == [2, 2, 2]
 
 
+def test_a_worker_started_by_hand(config, tmp_path):
+    """On another machine, by a scheduler: it leaves out what others hold, and ends by itself."""
+    with RunDir(tmp_path / "w" / "bs32"):
+        code, _, err = launch(f"--config={config}", f"--workdir={tmp_path / 'w'}", "--worker")
+        assert code == 0, err
+        assert unfinished(tmp_path / "w") == ["bs32"]
+
+
 @pytest.mark.slow
 def test_workers_killed_stopped_and_resumed_give_the_same(config, tmp_path):
     cut, arguments = tmp_path / "cut", (f"--config={config}:long", "--workers=2")

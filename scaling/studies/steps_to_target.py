@@ -79,15 +79,17 @@ def check_values(config: ConfigDict) -> None:
     target, space = config.target, _space(config)
     readable = {
         "learning_rate",
-        "decay_steps",
-        "decay_share",
         "warmup_steps",
         "warmup_init",
         "label_smoothing",
         *look_up("optimizer", config.optim.name, HYPERPARAMETERS),
         *look_up("schedule", config.schedule.name, SHAPES),
     } - {"boundaries"}
+    if config.schedule.name not in ("constant", "step"):  # those have no end
+        readable |= {"decay_steps", "decay_share"}
     search.check_space(space, readable)
+    if {"decay_steps", "decay_share"} <= set(space):
+        raise UserError("decay_share is decay_steps by another name; search one of them.")
     if "learning_rate" in space and config.optim.scaling_rule != "none":
         raise UserError(
             f"optim.scaling_rule is {config.optim.scaling_rule!r}, but the learning rate is "
@@ -327,7 +329,7 @@ class _Search:
             "stopped_at_step": max(self.stops),
             "margin": config.target.margin,
             "trial_steps": self.trial_steps,
-            "trial_steps_saved": self.possible_steps - self.trial_steps,
+            "trial_steps_saved": max(0, self.possible_steps - self.trial_steps),
             "best_trial": trial,
             "best": self._with_effective_rate(self.values[trial]) if step else None,
             "at_edge": [list(edge) for edge in self.edges()],

@@ -318,6 +318,8 @@ def test_an_edge_with_no_room_behind_it_is_no_error(tmp_path, monkeypatch, low):
 
 # ---- What cannot be ----
 
+BOTH_DECAYS = {"decay_share": ("linear", 0.5, 1.0), "decay_steps": ("integer", 10, 90)}
+
 
 @pytest.mark.parametrize(
     "changes, words",
@@ -329,6 +331,8 @@ def test_an_edge_with_no_room_behind_it_is_no_error(tmp_path, monkeypatch, low):
         ({"space": {"learning_rate": ("log", 1.0, 0.1)}}, "low bound comes first"),
         ({"space": {"learning_rate": ("logg", 0.1, 1.0)}}, "did you mean 'log'"),
         ({"space": {"learning_rate": 0.1}}, "write a scale and its bounds"),
+        ({"space": {"decay_share": ("linear", 0.5, 1.0)}}, "decay_share"),
+        ({"space": BOTH_DECAYS, "schedule.name": "linear"}, "search one of them"),
         ({"search.sampler": "sobel"}, "did you mean 'sobol'"),
         ({"search.trials": 0}, "search.trials is 0"),
         ({"search.widen": -1}, "search.widen is -1"),
