@@ -48,13 +48,13 @@ def main(_) -> None:
     config = CONFIG.value
     set_up_jax(DEVICES.value)
     from scaling.studies import ONE_PER_CORE, STUDIES, points_of, run_study  # devices are set
-    from scaling.train.threads import limit_threads
+    from scaling.train.threads import fit_cpu
 
     points = points_of(config, POINTS.value)
     if config.study in ONE_PER_CORE:  # alone or as one of several workers: the same numbers
         os.environ.setdefault("PJRT_NPROC", "1")
-    elif not DEVICES.value:
-        limit_threads(points.values())
+    elif config.study == "train" and not DEVICES.value:
+        fit_cpu(points.values())
     if DRY_RUN.value:
         say(STUDIES[config.study].dry_run(points))
         return
@@ -97,21 +97,13 @@ def worker_command(workdir: Path) -> list[str]:
 
 def set_up_jax(devices: int | None) -> None:
     """Simulated devices, if asked for, and the cache of compiled programs."""
-    if devices:
-        # Before jax starts: all simulated devices share this machine's cores, and a collective
-        # waits for the slowest, so the time after which XLA gives up is lifted.
-        os.environ["XLA_FLAGS"] = " ".join(
-            [
-                os.environ.get("XLA_FLAGS", ""),
-                f"--xla_force_host_platform_device_count={devices}",
-                "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-            ]
-        )
     import jax
 
     from scaling.data.sources import cache_dir
+    from scaling.train.threads import split_cpu
 
     if devices:
+        split_cpu(devices)
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -157,7 +149,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError):
         raise UserError(_unknown_key(argv)) from None
     except OSError:
-        raise UserError(_no_config(argv)) from None
+        if Path(_config_path(argv)).exists():
+            raise  # of something that the config file itself reads
+        raise UserError(f"There is no config file {_config_path(argv)!r}. {_configs()}") from None
     if REPORT.value:
         if CONFIG.value is not None:
             raise UserError("--report makes a report of records alone; leave --config out.")
@@ -184,9 +178,8 @@ def _unknown_key(argv):
     raise  # not about a key: a bug in the config file, to be seen with its traceback
 
 
-def _no_config(argv):
-    path = dict(arguments(argv))["config"].partition(":")[0]
-    return f"There is no config file {path!r}. {_configs()}"
+def _config_path(argv):
+    return dict(arguments(argv))["config"].partition(":")[0]
 
 
 def _configs():

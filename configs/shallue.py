@@ -13,8 +13,8 @@ Panels, with the paper's models, goals, batch sizes and 100 trials per size:
 
 The search space of (d) is the paper's for batch 256, its decay steps taken as a share of the
 budget so that they serve every batch. The other spaces and all budgets are ours: the paper states
-none. ImageNet is streamed, and trials side by side need their data on the devices: (d) and (h)
-can be planned here, and not run yet.
+none. ImageNet is streamed: its images are decoded once for all trials of a batch size, which
+therefore see them in the same order.
 """
 
 from scaling.config import default_config, model_config

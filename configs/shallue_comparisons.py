@@ -12,14 +12,17 @@ One study per choice, then one report over all of them:
                      fc_1024x3, cnn_narrow, cnn_base, cnn_wide     SGD on MNIST (Fig. 3)
     data set         on_mnist, on_fashion_mnist                Simple CNN (Fig. 5)
     data-set size    size_6875, size_13750, size_27500, size_55000   Simple CNN on MNIST (Fig. 6)
-    label smoothing  smoothing_0, smoothing_0.01, smoothing_0.1    ResNet-50 on ImageNet; to plan
-                     only, or elsewhere with --config.data.name and --config.model
+    label smoothing  smoothing_0, smoothing_0.01, smoothing_0.1    ResNet-50 on ImageNet
 
 The best effective learning rate against the linear and sqrt heuristics, and a step budget against
 an epoch budget, are in the report of every one of them. Batch sizes are the paper's; the goals of
-the MLPs (3%) and of Fashion-MNIST beside MNIST, the spaces and the budgets are ours. Any of them
-runs on digits in minutes: --config.data.name=digits --config.data.train_size=None
---config.batch_sizes="(1,4,16,64,256,1024)" --config.target.goal=0.03
+the MLPs (3%) and of Fashion-MNIST beside MNIST, the spaces and the budgets are ours.
+
+All but the data-set sizes run on digits, the MLPs in minutes and the CNNs in hours, with
+--config.data.name=digits --config.batch_sizes="(1,4,16,64,256,1024)" --config.target.goal=0.03;
+label smoothing with --config.batch_sizes="(32,64,256,1024)" --config.model.depth=8, as its ghost
+batches hold 32 examples. Any of them ends within minutes with --config.search.trials=4
+--config.target.budget="('300 steps','5 epochs')" --config.target.goal=0.1
 """
 
 from configs.shallue import MOMENTUM, POWERS

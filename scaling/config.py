@@ -10,7 +10,7 @@ from scaling.errors import UserError, nearest, refuse_unread
 from scaling.models import model_options
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
-OPEN = ("model", "search.space")
+OPEN = ("model", "search.space", "noise.models")
 # Keys that a run may be resumed with other values of.
 LOGISTICS = (
     "title",
@@ -75,6 +75,9 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.boundaries = ()  # durations, from the start of training
     c.schedule.decay_factor = placeholder(float)
 
+    c.noise_scale = False  # track the gradient noise scale, see scaling/noise.py
+    c.noise_every = placeholder(int)  # updates per measurement; None: each where it costs nothing
+
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0
 
@@ -107,7 +110,10 @@ def _steps_to_target(c):
     c.search.widen = 0  # how often to search on beyond a range at whose edge the best trial sits
 
     c.target = ConfigDict()
-    c.target.metric = "error"  # of the validation split: error or loss
+    c.target.metric = "error"  # or loss
+    # Of the validation split; "train": of as many training examples, the first ones, without
+    # dropout, augmentation or smoothing.
+    c.target.split = "validation"
     c.target.goal = 0.1  # reached means strictly below
     # Training stops at this multiple of the first crossing; 1.0 finds the minimum and no more.
     c.target.margin = 1.5
@@ -118,8 +124,77 @@ def _steps_to_target(c):
     c.target.repeats = 5  # fresh seeds of the best trial, for its spread
 
 
+def _noise_scale(c):
+    """The noise scale of one tuned run, and of runs that differ in one thing (McCandlish 2018)."""
+    c.noise_scale = True
+    c.noise = ConfigDict()
+    c.noise.rates = (0.25, 4.0)  # other learning rates, as multiples of this one
+    c.noise.batches = ()  # other global batches; optim.scaling_rule says at which learning rate
+    c.noise.models = ConfigDict()  # other models: name -> the options in which it differs
+    c.noise.dip = 16.0  # the temperature test divides the learning rate by this; 0: no such test
+    c.noise.dip_from = "1 epoch"
+    c.noise.dip_to = "1.5 epochs"
+    c.noise.exact = False  # also from every example's own gradient; for small models
+    c.noise.kind, c.noise.value = "base", ""  # which of the runs a point is; set by the study
+
+
+def _pareto(c):
+    """Steps to several goals of the training loss, and the noise of the best runs beside them."""
+    _steps_to_target(c)
+    c.target.split = "train"
+    c.target.metric = "loss"
+    c.target.repeats = 0
+    c.pareto = ConfigDict()
+    c.pareto.goals = (1.0, 0.5)  # of target.metric; the lowest is the target.goal
+
+
+def _adaptive_batch(c):
+    """A batch that follows the noise scale, against batches that stay (McCandlish 2018, App. D)."""
+    c.noise_scale = True
+    c.eval.test = False
+    c.adaptive = ConfigDict()
+    c.adaptive.batches = ()  # fixed global batches, a point each
+    c.adaptive.r = (64.0,)  # a point each: the batch is sqrt(r B_simple)
+    c.adaptive.first_batch = 16  # of the adaptive runs, until the noise scale is resolved
+    c.adaptive.smallest, c.adaptive.largest = 2, 1024  # of the adaptive runs' batches
+    c.adaptive.seeds = 3  # runs of every point
+    c.adaptive.goals = (1.0, 0.5)  # of the training loss; reached means strictly below
+    c.adaptive.resolution = 0.03  # of the steps to a goal, as a share
+    c.adaptive.parts = 8  # microbatches whose gradients tell the noise
+    c.adaptive.memory = 100.0  # updates that the live noise scale is an average of, about
+    # The learning rate at batch B is rate_star / (1 + batch_star / B)^alpha.
+    c.adaptive.rate_star, c.adaptive.batch_star, c.adaptive.alpha = 0.5, 64.0, 1.0
+
+
+def _advise(c):
+    """Which batch size on how many devices, from what is measured here (McCandlish 2018)."""
+    c.noise_scale = True
+    c.advise = ConfigDict()
+    c.advise.records = ()  # workdirs of finished steps_to_target studies of the same task
+    c.advise.goal = placeholder(float)  # validation error at which the run counts as done
+    c.advise.devices = (1, 2, 4, 8, 16, 32, 64)  # numbers of devices to consider
+    c.advise.batches = ()  # global batches to consider; (): powers of two up to the training set
+    c.advise.largest = 65536  # per-device batch to try
+    c.advise.seconds = 0.2  # per timing
+    c.advise.rule = "sqrt"  # how learning rates follow the batch: none, linear, sqrt
+    c.advise.price = 1.0  # per device and hour
+    c.advise.currency = "USD"
+    c.advise.max_hours = placeholder(float)
+    c.advise.max_cost = placeholder(float)
+    c.advise.network = "100gbe"  # nominal, see scaling/comms.py, where it cannot be measured
+    c.advise.latency = placeholder(float)  # seconds per message, of a network of your own
+    c.advise.bandwidth = placeholder(float)  # bytes per second and device, likewise
+    c.advise.overlap = 0.0  # share of the all-reduce that hides behind the backward pass
+
+
 # What a study reads beyond the keys of all.
-SECTIONS = {"steps_to_target": _steps_to_target}
+SECTIONS = {
+    "steps_to_target": _steps_to_target,
+    "noise_scale": _noise_scale,
+    "pareto": _pareto,
+    "advise": _advise,
+    "adaptive_batch": _adaptive_batch,
+}
 
 
 def model_config(name: str, **options: Any) -> ConfigDict:

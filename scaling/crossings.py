@@ -6,7 +6,7 @@ step of the first one that is strictly better than the goal.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 # A population is evaluated this many times more coarsely until a trial has crossed the goal; then
 # the interval of the crossing is trained again and evaluated at full resolution.
@@ -64,9 +64,3 @@ def first_crossing(curves: Sequence[Curve]) -> tuple[int, int] | None:
     """(step, trial) of the first crossing, ties to the lower trial; None if there is none."""
     crossed = [(c.crossed, trial) for trial, c in enumerate(curves) if c.crossed is not None]
     return min(crossed, default=None)
-
-
-def steps_to_target(rows: Sequence[Mapping], metric: str, goal: float) -> int | None:
-    """Shallue 2018's rule on recorded rows {"step", "trial", metric}, in any order."""
-    below = [row["step"] for row in rows if row[metric] is not None and row[metric] < goal]
-    return min(below, default=None)

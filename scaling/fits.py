@@ -69,16 +69,16 @@ class Turn:
     def describe(self) -> str:
         """Such as "about 256 (95%: 180 to 410)" or "not reached up to 1,024 (95%: above 700)"."""
         text = {
-            "inside": f"about {_rounded(self.batch)}",
+            "inside": f"about {rounded(self.batch)}",
             "above": f"not reached up to {self.measured[1]:,.0f}",
             "below": f"below {self.measured[0]:,.0f}, the smallest measured",
         }[self.where]
         low, high = self.interval
-        span = f"{_rounded(low)} to {_rounded(high)}"
+        span = f"{rounded(low)} to {rounded(high)}"
         if high == math.inf:
-            span = f"above {_rounded(low)}" if low > 0 else "any size"
+            span = f"above {rounded(low)}" if low > 0 else "any size"
         elif low == 0:
-            span = f"below {_rounded(high)}"
+            span = f"below {rounded(high)}"
         return f"{text} ({100 * self.confidence:g}%: {span})"
 
 
@@ -452,7 +452,7 @@ def _check_share(name: str, value: float, low: float, high: float) -> None:
         raise UserError(f"{name} is {value}; it must be {limit}.")
 
 
-def _rounded(value: float) -> str:
+def rounded(value: float) -> str:
     """Three digits, thousands separated: 0.123, 25.6, 1,020."""
     value = float(f"{value:.3g}")
     return f"{value:,.0f}" if value >= 100 else f"{value:g}"

@@ -17,7 +17,7 @@ class Progress:
     def __init__(self, name: str, total_steps: int, global_batch: int, first_step: int):
         self._total = total_steps
         self._batch = global_batch
-        self._fields = {"loss": "-", "validation": "-"}
+        self._fields = {"loss": "-", "validation": "-", "noise": ""}
         self._start = (time.perf_counter(), first_step)
         self._bar = None
         if sys.stdout.isatty():
@@ -30,6 +30,7 @@ class Progress:
                 TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("loss {task.fields[loss]}"),
                 TextColumn("validation error {task.fields[validation]}"),
+                TextColumn("{task.fields[noise]}"),
                 TextColumn("{task.fields[rate]} examples/s"),
                 TimeRemainingColumn(),
                 transient=True,
@@ -56,6 +57,10 @@ class Progress:
     def validation(self, error: float) -> None:
         """The newest validation error."""
         self._update(validation=f"{error:.2%}")
+
+    def noise_scale(self, value: float | None) -> None:
+        """The gradient noise scale, examples; None: not resolved yet."""
+        self._update(noise=f"B_simple {'-' if value is None else format(value, ',.3g')}")
 
     def _update(self, **fields):
         if self._bar:

@@ -152,8 +152,7 @@ class RunDir:
                 f"{path} holds {trained:,} of the {step:,} steps before the checkpoint; delete "
                 f"{self.path} to start this run anew."
             )
-        write_atomically(path, "".join(kept))
-        self._metrics = open(path, "a")  # noqa: SIM115
+        self._rewrite(kept)
 
     @_says_what_to_do
     def truncate(self, lines: int) -> None:
@@ -162,8 +161,6 @@ class RunDir:
         Raises:
           UserError: there are fewer, as after a power failure.
         """
-        if self._metrics:
-            self._metrics.close()
         path = self.path / "metrics.jsonl"
         kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
         if len(kept) != lines:
@@ -171,7 +168,14 @@ class RunDir:
                 f"{path} holds {len(kept):,} of the {lines:,} lines before the checkpoint; delete "
                 f"{self.path} to start this run anew."
             )
-        write_atomically(path, "".join(kept))
+        self._rewrite(kept)
+
+    def _rewrite(self, lines):
+        """Make `lines` all there is in metrics.jsonl; more are added after them."""
+        if self._metrics:
+            self._metrics.close()
+        path = self.path / "metrics.jsonl"
+        write_atomically(path, "".join(lines))
         self._metrics = open(path, "a")  # noqa: SIM115
 
     @_says_what_to_do
@@ -209,7 +213,8 @@ class RunDir:
     @_says_what_to_do
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json; the point is finished once it stands."""
-        self.sync()
+        if self._metrics:
+            self.sync()
         self._write("result.json", result)
 
     def _read(self, name):
@@ -226,6 +231,21 @@ class RunDir:
     def _write(self, name, content):
         text = json.dumps(content, indent=2, allow_nan=False)
         write_atomically(self.path / name, text + "\n")
+
+
+def read_points(workdir: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """(config, result) of every finished point under a workdir, by name.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = {}
+    for path in sorted(workdir.glob("*/result.json")):
+        config = json.loads((path.parent / "config.json").read_text())
+        found[path.parent.name] = config, json.loads(path.read_text())
+    if not found:
+        raise UserError(f"{workdir} holds no finished point; name the workdir of a finished study.")
+    return found
 
 
 def read_metrics(path: str | os.PathLike, split: str) -> list[dict[str, Any]]:

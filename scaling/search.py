@@ -117,6 +117,47 @@ SCALES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The values that a hyperparameter can have; `ends` tells whether these two are among them."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: str = "()"
+
+    def hold(self, value: float) -> bool:
+        """Whether the value can be."""
+        above = self.low <= value if self.ends[0] == "[" else self.low < value
+        below = value <= self.high if self.ends[1] == "]" else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        return f"{self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+NOT_NEGATIVE, POSITIVE, SHARE = Limits(0, ends="[)"), Limits(0), Limits(0, 1, "[)")
+# What is not named here can have any value that its scale has.
+LIMITS = {
+    "learning_rate": POSITIVE,
+    "warmup_init": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "decay_steps": Limits(1, ends="[)"),
+    "decay_share": Limits(0, 1, "(]"),
+    "end_factor": NOT_NEGATIVE,
+    "power": POSITIVE,
+    "decay_factor": POSITIVE,
+    "label_smoothing": SHARE,
+    "momentum": SHARE,
+    "weight_decay": NOT_NEGATIVE,
+    "trust_coefficient": POSITIVE,
+    "fallback": POSITIVE,
+    "b1": SHARE,
+    "b2": SHARE,
+    "eps": POSITIVE,
+    "max_grad_norm": NOT_NEGATIVE,  # 0: no clipping
+}
+
+
 def check_space(space: Space, readable: Collection[str]) -> None:
     """Nothing, if trials can be drawn from the space and read.
 
@@ -125,13 +166,20 @@ def check_space(space: Space, readable: Collection[str]) -> None:
 
     Raises:
       UserError: no range; a name that is not readable; an unknown scale; bounds that are not two
-        numbers, low below high, that the scale allows; discrete values that are not numbers.
+        numbers, low below high, that the scale allows; discrete values that are not numbers; a
+        value that the hyperparameter cannot have.
     """
     if not space:
         raise UserError("The search space is empty; give at least one hyperparameter a range.")
     refuse_unread("A trial", space, readable)
     for name, given in space.items():
         _check_range(name, given)
+        limits = LIMITS.get(name, Limits())
+        for value in given[1:]:
+            if not limits.hold(value):
+                raise UserError(
+                    f"The range of {name!r} holds {value:g}; {name} must lie in {limits}."
+                )
 
 
 def sample(
@@ -210,8 +258,8 @@ def widen(
 
     The length is that on the range's own scale, but log and reverse_log move by an octave at least
     and a decade at most (of the value, or of 1 - value), and integers by 1 at least. No side moves
-    across 0, where its scale cannot go, or from positive integers to 0. A side without room stays:
-    the space that comes back equals the given one if no side had any.
+    across 0, where its scale cannot go, beyond `LIMITS`, or from positive integers to 0. A side
+    without room stays: the space that comes back equals the given one if no side had any.
 
     Args:
       edges: (name, "low" or "high"), as `edges` finds them; no discrete ones.
@@ -224,9 +272,11 @@ def widen(
         floor, ceiling = SCALES[scale].limits
         lower = max(lower, 0) if low >= 0 else lower
         higher = min(higher, 0) if high <= 0 else higher
-        if side == "low" and floor < lower < low:
+        limits = LIMITS.get(name, Limits())
+        lower, higher = max(lower, limits.low), min(higher, limits.high)
+        if side == "low" and floor < lower < low and limits.hold(lower):
             low = lower
-        if side == "high" and high < higher < ceiling:
+        if side == "high" and high < higher < ceiling and limits.hold(higher):
             high = higher
         if (low, high) != tuple(widened[name][1:]):
             widened[name] = (scale, low, high)

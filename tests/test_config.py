@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 from configs import resnet
 from scaling.config import check_keys, default_config, differences
 from scaling.errors import UserError
-from scaling.studies import STUDIES, point_name, points_of, run_study
+from scaling.studies import STUDIES, points_of, run_study
+from scaling.studies.shared import batch_name
 from scaling.train.point import resolve
 
 
@@ -19,9 +20,17 @@ def _leaves(config, path=""):
 
 
 def tiny(study="train", **changes) -> ConfigDict:
-    """Two updates of an MLP on digits on one device."""
+    """As little as a study can do with an MLP on digits on one device."""
     c = default_config(study)
-    c.global_batch, c.duration, c.devices, c.eval.every = 32, "2 steps", 1, "1 step"
+    c.global_batch, c.devices = 32, 1
+    if study in ("steps_to_target", "pareto"):
+        c.search.trials, c.target.budget = 4, ("100 steps",)
+    elif study == "adaptive_batch":
+        c.duration, c.adaptive.batches, c.adaptive.seeds = "3000 examples", (32,), 1
+    else:
+        c.duration, c.eval.every = "2 steps", "1 step"
+    if study == "advise":
+        c.advise.largest, c.advise.seconds = 4, 1e-3
     with c.unlocked():
         c.model.widths = (8,)
     c.update_from_flattened_dict(changes)
@@ -33,10 +42,11 @@ def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
     """Each leaf of a study's default config is read by code other than the config's own."""
     config = tiny(study)
     if study == "steps_to_target":
-        config.search.trials, config.target.budget = 4, ("100 steps",)
         config.target.goal = 0.5  # reached, so that the best trial is tested
-    names, read = {id(config): ""}, set()
-    plain = ConfigDict.__getitem__
+    elif study == "pareto":
+        config.pareto.goals = (2.0,)
+    names, read, copies = {id(config): ""}, set(), []
+    plain, plain_copy = ConfigDict.__getitem__, ConfigDict.copy_and_resolve_references
 
     def recording(self, key):
         value = plain(self, key)
@@ -51,8 +61,14 @@ def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
                 read.add(names[id(self)] + key)
         return value
 
+    def copying(self, *args):
+        copies.append(plain_copy(self, *args))  # kept, or another object may get its id
+        if id(self) in names:
+            names[id(copies[-1])] = names[id(self)]
+        return copies[-1]
+
     monkeypatch.setattr(ConfigDict, "__getitem__", recording)
-    monkeypatch.setattr(ConfigDict, "copy_and_resolve_references", lambda self: self)
+    monkeypatch.setattr(ConfigDict, "copy_and_resolve_references", copying)
     run_study(config, tmp_path, None, print)
     free = ("model.", "search.space.")  # keys that belong to what they name
     unread = {leaf for leaf in set(_leaves(config)) - read if not leaf.startswith(free)}
@@ -128,9 +144,9 @@ def test_sweep_points_and_slices():
     for part, words in (("1", "not a slice"), ("x:y", "not a slice"), ("3:9", "none of the study")):
         with pytest.raises(UserError, match=words):
             points_of(c, part)
-    with pytest.raises(UserError, match="a batch twice"):
+    with pytest.raises(UserError, match="is named twice"):
         points_of(tiny(batch_sizes=(8, 8)))
-    assert point_name(tiny(global_batch=1500)) == "bs1500"
+    assert batch_name(tiny(global_batch=1500)) == "bs1500"
 
 
 @pytest.mark.parametrize("task", resnet.TASKS)
@@ -146,7 +162,7 @@ def test_the_nine_points_have_a_file_each():
     for size in ("128", "256", "512", "1k", "2k", "4k", "8k", "16k", "32k"):
         module = importlib.import_module(f"configs.resnet_bs{size}")
         config = module.get_config("digits")
-        assert point_name(config) == f"bs{size}"
+        assert batch_name(config) == f"bs{size}"
         assert f"bs{size}" in module.__doc__
 
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from scaling.crossings import Curve, first_crossing, next_evaluation, steps_to_target
+from scaling.crossings import Curve, first_crossing, next_evaluation
 
 
 def curve(*metrics, goal=0.5, steps=None):
@@ -79,16 +79,3 @@ def test_the_first_crossing_of_all_and_ties_to_the_lower_trial():
     assert first_crossing([slow, as_fast, fast]) == (1, 1)
     assert first_crossing([slow]) == (2, 0)
     assert first_crossing([curve(0.9), curve(None)]) is None and first_crossing([]) is None
-
-
-def test_steps_to_target_pools_rows_in_any_order():
-    rows = [
-        {"step": 30, "trial": 0, "error": 0.1},
-        {"step": 20, "trial": 3, "error": 0.19},
-        {"step": 5, "trial": 1, "error": None},
-        {"step": 10, "trial": 2, "error": 0.2},
-        {"step": 25, "trial": 1, "error": 0.0},
-    ]
-    assert steps_to_target(rows, "error", 0.2) == 20
-    assert steps_to_target(rows, "error", 0.3) == 10
-    assert steps_to_target(rows, "error", 0.0) is None and steps_to_target([], "error", 1.0) is None

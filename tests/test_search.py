@@ -10,7 +10,9 @@ import pytest
 from scipy.stats import qmc
 
 from scaling.errors import UserError
-from scaling.search import check_space, edges, inside, sample, unit_positions, widen
+from scaling.optim.build import HYPERPARAMETERS
+from scaling.optim.schedules import SHAPES
+from scaling.search import LIMITS, check_space, edges, inside, sample, unit_positions, widen
 
 # The worked space of Shallue et al. 2018 for ResNet-50.
 SPACE = {
@@ -30,7 +32,7 @@ TRIAL = {
     "label_smoothing": 0.01,
     "power": 1.0,
 }
-READABLE = [*SPACE, "weight_decay"]
+READABLE = [*SPACE, *LIMITS]
 
 
 @pytest.fixture(autouse=True)
@@ -334,12 +336,59 @@ def test_a_second_round_where_nothing_was_added_says_so():
         ({"power": 0.1}, ("is 0.1; write a scale",)),
         ({"power": (0.1, 1)}, ("is (0.1, 1); write a scale",)),
         ({"power": "log"}, ("is 'log'; write a scale",)),
+        ({"learning_rate": ("linear", 0.0, 1.0)}, ("holds 0; learning_rate must lie in (0, inf)",)),
+        ({"momentum": ("linear", -0.1, 0.9)}, ("holds -0.1; momentum must lie in [0, 1)",)),
+        ({"momentum": ("discrete", 0.9, 1)}, ("holds 1; momentum must lie in [0, 1)",)),
+        ({"momentum": ("reverse_log", -1.0, 0.9)}, ("holds -1;",)),
+        ({"label_smoothing": ("linear", 0.0, 1.0)}, ("label_smoothing must lie in [0, 1)",)),
+        ({"decay_share": ("linear", 0.0, 1.0)}, ("decay_share must lie in (0, 1]",)),
+        ({"decay_share": ("linear", 0.5, 1.1)}, ("holds 1.1;",)),
+        ({"decay_steps": ("integer", 0, 9)}, ("decay_steps must lie in [1, inf)",)),
+        ({"weight_decay": ("linear", -1e-4, 0.1)}, ("weight_decay must lie in [0, inf)",)),
+        ({"warmup_steps": ("integer", -1, 9)}, ("warmup_steps must lie in [0, inf)",)),
+        ({"b1": ("linear", 0.5, 1.0)}, ("b1 must lie in [0, 1)",)),
+        ({"b2": ("discrete", -0.1)}, ("b2 must lie in [0, 1)",)),
+        ({"eps": ("discrete", 0.0, 1e-8)}, ("eps must lie in (0, inf)",)),
+        ({"weight_decay": ("discrete", math.nan)}, ("holds nan;",)),
     ],
 )
 def test_what_is_no_space(space, words):
     with pytest.raises(UserError) as error:
         check_space(space, READABLE)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("reader", [*HYPERPARAMETERS.values(), *SHAPES.values()])
+def test_every_hyperparameter_has_limits_that_its_default_is_within(reader):
+    for name, default in reader.items():
+        if name != "boundaries" and math.isfinite(default):
+            assert LIMITS[name].hold(default), name
+
+
+def test_bounds_that_are_just_possible():
+    space = {
+        "momentum": ("linear", 0, 0.999),
+        "decay_share": ("linear", 0.1, 1.0),
+        "decay_steps": ("integer", 1, 9),
+        "weight_decay": ("discrete", 0.0, 0.1),
+        "max_grad_norm": ("discrete", 0, 5),
+    }
+    check_space(space, READABLE)
+
+
+def test_widening_stops_at_what_can_be():
+    space = {
+        "momentum": ("linear", 0.1, 0.9),
+        "decay_share": ("linear", 0.5, 0.9),
+        "label_smoothing": ("linear", 0.0, 0.6),
+        "decay_steps": ("integer", 1, 9),
+    }
+    widened = widen(space, [(name, side) for name in space for side in ("low", "high")], 1.0)
+    assert widened["momentum"] == ("linear", 0, 0.9)  # 1 itself cannot be: it stays
+    assert widened["decay_share"] == ("linear", pytest.approx(0.1), 1)
+    assert widened["label_smoothing"] == ("linear", 0.0, 0.6)
+    assert widened["decay_steps"] == ("integer", 1, 17)
+    check_space(widened, READABLE)
 
 
 def test_what_is_a_space():

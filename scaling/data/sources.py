@@ -2,12 +2,14 @@
 
 MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
 TFDS reads without TensorFlow. `digits` is scikit-learn's own file, and `synthetic` has no files.
+`register` adds sets of the user's own.
 
 Splits are the papers': MNIST and Fashion-MNIST hold out the last 5,000 training images, CIFAR the
 last 5,000, ImageNet the last 50,000 (its official validation set is then the test set).
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +17,7 @@ import re
 import shutil
 import uuid
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,11 @@ INFOS = {
     )
 }
 
+OWN = (*INFOS, "synthetic")
+SPLITS = ("train", "validation", "test")
+# Registered set -> its splits by name.
+_LOADERS: dict[str, Callable[[str], Split]] = {}
+
 # Where our names and TFDS's differ: the data set, and the split that serves as our test split.
 _TFDS_NAMES = {"imagenet": "imagenet2012"}
 _TEST_SPLITS = {"imagenet": "validation"}
@@ -149,12 +157,13 @@ def check_available(name: str, data_dir=None) -> None:
     describe(name)
     if name == "digits":
         _digits_file()
-    elif name != "synthetic":
+    elif name != "synthetic" and name not in _LOADERS:
         find_prepared(name, data_dir)
 
 
 def load(name: str, split: str, data_dir=None) -> Split:
-    """Reads one split whole. A decoded copy is kept under `cache_dir()` for the next time.
+    """Reads one split whole. A decoded copy is kept under `cache_dir()` for the next time, of a
+    registered set in memory only: nothing tells when what its function reads has changed.
 
     Args:
       name: a set that fits in memory: any but `imagenet` (see `streaming`) and `synthetic`.
@@ -165,12 +174,15 @@ def load(name: str, split: str, data_dir=None) -> Split:
       The split, in TFDS's order; its arrays may be read-only maps of the cached files.
 
     Raises:
-      UserError: unknown name or split; missing, half-prepared or damaged files.
+      UserError: unknown name or split; missing, half-prepared or damaged files; arrays that are
+        not as registered.
     """
     info = describe(name)
     check_split(info, split)
     if info.streaming or name == "synthetic":
         raise ValueError(f"{name} has no arrays to load")
+    if name in _LOADERS:
+        return _LOADERS[name](split)
     if name == "digits":
         return _load_digits(info, split)
     prepared = find_prepared(name, data_dir)
@@ -186,6 +198,83 @@ def check_split(info: DataInfo, split: str) -> None:
     """Raises UserError unless `split` is one of the set's."""
     if split not in info.sizes:
         raise UserError(f"{info.name} has no split {split!r}: {nearest(split, info.sizes)}")
+
+
+# ---- Sets of the user's own ----
+
+
+def register(
+    name: str,
+    load: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    sizes: dict[str, int],
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+) -> None:
+    """Makes arrays in memory a data set that configs can name; see docs/your_model.md.
+
+    The newest registration of a name counts, for a config file may be loaded more than once.
+
+    Args:
+      name: for `data.name`.
+      load: split -> (images uint8 [N, H, W, C], labels int [N], from 0). Called when the split is
+        first needed, at most once in a process; every process of a study calls it, so it must
+        give the same arrays each time.
+      image_shape: (H, W, C).
+      sizes: examples in "train", "validation" and "test"; `load` must give as many.
+      mean, std: of the pixels on the 0..1 scale, to normalise by; one number, or one per channel.
+        The defaults bring pixels to -2..2.
+
+    Raises:
+      UserError: the name is one of the program's own, or a value that can not be.
+    """
+    if name in OWN:
+        raise UserError(f"data set {name!r} exists already; register yours under another name.")
+
+    def check(key, value, good, wanted):
+        if not good:
+            raise UserError(f"data set {name!r} is registered with {key} {value}; give {wanted}.")
+
+    good = np.shape(image_shape) == (3,) and min(image_shape) >= 1
+    check("image_shape", image_shape, good, "(height, width, channels)")
+    check("num_classes", num_classes, num_classes >= 2, "at least 2")
+    good = set(sizes) == set(SPLITS) and min(sizes.values()) >= 1
+    check("sizes", sizes, good, "the examples in train, validation and test, at least 1 in each")
+    channels, statistics = image_shape[-1], []
+    for key, value in (("mean", mean), ("std", std)):
+        good = np.shape(value) in ((), (channels,)) and np.min(value) >= 0 and np.max(value) <= 1
+        good = good and (key == "mean" or np.min(value) > 0)
+        check(key, value, good, "one number or one per channel, on the 0..1 scale, the std above 0")
+        statistics.append(tuple(np.broadcast_to(value, channels).astype(float).tolist()))
+    shape, sizes = tuple(map(int, image_shape)), {split: int(sizes[split]) for split in SPLITS}
+    INFOS[name] = DataInfo(name, shape, int(num_classes), sizes, *statistics)
+    _LOADERS[name] = functools.cache(functools.partial(_load_registered, INFOS[name], load))
+
+
+def _load_registered(info: DataInfo, load, split: str) -> Split:
+    """What `load` gives for the split, if it is as registered."""
+    images, labels = map(np.asarray, load(split))
+    size, told = info.sizes[split], f"data set {info.name!r}, split {split!r}"
+    shapes = {"images": (images, (size, *info.image_shape)), "labels": (labels, (size,))}
+    for what, (array, shape) in shapes.items():
+        if array.shape != shape:
+            raise UserError(
+                f"{told}: load gives {what} of shape {array.shape}, and {shape} is registered; "
+                "make them agree."
+            )
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"{told}: load gives {images.dtype} images; give uint8 from 0 to 255, of floats from 0 "
+            "to 1 np.round(255 * images).astype(np.uint8)."
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= info.num_classes:
+        raise UserError(
+            f"{told}: load gives {labels.dtype} labels from {labels.min()} to {labels.max()}; give "
+            f"integers from 0 to {info.num_classes - 1}."
+        )
+    return Split(images, labels.astype(np.int32))
 
 
 # ---- digits: inside scikit-learn ----

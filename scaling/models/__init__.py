@@ -1,4 +1,4 @@
-"""Model families and the table of their names.
+"""Model families and the table of their names, which `register` adds to.
 
 A model is a Flax Linen module called as `model(x, train=..., positions=...)`, with x [N, H, W, C]
 and `positions` [N] naming the examples of the global batch (only dropout reads them). It returns
@@ -6,6 +6,7 @@ float32 logits [N, num_classes].
 """
 
 import dataclasses
+import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -19,15 +20,82 @@ from scaling.models.resnet import ResNet
 from scaling.models.vgg import LAYERS, VGG
 
 MODELS = {"mlp": MLP, "simple_cnn": SimpleCNN, "resnet": ResNet, "vgg": VGG}
+OWN = tuple(MODELS)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 METHODS = ("auto", "xla", "forward_only", "patches")
 # What may be said of a model by name; a wrong word is answered with the nearest right one.
-_CHOICES = {
-    "norm": KINDS,
-    "dtype": tuple(DTYPES),
-    "size": tuple(SIZES),
-    "conv_method": METHODS,
-}
+_CHOICES = {"norm": KINDS, "dtype": tuple(DTYPES), "conv_method": METHODS}
+# Fields that the program or Flax fills, never a config.
+_FILLED = ("num_classes", "axis_name", "parent", "name")
+
+
+def register(name: str, module_class: type[nn.Module]) -> None:
+    """Makes a Flax Linen class a model that configs can name; see docs/your_model.md.
+
+    Args:
+      name: for `model.name`. A class takes the place of one of the same qualified name, for a
+        config file may be loaded more than once.
+      module_class: called as `model(x, train=..., positions=...)`, without what its `__call__` does
+        not take; returns logits [N, num_classes]. All its fields but `num_classes` have defaults;
+        those that are numbers, words, None or tuples of them are the model's options. `axis_name`,
+        `dtype`, `norm`, `ghost_batch` and `conv_method` mean what they mean in the families here.
+
+    Raises:
+      UserError: the class can not be used so, or the name is taken.
+    """
+    if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
+        raise UserError(f"Model {name!r} is {module_class!r}; register a flax.linen.Module class.")
+    own, taken = module_class.__qualname__, MODELS.get(name)
+    if name in OWN or (taken and taken.__qualname__ != own):
+        raise UserError(
+            f"Model {name!r} is {taken.__qualname__} already; register {own} under another name."
+        )
+    fields = {field.name: field for field in dataclasses.fields(module_class)}
+    if "num_classes" not in fields:
+        raise UserError(f"Model {name!r} has no field `num_classes: int`; add it to {own}.")
+    for field in fields.values():
+        lacks_default = field.default is field.default_factory is dataclasses.MISSING
+        if lacks_default and field.name not in _FILLED:
+            raise UserError(f"Model {name!r} has no default for {field.name!r}; add it to {own}.")
+    MODELS[name] = _adapted(name, module_class)
+
+
+def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
+    """`base`, called as all families are, with an `axis_name`; parameters keep their names."""
+    signature = inspect.signature(base.__call__)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    passed = [k for k in ("train", "positions") if takes_all or k in signature.parameters]
+    try:
+        signature.bind("self", "x", **dict.fromkeys(passed))
+    except TypeError as error:
+        raise UserError(
+            f"Model {name!r} can not be called as model(x, train=..., positions=...): {error}."
+        ) from None
+    across_devices = "axis_name" in {field.name for field in dataclasses.fields(base)}
+
+    class Adapted(base):
+        axis_name: str | None = None
+
+        def __call__(self, x, *, train, positions=None):
+            values = {"train": train, "positions": positions}
+            logits = super().__call__(x, **{k: values[k] for k in passed})
+            if logits.shape != (len(x), self.num_classes):
+                raise UserError(
+                    f"Model {name!r} returns {logits.shape} for {len(x)} examples of "
+                    f"{self.num_classes} classes; return logits [N, num_classes]."
+                )
+            if self.variables.get("batch_stats") and not (
+                couples_examples(self) and across_devices
+            ):
+                raise UserError(
+                    f"Model {name!r} has batch norm whose result would depend on how a batch is "
+                    "split; make it by scaling.models.norm.make_norm, from fields norm, "
+                    "ghost_batch and axis_name."
+                )
+            return logits.astype(jnp.float32)
+
+    Adapted.__name__, Adapted.__qualname__ = base.__name__, base.__qualname__
+    return Adapted
 
 
 def model_options(name: str) -> dict[str, Any]:
@@ -37,11 +105,18 @@ def model_options(name: str) -> dict[str, Any]:
       UserError: no such model.
     """
     family = look_up("model", name, MODELS)
-    options = {f.name: f.default for f in dataclasses.fields(family)}
-    for other in ("num_classes", "axis_name", "parent", "name"):
-        del options[other]
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    return options | {"dtype": names[options["dtype"]]}
+    options = {f.name: f.default for f in dataclasses.fields(family) if f.name not in _FILLED}
+    if "dtype" in options:
+        names = {dtype: name for name, dtype in DTYPES.items()} | {None: "float32"}
+        options["dtype"] = names.get(options["dtype"], options["dtype"])
+    return {key: value for key, value in options.items() if _is_plain(value)}
+
+
+def _is_plain(value):
+    """It can be written in a config and its record."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def build_model(name: str, num_classes: int, axis_name: str | None = None, **options) -> nn.Module:
@@ -52,16 +127,17 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
     """
     known, family = model_options(name), MODELS[name]
     refuse_unread(f"Model {name!r}", options, known)
+    choices = _CHOICES | ({"size": tuple(SIZES)} if family is SimpleCNN else {})
     for key, value in options.items():
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise UserError(f"model.{key} is {value!r}: {nearest(value, _CHOICES[key])}")
+        if key in choices and value not in choices[key]:
+            raise UserError(f"model.{key} is {value!r}: {nearest(value, choices[key])}")
     if family is VGG and options.get("depth", 9) not in LAYERS:
         raise UserError(f"VGG depth {options['depth']} does not exist; use 9, 11 or 16.")
-    if options.get("norm") == "ghost" and not options.get("ghost_batch"):
-        raise UserError("model.norm is 'ghost' without a size; set model.ghost_batch, such as 32.")
     if "dtype" in options:
         options["dtype"] = DTYPES[options["dtype"]]
     model = family(num_classes=num_classes, axis_name=axis_name, **options)
+    if getattr(model, "norm", "none") == "ghost" and not getattr(model, "ghost_batch", None):
+        raise UserError("model.norm is 'ghost' without a size; set model.ghost_batch, such as 32.")
     if family is ResNet:
         try:
             model._shape()
@@ -74,3 +150,8 @@ def ghost_batch_of(model: nn.Module, global_batch: int) -> int | None:
     """Examples that share statistics in training, None where examples do not interact."""
     kind = getattr(model, "norm", "none")
     return {"batch": global_batch, "ghost": getattr(model, "ghost_batch", None)}.get(kind)
+
+
+def couples_examples(model: nn.Module) -> bool:
+    """Whether an example's gradient depends on the others of its batch, as with batch norm."""
+    return getattr(model, "norm", "none") in ("batch", "ghost")

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a linear warmup, then one of five decays.
+"""Learning-rate schedules: a linear warmup, then one of six shapes.
 
 A schedule is a function of the number of optimizer updates already made: the first update uses
 schedule(0). Every number may be a traced array, so that trials with different peaks, warmups and
@@ -14,8 +14,8 @@ The two clocks:
     progress = (step - warmup_steps) / (total_steps - warmup_steps), clipped to [0, 1]. The clock
     starts at the end of the warmup, so the peak is reached whatever the warmup, and the last value
     is reached at `total_steps`, warmup included. Training may go on: the rate stays there.
-    The boundaries of `step` count from the start of training, warmup included, as Goyal's epochs
-    30, 60, 80 do; one that falls inside the warmup takes effect at its end.
+    The boundaries of `step` and `dip` count from the start of training, warmup included, as Goyal's
+    epochs 30, 60, 80 do; one that falls inside the warmup takes effect at its end.
 """
 
 from collections.abc import Callable
@@ -41,10 +41,10 @@ def make_schedule(
     """The schedule `name`: step -> learning rate, a float32 scalar.
 
     Args:
-      name: "constant", "linear", "cosine", "polynomial" or "step".
+      name: "constant", "linear", "cosine", "polynomial", "step" or "dip".
       peak: learning rate at the end of the warmup.
-      total_steps: steps until a decay is complete, warmup included; "constant" and "step" have no
-        end and are the same for any value.
+      total_steps: steps until a decay is complete, warmup included; "constant", "step" and "dip"
+        have no end and are the same for any value.
       warmup_steps: steps of linear warmup; 0 for none.
       warmup_init: learning rate of step 0 when there is a warmup.
       **shape: the numbers of the decay itself, see `SHAPES` for the names and defaults:
@@ -52,6 +52,7 @@ def make_schedule(
         polynomial: power, end_factor.
         step: boundaries, in steps, shape (n,); decay_factor, the factor at each boundary, a scalar
           or shape (n,).
+        dip: boundaries, two of them; decay_factor, the factor between them.
 
     Raises:
       UserError: unknown schedule, or a number that it does not read; from the schedule itself,
@@ -105,12 +106,19 @@ def _step(step, progress, *, boundaries=(), decay_factor=0.1):
     return jnp.prod(jnp.where(step >= boundaries, factors, 1.0))
 
 
+def _dip(step, progress, *, boundaries=(0, 0), decay_factor=1.0):
+    """Lower for a while, then as before: the temperature test of McCandlish 2018, App. C."""
+    first, last = boundaries
+    return jnp.where((step >= first) & (step < last), decay_factor, 1.0)
+
+
 DECAYS = {
     "constant": _constant,
     "linear": _linear,
     "cosine": _cosine,
     "polynomial": _polynomial,
     "step": _step,
+    "dip": _dip,
 }
 # The numbers each decay reads, with their defaults.
 SHAPES = {name: decay.__kwdefaults__ or {} for name, decay in DECAYS.items()}

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from scaling.files import write_atomically, write_error
 
-REPORTED = ("steps_to_target",)  # studies that a report can be made of
-SHARED = ("steps_to_target", "best_values")  # figures of all studies together
-OWN = ("trials", "validation_curves", "budgets")  # figures of each study
+# Studies that a report can be made of, in the order in which one shows them.
+REPORTED = ("advise", "steps_to_target", "pareto", "noise_scale", "adaptive_batch")
 
 
 def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]) -> Path:
@@ -22,22 +21,22 @@ def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]
     made anew replaces them.
 
     Args:
-      workdirs: of finished studies; several are shown together.
+      workdirs: of finished studies; those of one kind are shown together, each kind in its part.
       out: usually the first workdir.
       say: told the answers and where the page is.
 
     Raises:
       UserError: records that cannot be read or shown together, or `out` cannot be written.
     """
-    from scaling.report.answer import answer
-    from scaling.report.records import read_studies
+    from scaling.report.contents import contents, read_kinds
 
-    studies = read_studies(workdirs)
-    for study in studies:
-        say(f"{study.label}: {answer(study)}" if len(studies) > 1 else answer(study))
+    kinds = read_kinds(workdirs)
+    content = contents(kinds)
+    for answer in content.answers:
+        say(f"{answer.label}: {answer.text}" if answer.label else answer.text)
     out = Path(out)
     try:
-        _write(studies, out)
+        _write(kinds, content, out)
     except OSError as error:
         raise write_error(out, error, "free some space and make the report again.") from error
     page = out / "report.html"
@@ -45,29 +44,29 @@ def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]
     return page
 
 
-def _write(studies, out):
-    from scaling.report import figures, tables
+def _write(kinds, content, out):
     from scaling.report.drawing import save
-    from scaling.report.page import figure_name, page
+    from scaling.report.page import page
 
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    drawn = {name: getattr(figures, name)(studies) for name in SHARED}
-    for index, study in enumerate(studies):
-        drawn |= {figure_name(kind, index, studies): getattr(figures, kind)(study) for kind in OWN}
-    saved = {
-        name: None if figure is None else save(figure, out / "figures", name)
-        for name, figure in drawn.items()
+    images = {
+        picture.name: picture.figure and save(picture.figure, out / "figures", picture.name)
+        for picture in content.pictures
     }
-    _remove_others(out / "figures", [name for name, content in saved.items() if content])
-    write_atomically(out / "tables" / "points.csv", tables.points_csv(studies))
-    write_atomically(out / "tables" / "trials.csv", tables.trials_csv(studies))
-    write_atomically(out / "report.html", page(studies, saved))
+    _remove_others(out / "figures", [name for name, image in images.items() if image])
+    for kind, studies in kinds:
+        for name, table in kind.tables(studies).items():
+            write_atomically(out / "tables" / name, table)
+    write_atomically(out / "report.html", page(content, images))
 
 
 def _remove_others(folder, names):
     """Figures that an earlier report made here and this one has no place for."""
-    ours = re.compile(rf"({'|'.join([*SHARED, *OWN])})(-\d+)?")
+    from scaling.report.kinds import kind_of
+
+    known = [name for study in REPORTED for name in kind_of(study).FIGURES]
+    ours = re.compile(rf"({'|'.join(known)})(-\d+)?")
     for path in folder.iterdir():
         if path.suffix in (".png", ".svg") and ours.fullmatch(path.stem) and path.stem not in names:
             path.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -20,13 +21,26 @@ from scaling.report.wording import batch_label, metric_value, steps_label
 # Told apart by the colour-blind too (Okabe and Ito 2008); black is for what all studies share.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osDv^P"
-# Outcome of a trial -> colour and marker, here and in Plotly.
-OUTCOMES = {
-    "infeasible": ("#999999", "x", "x"),
-    "missed": ("#E69F00", "s", "square"),
-    "reached": ("#0072B2", "o", "circle"),
+# matplotlib's markers and their names in Plotly.
+SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "v": "triangle-down",
+    "^": "triangle-up",
+    "P": "cross",
+    "*": "star",
+    "x": "x",
 }
-BEST = ("#D55E00", "*", "star")
+GREY = "#595959"
+BATCH = "global batch (examples)"
+# Outcome of a trial -> colour and marker.
+OUTCOMES = {
+    "infeasible": ("#999999", "x"),
+    "missed": ("#E69F00", "s"),
+    "reached": ("#0072B2", "o"),
+}
+BEST = ("#D55E00", "*")
 REGIMES = {PERFECT: "#e3f1e8", DIMINISHING: "#fbf2d9", MAXIMAL: "#f6e3df"}
 
 STYLE = {
@@ -83,6 +97,12 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
 def style_of(index: int) -> tuple[str, str]:
     """Colour and marker of the study of that number."""
     return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+
+
+def shades(number: int) -> list[str]:
+    """Colours for an ordered series, dark to light."""
+    places = [0.9 * i / max(number - 1, 1) for i in range(number)]
+    return [to_hex(matplotlib.colormaps["viridis"](place)) for place in places]
 
 
 def batch_axis(axis: Axis, batches: Iterable[float], most: int = 14) -> None:

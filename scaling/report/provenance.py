@@ -3,61 +3,59 @@
 import json
 from collections.abc import Iterable
 
-from scaling.report.records import Study
-from scaling.report.wording import count, goal_text, listed, number, parameter_text
+from scaling.report.records import Directory, Study
+from scaling.report.wording import count, number
+
+Rows = list[tuple[str, list[str]]]
 
 
-def origins(study: Study) -> list[tuple[str, list[str]]]:
-    """(what, its distinct values over all points and launches), in the order to be read."""
-    points = study.points
-    launches = [launch for point in points for launch in point.directory.launches]
+def origins(study: Study, question: Rows = (), search: Rows = (), seeds: Rows = ()) -> Rows:
+    """(what, its distinct values over all points and launches), in the order to be read.
+
+    Args:
+      question, search, seeds: what a kind of study has to say of these; without `seeds`, those of
+        the configs.
+    """
+    directories = [point.directory for point in study.points]
+    launches = [launch for directory in directories for launch in directory.launches]
     of_launches = lambda key: _distinct(launch.get(key) for launch in launches)
     packages = _distinct(
         ", ".join(f"{k} {v}" for k, v in launch.get("packages", {}).items()) for launch in launches
     )
+    recipes = [directory.recipe for directory in directories]
+    devices = [d.result.get("devices") for d in directories] + [x.get("devices") for x in launches]
     return [
         ("workdir", [str(study.workdir)]),
         ("title", [study.title] * bool(study.title)),
-        ("goal", [f"{goal_text(study.metric, study.goal)}, strictly below"]),
-        ("training set", [f"{study.recipe['data set']}, {count(points[0].train_size)} examples"]),
-        ("model", _distinct(map(_model_text, points))),
-        ("optimizer", [study.recipe["optimizer"]]),
-        ("search", _distinct(_search_text(point) for point in points)),
+        *question,
+        ("training set", _distinct(map(_data_text, recipes))),
+        ("model", _distinct(map(_model_text, directories))),
+        ("optimizer", _distinct(recipe["optimizer"] for recipe in recipes)),
+        *search,
         ("command", of_launches("command")),
         ("git revision", of_launches("git_revision")),
         ("packages", packages),
         ("python", of_launches("python")),
         ("platform", of_launches("platform")),
-        ("devices", _distinct(_device_text(point.devices) for point in points)),
-        ("seeds", _distinct(map(_seeds_text, points))),
-        ("wall time", [_time_text(points)]),
+        ("devices", _distinct(_device_text(device) for device in devices if device)),
+        *(seeds or [("seeds", _distinct(d.config.get("seed", "") for d in directories))]),
+        ("wall time", _time_text(directories)),
         ("begun", _distinct(launch.get("time") for launch in launches)[:1]),
     ]
 
 
 def _distinct(values: Iterable[object]) -> list[str]:
-    return [str(value) for value in dict.fromkeys(values) if value]
+    return [str(value) for value in dict.fromkeys(values) if value not in (None, "")]
 
 
-def _model_text(point):
-    parameters = point.directory.parameters
-    model = json.dumps(point.directory.recipe["model"])
+def _data_text(recipe):
+    return f"{recipe['data set']}, {count(recipe['training set size'])} examples"
+
+
+def _model_text(directory: Directory) -> str:
+    model = json.dumps(directory.recipe["model"])
+    parameters = directory.result.get("parameters") or directory.parameters
     return f"{model}, {count(parameters)} parameters" if parameters else model
-
-
-def _search_text(point):
-    ranges = [
-        f"{parameter_text(name)} {_range_text(scale, [number(bound) for bound in bounds])}"
-        for name, (scale, *bounds) in point.ranges.items()
-    ]
-    widened = f"; widened {count(point.widened)} times" if point.widened else ""
-    return f"{count(len(point.trials))} trials; {'; '.join(ranges)}{widened}"
-
-
-def _range_text(scale, bounds):
-    if scale == "discrete":
-        return f"one of {listed(bounds)}"
-    return f"{' to '.join(bounds)} ({scale.replace('_', ' ')})"
 
 
 def _device_text(devices):
@@ -65,19 +63,9 @@ def _device_text(devices):
     return f"{devices['count']} x {devices['kind']} ({devices['platform']}{simulated})"
 
 
-def _seeds_text(point):
-    seeds = [trial.seed for trial in point.trials]
-    again = [repeat["seed"] for repeat in point.repeats]
-    return "; ".join(
-        f"{what} {min(some)} to {max(some)}"
-        for what, some in (("trials", seeds), ("repeats", again))
-        if some
-    )
-
-
-def _time_text(points):
-    seconds = [point.seconds for point in points]
+def _time_text(directories):
+    seconds = [directory.result.get("seconds") or {} for directory in directories]
     kinds = dict.fromkeys(kind for one in seconds for kind in one)
     sums = {kind: sum(one.get(kind, 0.0) for one in seconds) for kind in kinds}
     parts = ", ".join(f"{kind} {number(value)} s" for kind, value in sums.items())
-    return f"{number(sum(sums.values()))} s: {parts}"
+    return [f"{number(sum(sums.values()))} s: {parts}"] * bool(sums)

@@ -1,8 +1,10 @@
-"""How numbers and goals are written, the same on the page, in figures and on the terminal."""
+"""How numbers, goals and subjects are written, the same everywhere: page, figures, terminal."""
 
 import math
+import re
+from collections.abc import Sequence
 
-from scaling.report.records import Point, Study
+from scaling.report.records import Study
 
 NOTHING = "–"
 DATA = {
@@ -11,7 +13,14 @@ DATA = {
     "cifar10": "CIFAR-10",
     "imagenet": "ImageNet",
 }
-MODELS = {"mlp": "an MLP", "cnn": "a CNN", "resnet": "a ResNet", "vgg": "a VGG"}
+MODELS = {
+    "mlp": "an MLP",
+    "simple_cnn": "a simple CNN",
+    "resnet": "a ResNet",
+    "vgg": "a VGG",
+}
+SPLITS = {"validation": "validation", "train": "training"}
+SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # of the papers
 
 
 def count(value: int | None) -> str:
@@ -41,6 +50,11 @@ def batch_label(batch: float) -> str:
     return f"{batch:g}"
 
 
+def decimal_label(value: float) -> str:
+    """On axes of decimal ticks: 0.003, 2,000, 5 million."""
+    return f"{value / 1e6:g} million" if 1e6 <= value < 1e9 else number(value)
+
+
 def metric_value(metric: str, value: float | None) -> str:
     """An error as a percentage, a loss as it is."""
     if value is None:
@@ -48,19 +62,29 @@ def metric_value(metric: str, value: float | None) -> str:
     return f"{100 * value:.3g}%" if metric == "error" else f"{value:.3g}"
 
 
-def goal_text(metric: str, goal: float) -> str:
-    """2.5% validation error"""
+def measure_text(metric: str, split: str = "validation") -> str:
+    """validation error"""
+    return f"{SPLITS[split]} {metric}"
+
+
+def goal_text(metric: str, goal: float, split: str = "validation") -> str:
+    """2.5% validation error; a training loss of 0.3"""
+    measure = measure_text(metric, split)
     if metric == "error":
-        return f"{metric_value(metric, goal)} validation error"
-    return f"a validation {metric} of {metric_value(metric, goal)}"
+        return f"{metric_value(metric, goal)} {measure}"
+    return f"a {measure} of {metric_value(metric, goal)}"
 
 
-def interval_text(interval: list[int | None] | None) -> str:
-    """26 to 31, or 26 or more."""
-    if interval is None:
-        return NOTHING
-    low, high = interval
-    return f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+def between(low: float | None, high: float | None) -> str:
+    """12 to 30, 12 or more, at most 30, or nothing known."""
+    if low is None:
+        return NOTHING if high is None else f"at most {number(high)}"
+    return f"{number(low)} or more" if high is None else f"{number(low)} to {number(high)}"
+
+
+def times(ratio: float) -> str:
+    """4.5 times"""
+    return f"{ratio:.2g} times" if ratio < 99.5 else f"{number(ratio)} times"
 
 
 def listed(items: list[str]) -> str:
@@ -79,26 +103,18 @@ def subject(study: Study) -> str:
     return f"On {DATA.get(data, data)} with {MODELS.get(model, model)}"
 
 
-def shared_goal(studies: list[Study]) -> str:
-    """The goal of all, or "the goal" where they differ."""
-    one = len({study.goal for study in studies}) == 1
-    return goal_text(studies[0].metric, studies[0].goal) if one else "the goal"
-
-
 def study_label(study: Study, studies: list[Study]) -> str:
-    """The study's label among others, with its goal where the goals differ."""
-    differ = len({other.goal for other in studies}) > 1
-    return f"{study.label}, to {goal_text(study.metric, study.goal)}" if differ else study.label
+    """What tells a study from the others; nothing where it is alone."""
+    return study.label if len(studies) > 1 else ""
 
 
-def edge_text(point: Point, edge: list[str]) -> str:
-    """Learning rate at the high edge of 0.001 to 10."""
-    name, side = edge
-    low, high = (number(end) for end in point.ranges[name][1:])
-    return f"{parameter_text(name)} at the {side} edge of {low} to {high}"
+def headline(studies: Sequence[Study]) -> str:
+    """The title of a study alone, or what is compared."""
+    if len(studies) == 1:
+        return studies[0].title or studies[0].label
+    return listed([study.label for study in studies])
 
 
-def two_lines(name: str) -> tuple[str, str]:
-    """A regime's name, broken before its last word."""
-    head, _, tail = name.rpartition(" ")
-    return head, tail
+def subscripts(escaped: str) -> str:
+    """S_min, B_crit and the like with subscripts, in HTML that is escaped already."""
+    return SYMBOL.sub(r"\1<sub>\2</sub>", escaped)

@@ -2,6 +2,7 @@
 
 A study module has six functions:
     points(config) -> the sweep, a list of configs
+    name(config) -> what the point's directory is called
     check(config) -> None, or a UserError for what can be known of a point before anything starts
     dry_run(points by name) -> text: what it would do and cost
     measure(config, run, name, signals) -> one point's result, JSON (arrays go beside it, into the
@@ -23,17 +24,18 @@ from scaling.config import check_keys
 from scaling.errors import UserError, look_up
 from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
-from scaling.studies import steps_to_target, train
+from scaling.studies import adaptive_batch, advise, noise_scale, pareto, steps_to_target, train
 
 # Studies whose points run side by side on a CPU, one per core (scaling/workers.py).
-ONE_PER_CORE = ("steps_to_target",)
-STUDIES = {"train": train, "steps_to_target": steps_to_target}
-
-
-def point_name(config: ConfigDict) -> str:
-    """What a point's directory is called: bs256, bs8k."""
-    batch = config.global_batch
-    return f"bs{batch // 1024}k" if batch >= 1024 and batch % 1024 == 0 else f"bs{batch}"
+ONE_PER_CORE = ("steps_to_target", "noise_scale", "pareto", "adaptive_batch")
+STUDIES = {
+    "train": train,
+    "steps_to_target": steps_to_target,
+    "noise_scale": noise_scale,
+    "pareto": pareto,
+    "advise": advise,
+    "adaptive_batch": adaptive_batch,
+}
 
 
 def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDict]:
@@ -43,10 +45,13 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
       UserError: unknown study or key, two points of one name, or a slice that is not one.
     """
     check_keys(config)
-    points = look_up("study", config.study, STUDIES).points(config)
-    named = {point_name(point): point for point in points}
+    study = look_up("study", config.study, STUDIES)
+    points = study.points(config)
+    named = {study.name(point): point for point in points}
     if len(named) < len(points):
-        raise UserError(f"batch_sizes {config.batch_sizes} names a batch twice; name each once.")
+        names = [study.name(point) for point in points]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice} is named twice among the study's points; name each once.")
     if part is None:
         return named
     try:

@@ -1,6 +1,5 @@
 """Train: one run per global batch. What every other study is made of."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,20 +7,13 @@ from ml_collections import ConfigDict
 from scaling.data import sources
 from scaling.record import RunDir
 from scaling.signals import Signals
+from scaling.studies.shared import batch_name, by_batch_size, text_table
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_point
 from scaling.train.point import resolve
 from scaling.train.tensorboard import check_installed
 
-
-def points(config: ConfigDict) -> list[ConfigDict]:
-    """One config for each of `batch_sizes`, or for `global_batch` where that is empty."""
-    configs = []
-    for batch in config.batch_sizes or (config.global_batch,):
-        point = config.copy_and_resolve_references()
-        point.global_batch, point.batch_sizes = int(batch), ()
-        configs.append(point)
-    return configs
+points, name = by_batch_size, batch_name
 
 
 def check(config: ConfigDict) -> None:
@@ -69,15 +61,6 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
             )
         )
     return text_table(rows)
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned columns, for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
 
 
 def _number(metrics, name, form):

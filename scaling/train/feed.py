@@ -1,12 +1,15 @@
 """What the step reads: example indices for resident data, decoded images for streamed data.
 
 Both kinds have `data`, what stays on the devices; `batches(step, count)`, what one call of the
-chunk takes; and `evaluation(split)`, pairs of data and batches that hold every example once.
+chunk takes; and `evaluation(split)`, pairs of data and batches that hold every example once, whose
+shapes `evaluation_shapes(split)` tells without reading any.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from scaling.batch import BatchPlan
@@ -21,14 +24,28 @@ Arrays = dict[str, np.ndarray]
 SYNTHETIC_SEEDS = {"train": 1, "validation": 2, "test": 3}
 
 
+def evaluation_size(sizes: dict[str, int], split: str) -> int:
+    """Examples that an evaluation goes through: of the training set, the first so many as the
+    validation split has; of other splits, all."""
+    return min(sizes["train"], sizes["validation"]) if split == "train" else sizes[split]
+
+
 class ResidentFeed:
     """A data set on the devices; batches are indices into it."""
 
     def __init__(self, point: Point, plan: BatchPlan, capacity: int):
         self._point, self._plan, self._capacity = point, plan, capacity
         self._order = resident.EpochOrder(point.config.seed, point.info.sizes["train"])
-        self._validation = None
-        self.data = self._load("train")
+
+    @functools.cached_property
+    def data(self) -> dict[str, jax.Array]:
+        """The training split."""
+        return self._load("train")
+
+    @functools.cached_property
+    def _validation(self):
+        """Evaluated again and again: it stays on the devices."""
+        return self._load("validation")
 
     def batches(self, step: int, count: int) -> Arrays:
         """Indices of `count` updates from `step` on, [devices, capacity, accum, micro]."""
@@ -37,17 +54,26 @@ class ResidentFeed:
         index[:count] = self._order[step * batch : (step + count) * batch].reshape(count, *layout)
         return {"index": np.moveaxis(index, 2, 0)}
 
-    def evaluation(self, split: str) -> Iterable[tuple[Any, Arrays]]:
-        """The split as one pair."""
-        if split == "validation":  # evaluated again and again: it stays on the devices
-            self._validation = self._validation or self._whole(split)
-            return [self._validation]
-        return [self._whole(split)]
+    def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
+        """The split as one pair, its rows over `sharing` devices; None: all of the point's."""
+        if split == "train":
+            data = self.data
+        else:
+            data = self._validation if split == "validation" else self._load(split)
+        return [(data, self._rows(split, sharing))]
 
-    def _whole(self, split):
+    def evaluation_shapes(self, split: str, sharing: int | None = None) -> tuple[Any, Any]:
+        """Of the pair that `evaluation` gives."""
+        info, shape = self._point.info, jax.ShapeDtypeStruct
+        size = info.sizes[split]
+        image, label = shape((size, *info.image_shape), np.uint8), shape((size,), np.int32)
+        rows = jax.eval_shape(lambda: self._rows(split, sharing))
+        return {"image": image, "label": label}, rows
+
+    def _rows(self, split, sharing):
         point = self._point
-        size, batch = point.info.sizes[split], point.config.eval.batch
-        return self._load(split), index_batches(size, batch, len(point.devices))
+        size = evaluation_size(point.info.sizes, split)
+        return index_batches(size, point.config.eval.batch, sharing or len(point.devices))
 
     def _load(self, split):
         info, config = self._point.info, self._point.config
@@ -86,20 +112,50 @@ class StreamFeed:
         self._next_step = step + 1
         return {name: np.moveaxis(a, 1, 0)[:, None] for name, a in next(self._stream).items()}
 
-    def evaluation(self, split: str) -> Iterable[tuple[Any, Arrays]]:
-        """The split batch by batch."""
-        point, devices = self._point, len(self._point.devices)
+    def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
+        """The split batch by batch, each over `sharing` devices; None: all of the point's."""
+        devices, rows = self._shared(sharing)
+        size = evaluation_size(self._point.info.sizes, split)
         stream = streaming.eval_batches(
-            self._open(split),
-            layout=(devices, -(-point.config.eval.batch // devices)),
+            _First(self._open(split), size),
+            layout=(devices, rows),
             host_devices=range(devices),
-            image_size=point.info.image_shape[0],
+            image_size=self._point.info.image_shape[0],
         )
         for batch in stream:
             yield None, {name: a[:, None] for name, a in batch.items()}
 
+    def evaluation_shapes(self, split: str, sharing: int | None = None) -> tuple[Any, Any]:
+        """Of every pair that `evaluation` gives."""
+        rows = self._shared(sharing)
+        rows = rows[0], 1, rows[1]
+        image = jax.ShapeDtypeStruct((*rows, *self._point.info.image_shape), np.uint8)
+        label, mask = (jax.ShapeDtypeStruct(rows, kind) for kind in (np.int32, np.bool_))
+        return None, {"image": image, "label": label, "mask": mask}
+
+    def _shared(self, sharing):
+        """(devices, rows on each) of an evaluation batch."""
+        devices = sharing or len(self._point.devices)
+        return devices, -(-self._point.config.eval.batch // devices)
+
     def _open(self, split):
         return streaming.open_imagenet(split, self._point.config.data.dir)
+
+
+class _First(Sequence):
+    """The first `size` records of a source."""
+
+    def __init__(self, source, size):
+        self._source, self._size = source, size
+
+    def __len__(self):
+        return self._size
+
+    def __getitem__(self, i):
+        return self._source[i]
+
+    def __repr__(self):
+        return repr(self._source)
 
 
 def make_feed(point: Point, plan: BatchPlan, capacity: int) -> ResidentFeed | StreamFeed:

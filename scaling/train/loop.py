@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from typing import Any
@@ -21,8 +22,9 @@ from scaling.train.evaluate import make_evaluate, means
 from scaling.train.feed import make_feed
 from scaling.train.point import Point, resolve
 from scaling.train.resolved import device_values, plan_text, resolved_values
-from scaling.train.step import init_state, replicate
+from scaling.train.step import TrainState, init_state, replicate
 from scaling.train.tensorboard import TensorBoard
+from scaling.train.tracking import NoiseTracker, noise_of_run
 
 CHUNK_SECONDS = 0.5  # aimed at per call: short enough for Ctrl-C and the live line
 MUST_BE_FINITE = ("loss", "grad_sq_norm", "local_grad_sq_norm")
@@ -42,6 +44,7 @@ class Tally:
     train: dict[str, float] | None = None  # metrics of the last update
     validation: dict[str, float] | None = None  # of the last evaluation, with its step
     diverged_at: int | None = None
+    noise: dict[str, Any] | None = None  # state of the live noise scale
 
     @contextlib.contextmanager
     def timed(self, part: str):
@@ -79,6 +82,30 @@ def train_point(
             return training.result()
 
 
+def train_inside(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """`train_point` in the folder "tracked" of a run that needs it; its result, now or before.
+
+    Raises:
+      UserError, Interrupted: as `train_point`.
+    """
+    with RunDir(run.path / "tracked") as inner:
+        inner.begin(json.loads(config.to_json_best_effort()))
+        if inner.result is None:
+            inner.finish(train_point(config, inner, name, signals))
+        return inner.result
+
+
+def last_weights(run: RunDir, like: TrainState) -> TrainState:
+    """The newest state that a run saved.
+
+    Args:
+      like: a state of its shapes, returned where none was saved.
+    """
+    with contextlib.closing(Checkpoints(run.path / "checkpoints", 1)) as checkpoints:
+        restored = checkpoints.restore(like)
+    return restored[1] if restored else like
+
+
 class _Training:
     """The moving parts of one point's training."""
 
@@ -92,7 +119,8 @@ class _Training:
             self.feed = make_feed(point, self.program.plan, self.program.capacity)
             self.evaluator = make_evaluate(point.task, point.preprocess, point.devices)
             init_key, step_key = jax.random.split(jax.random.key(point.config.seed))
-            initial = _initial_state(point, init_key)
+            make = point.make_optimizer, point.hparams
+            initial = planning.run_once(lambda key: init_state(point.task, *make, key), init_key)
         print(plan_text(point, self.program), flush=True)
         resolved = resolved_values(point, self.program)
         launches = [*before.get("launches", []), provenance() | {"devices": resolved["devices"]}]
@@ -112,6 +140,9 @@ class _Training:
         self.fixed = replicate((point.hparams, step_key, w_0), point.devices)
         folder = run.path / "tensorboard" if point.config.metrics.tensorboard else None
         self.tensorboard = TensorBoard(folder, self.step)
+        self.noise = None
+        if point.config.noise_scale:
+            self.noise = NoiseTracker(point.global_batch, self.tally.noise)
         self._unwritten = None  # (first step, metrics) of the last chunk
         self._saved = self.step
 
@@ -130,6 +161,8 @@ class _Training:
             count, batches = self._chunk(count, batches, per_step)
             per_step = (time.perf_counter() - start) / (self.step - self._unwritten[0] + 1)
             progress.step(self.step, tally.train["loss"])
+            if self.noise:
+                progress.noise_scale(self.noise.noise_scale)
             if self.step % self.point.eval_every == 0 or self.step == total:
                 self._validate()
                 progress.validation(tally.validation["error"])
@@ -159,6 +192,7 @@ class _Training:
             "train": _finite(tally.train),
             "validation": _finite(tally.validation),
             "test": _finite(test),
+            "noise_scale": noise_of_run(point, self.program.plan, self.run),
             "seconds": tally.seconds,
             "examples_per_second": examples / tally.seconds["train"],
             "devices": device_values(point.devices),
@@ -187,6 +221,9 @@ class _Training:
             self.step = tally.diverged_at = first + valid - 1
         self._unwritten = first, metrics
         tally.train = {k: float(v[-1]) for k, v in metrics.items() if v.ndim == 1}
+        if self.noise:
+            self.noise.add(metrics)
+            tally.noise = self.noise.state
         return next_count, next_batches
 
     def _next_count(self, per_step, last):
@@ -201,7 +238,10 @@ class _Training:
             return
         first, metrics = self._unwritten
         self.run.append(metric_lines("train", first, metrics))
-        self.tensorboard.scalars("train", first + len(metrics["loss"]) - 1, self.tally.train)
+        newest = {k: v for k, v in self.tally.train.items() if math.isfinite(v)}
+        if self.noise and self.noise.noise_scale is not None:
+            newest["noise_scale"] = self.noise.noise_scale
+        self.tensorboard.scalars("train", first + len(metrics["loss"]) - 1, newest)
         self._unwritten = None
 
     def _validate(self):
@@ -225,15 +265,6 @@ class _Training:
             self.run.sync()
             self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.tally))
             self._saved = self.step
-
-
-def _initial_state(point, key):
-    def init(key):
-        return init_state(point.task, point.make_optimizer, point.hparams, key)
-
-    # It runs once: LLVM's optimisation of all its random numbers would take seconds on CPU.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init).lower(key).compile(compiler_options=quick)(key)
 
 
 def _flat(values):

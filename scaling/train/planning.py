@@ -12,17 +12,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan, largest_that_fits, plan_by_hand, plans
 from scaling.data import sources
+from scaling.errors import UserError
 from scaling.train.point import Point
-from scaling.train.step import init_state, make_chunk, make_gradient, on_devices
+from scaling.train.step import init_state, make_chunk, make_gradient, noise_parts, on_devices
 
 # Updates per call: enough that a call takes a while even for a tiny model, as long as the indices
 # of all its examples stay small.
 MAX_CHUNK, MAX_CHUNK_EXAMPLES = 4096, 2**20
 # What to leave of the device's memory to the allocator and its fragments.
 MEMORY_SHARE = 0.9
+# A batch in one piece is cut in halves to measure the gradient noise, which nearly doubles the time
+# of that update; devices and microbatches have gradients of their own, for next to nothing.
+NOISE_EVERY = 64
 # Microbatches worth timing on CPU: convolutions run fastest when their activations fit the cache.
 CPU_MICRO_BATCHES = (16, 32)
 ASSUMED_CPU_MICRO_BATCH = 32  # where nothing may be timed
@@ -79,10 +84,35 @@ def shapes_of(point: Point, plan: BatchPlan) -> tuple[Any, ...]:
 def compile_plan(point: Point, plan: BatchPlan) -> Compiled:
     """Compile the training program of one plan, without any data."""
     start = time.perf_counter()
-    chunk = make_chunk(point.task, point.make_optimizer, plan, point.preprocess, point.devices)
+    chunk = make_chunk(
+        point.task,
+        point.make_optimizer,
+        plan,
+        point.preprocess,
+        point.devices,
+        noise_every(point.config, plan),
+    )
     compiled = chunk.lower(*shapes_of(point, plan)).compile()
     seconds = time.perf_counter() - start
     return Compiled(plan, compiled, capacity_of(point), program_bytes(compiled), seconds)
+
+
+def noise_every(config: ConfigDict, plan: BatchPlan) -> int | None:
+    """How often an update measures the gradient noise; None: never.
+
+    Raises:
+      UserError: a batch of one example has no parts to compare.
+    """
+    if not config.noise_scale:
+        return None
+    if plan.global_batch == 1:
+        raise UserError(
+            "noise_scale compares the gradients of parts of a batch, and global_batch is 1; set it "
+            "to 2 or more, or noise_scale to False."
+        )
+    if config.noise_every is not None:
+        return config.noise_every
+    return NOISE_EVERY if noise_parts(plan)[0] == "halves" else 1
 
 
 def program_bytes(compiled) -> int:
@@ -201,12 +231,24 @@ def matrix_flops(device, dtype: str, size: int = 2048) -> float:
     """Floating-point operations per second of matrix products on a device, measured."""
     matrix = jax.device_put(np.ones((size, size), np.float32), device).astype(dtype)
     product = jax.jit(lambda a: a @ a)
+    return 2 * size**3 / least_seconds(lambda: product(matrix))
+
+
+def least_seconds(call: Callable, repeats: int = 3) -> float:
+    """The fastest of some calls, after one that may compile."""
     times = []
-    for _ in range(4):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
-        jax.block_until_ready(product(matrix))
+        jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times[1:])
+    return min(times[1:])
+
+
+def run_once(function: Callable, *args):
+    """`function(*args)`, compiled quickly: LLVM's optimisation of many random numbers would take
+    seconds on a CPU and save milliseconds."""
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function).lower(*args).compile(compiler_options=quick)(*args)
 
 
 def _gradient_program(point, plan):
@@ -214,8 +256,8 @@ def _gradient_program(point, plan):
     gradient = make_gradient(point.task, plan, point.preprocess)
     state, data, batches, _, hparams, key, _ = shapes_of(point, plan)
     batch = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[2:]), s.dtype), batches)
-    mapped = on_devices(gradient, point.devices[:1], (None, None, None, 0, None, None))
-    return mapped, (state.params, state.batch_stats, data, batch, key, hparams)
+    mapped = on_devices(gradient, point.devices[:1], (None, None, None, 0, None, None, None))
+    return mapped, (state.params, state.batch_stats, data, batch, key, hparams, state.step)
 
 
 def _has_convolutions(point: Point) -> bool:
@@ -251,16 +293,11 @@ def _for_the_cache(point, layouts, timing):
 def _seconds_per_example(point, plan):
     """Of one microbatch's gradient, on made-up numbers."""
     one = dataclasses.replace(plan, global_batch=plan.micro_batch, accum_steps=1)
-    mapped, (params, batch_stats, data, batch, _, hparams) = _gradient_program(point, one)
+    mapped, (params, batch_stats, data, batch, _, hparams, _) = _gradient_program(point, one)
     fill = lambda tree: jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), tree)
     arrays = [fill(tree) for tree in (params, batch_stats, data, batch)]
-    args = *arrays, jax.random.key(0), hparams
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        jax.block_until_ready(mapped(*args))
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) / plan.micro_batch  # the first one compiles
+    args = *arrays, jax.random.key(0), hparams, np.int32(0)
+    return least_seconds(lambda: mapped(*args)) / plan.micro_batch
 
 
 class _Memory:

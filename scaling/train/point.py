@@ -30,6 +30,7 @@ RANGES = {
     "checkpoint.every_seconds": (0, math.inf, ""),
     "eval.batch": (1, math.inf, ""),
     "optim.base_batch": (1, math.inf, ""),
+    "noise_every": (1, math.inf, ""),
     "data.num_classes": (2, math.inf, ""),
     "data.train_size": (1, math.inf, ""),
 }
@@ -64,12 +65,22 @@ class Point:
 
     def variables(self) -> tuple[Any, Any]:
         """Shapes of the parameters and batch statistics."""
-        return jax.eval_shape(self.task.init, jax.random.key(0))
+        return shapes_of_variables(self.task)
 
     @property
     def parameter_count(self) -> int:
         """Trained numbers in the model."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.variables()[0]))
+        return numbers_in(self.variables()[0])
+
+
+def shapes_of_variables(task: Classification) -> tuple[Any, Any]:
+    """Shapes of a task's parameters and batch statistics; asks nothing of the devices."""
+    return jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0))
+
+
+def numbers_in(tree) -> int:
+    """Elements of all leaves."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
@@ -93,9 +104,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
             "it is read; set it to 'none'."
         )
 
-    options = config.model.to_dict()
-    model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
-    task = Classification(model, info.image_shape)
+    task = task_of(config, info)
     steps = lambda duration: durations.to_steps(duration, config.global_batch, info.sizes["train"])
     total_steps = steps(config.duration)
     if total_steps < 1:
@@ -104,7 +113,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     if eval_every < 1:
         raise UserError(f"eval.every is {config.eval.every!r}; evaluate every 1 step or more.")
     hparams, make_optimizer = _optimization(config, total_steps, steps, searched)
-    ghost_batch = ghost_batch_of(model, config.global_batch)
+    ghost_batch = ghost_batch_of(task.model, config.global_batch)
     if not searched:
         _check_plan(config, len(devices), ghost_batch)
     return Point(
@@ -120,6 +129,17 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
         preprocess=resident.make_preprocess(info.mean, info.std, config.data.augment),
         peak=float(hparams["peak"]),
     )
+
+
+def task_of(config: ConfigDict, info: sources.DataInfo) -> Classification:
+    """What the config's model learns on that data; asks nothing of the devices.
+
+    Raises:
+      UserError: unknown model or option.
+    """
+    options = config.model.to_dict()
+    model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
+    return Classification(model, info.image_shape)
 
 
 def _check_plan(config, devices, ghost_batch):

@@ -1,18 +1,14 @@
 """Many trials of one point in one program.
 
 A trial is one set of hyperparameters and a seed; everything about it is data, so K of them train in
-one compiled program. Two ways to use several devices:
+one compiled program. On each device, block after block of trials runs through all updates of a
+call, those of a block side by side under `vmap`; `layout` says which trials go where.
 
-    trials   every device trains trials of its own: no communication.
-    batch    all devices hold all trials and share the batch of each, as in `step`; for batches or
-             models that one device could not hold.
-
-On a device, trials go in blocks: those of a block advance side by side under `vmap`, and block
-after block runs through all updates of a call. On a CPU a block is as large as fits the cache
-(benchmarks/results/population.json); on other devices it is all trials, if memory allows.
+Every trial of a resident data set has an order of examples of its own. A streamed one is decoded
+once for all: its trials see the same images in the same order, that of `config.seed` (common random
+numbers), and differ by initialisation and dropout only.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -25,13 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.data.resident import EpochOrder
-from scaling.data.sources import DataInfo
 from scaling.errors import UserError
 from scaling.train import planning
-from scaling.train.evaluate import index_batches, metric_sums
-from scaling.train.feed import ResidentFeed
+from scaling.train.evaluate import metric_sums
+from scaling.train.feed import make_feed
+from scaling.train.layout import Layout, layouts
 from scaling.train.point import Point
 from scaling.train.step import (
     AXIS,
@@ -43,9 +38,6 @@ from scaling.train.step import (
     shard,
 )
 
-# Weights, gradients and optimizer state of a block, and its activations, should fit the
-# second-level cache of one core.
-CPU_CACHE_BYTES = 2**20
 # Indices of examples that one call may hold, over all trials. Every call prepares and sends as
 # many, and most are short: with 2**23, one update and evaluation of 64 trials took four to eight
 # times as long.
@@ -68,92 +60,6 @@ class Trial:
     loss: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the trials are: `devices` x `blocks` x `block`, the first only if they are spread.
-
-    Attributes:
-      spread: "trials" or "batch", see above.
-      count: trials asked for; the places beyond it hold copies that never count.
-      plan: of one trial's batch, over the devices that share it.
-    """
-
-    spread: str
-    devices: int
-    blocks: int
-    block: int
-    count: int
-    plan: BatchPlan
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Leading axes of everything that every trial has of its own."""
-        inner = (self.blocks, self.block)
-        return (self.devices, *inner) if self.spread == "trials" else inner
-
-
-def layout_of(point: Point, count: int, block: int | None = None) -> Layout:
-    """How `count` trials go on the point's devices.
-
-    Args:
-      block: trials side by side; None: all of them, or on a CPU those that fit its cache.
-
-    Raises:
-      UserError: the batch cannot be laid out.
-    """
-    devices = len(point.devices)
-    spread, plan = "trials", None
-    if count < devices:
-        # Where the batch does not divide over the devices, some of them train copies instead.
-        with contextlib.suppress(UserError):
-            spread, plan = "batch", _plan(point, devices)
-    plan = plan or _plan(point, 1)
-    each = -(-count // devices) if spread == "trials" else count
-    if block is None:
-        on_cpu = point.devices[0].platform == "cpu"
-        block = max(1, CPU_CACHE_BYTES // working_set(point, plan)) if on_cpu else each
-    blocks = -(-each // min(block, each))
-    block = -(-each // blocks)
-    return Layout(spread, devices, blocks, block, count, plan)
-
-
-def _plan(point, sharing):
-    """One trial's batch over `sharing` devices; UserError if it does not divide."""
-    if point.config.micro_batch is not None:
-        return plan_by_hand(
-            point.global_batch, sharing, point.config.micro_batch, point.ghost_batch
-        )
-    return planning.for_the_cache(point, plans(point.global_batch, sharing, point.ghost_batch))
-
-
-def check_resident(info: DataInfo) -> None:
-    """The data set can be on the devices.
-
-    Raises:
-      UserError: it is streamed.
-    """
-    if info.streaming:
-        raise UserError(
-            f"{info.name} is streamed from disk, and trials side by side need their data on the "
-            "devices; use a set that fits, or --dry_run to see what this would cost."
-        )
-
-
-def working_set(point: Point, plan: BatchPlan) -> int:
-    """Bytes that one trial goes through in an update: three times its weights, and the inputs and
-    outputs of its layers forward and backward."""
-    params, batch_stats = point.variables()
-    image = jax.ShapeDtypeStruct((1, *point.info.image_shape), jnp.float32)
-
-    def activations(params, batch_stats, image):
-        variables = {"params": params, "batch_stats": batch_stats}
-        return point.task.model.apply(variables, image, train=False, capture_intermediates=True)[1]
-
-    outputs = jax.eval_shape(activations, params, batch_stats, image)
-    size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-    return 4 * (3 * size(params) + 2 * plan.micro_batch * (size(image) + size(outputs)))
-
-
 def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -> Callable:
     """The program of a population, its convolutions by `conv_method` if one is given.
 
@@ -161,14 +67,16 @@ def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -
     (trials, loss, sums)`, mapped over the devices:
       trials: a `Trial` whose leaves have `layout.shape` in front.
       fixed: (hparams, key) of every trial, likewise.
-      data, batches: as in `step.make_chunk`, every trial with its own order: [devices, blocks,
-        block, capacity, accum_steps, micro_batch].
+      data, batches: as in `step.make_chunk`. Of resident data every trial has its own order,
+        [devices, blocks, block, capacity, accum_steps, micro_batch]; of streamed data all share
+        [devices, capacity, ...], without the first axis where trials are spread.
       count: updates to make, a traced number.
-      evaluate: whether to evaluate afterwards on (held_out, held_out_batches).
+      evaluate: whether to evaluate afterwards on (held_out, held_out_batches), the latter [devices,
+        steps, rows, ...], likewise.
       loss: of every trial, the sum of its training losses since the last evaluation.
       sums: of the evaluation's metrics, zeros without one.
     """
-    model = point.task.model
+    model, streamed = point.task.model, point.info.streaming
     if layout.spread == "trials":  # no axis is shared: nothing may be reduced over devices
         model = model.clone(axis_name=None)
     if conv_method is not None:
@@ -189,41 +97,49 @@ def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -
             return sums_of(state.params, state.batch_stats, held_out, held_out_batches)
 
         def block(inputs):
-            trials, (hparams, keys), batches = inputs
+            trials, (hparams, keys), own = inputs
+            of_all, axis, mapped = (batches, 0, None) if streamed else (own, 1, 0)
 
             def body(i, trials):
                 batch = jax.tree.map(
-                    lambda leaf: lax.dynamic_index_in_dim(leaf, i, 1, keepdims=False), batches
+                    lambda leaf: lax.dynamic_index_in_dim(leaf, i, axis, keepdims=False), of_all
                 )
                 step = lambda trial, batch, hparams, key: one_update(
                     trial, data, batch, hparams, key
                 )
-                return side_by_side(step)(trials, batch, hparams, keys)
+                return side_by_side(step, (0, mapped, 0, 0))(trials, batch, hparams, keys)
 
             trials = lax.fori_loop(0, count, body, trials)
             loss = trials.loss
             trials = trials.replace(loss=jnp.where(evaluate, 0.0, loss))
-            measure = side_by_side(evaluated)
+            measure = side_by_side(evaluated, (0,))
             shapes = jax.eval_shape(measure, trials.state)
             nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
             sums = lax.cond(evaluate, measure, lambda _: nothing, trials.state)
             return trials, loss, sums
 
-        trials, loss, sums = lax.map(block, (trials, fixed, batches))
+        own = None if streamed else batches
+        trials, loss, sums = lax.map(block, (trials, fixed, own))
         if layout.spread == "batch":
             sums = lax.psum(sums, AXIS)
         return trials, loss, sums
 
-    own = 0 if layout.spread == "trials" else None
-    in_axes = (own, own, None, 0, None, None, 0, None)
+    own, shared = _axes(layout)
+    in_axes = (own, own, None, shared if streamed else 0, None, None, shared, None)
     return on_devices(advance, point.devices, in_axes, own, donate=(0,))
 
 
-def _for_one(function):
+def _axes(layout):
+    """Over which axis the devices divide what every trial has of its own, and what all share."""
+    return (0, None) if layout.spread == "trials" else (None, 0)
+
+
+def _for_one(function, in_axes):
     """`jax.vmap` over an axis of length 1, without turning convolutions into grouped ones."""
 
     def mapped(*args):
-        out = function(*jax.tree.map(lambda leaf: leaf[0], args))
+        first = lambda arg, axis: arg if axis is None else jax.tree.map(lambda a: a[0], arg)
+        out = function(*map(first, args, in_axes))
         return jax.tree.map(lambda leaf: leaf[None], out)
 
     return mapped
@@ -236,12 +152,20 @@ class Population:
       point: resolved; its own values stand for every hyperparameter that a trial does not set.
       values: of every trial, hyperparameters by the names of `point.hparams`.
       seeds: of every trial: initialisation, order of examples, augmentation and dropout, as
-        `config.seed` in a run of its own.
+        `config.seed` in a run of its own. The order of streamed examples is that of `config.seed`.
+      block: trials side by side, see `layout_of`.
+      split: that it is evaluated on, "validation" or "train", see `feed.evaluation_size`.
+      placement: of an earlier launch. It is used again on the same kind and number of devices, for
+        then a resumed run adds its numbers in the same order.
 
     Attributes:
+      placement: how the trials are laid out and computed here, JSON.
       step: updates done.
       seconds: {"compile", "train", "eval"}; an evaluation after updates, in the same call, is
         taken to last as long as one without.
+
+    Raises:
+      UserError: the batch cannot be laid out, or nothing in `layouts` fits the memory.
     """
 
     def __init__(
@@ -250,116 +174,192 @@ class Population:
         values: Sequence[Mapping[str, float]],
         seeds: Sequence[int],
         block: int | None = None,
+        split: str = "validation",
+        placement: Mapping[str, Any] | None = None,
     ):
         start = time.perf_counter()
-        check_resident(point.info)
-        self.point, self.layout = point, layout_of(point, len(values), block)
-        self.step = 0
-        shape, places = self.layout.shape, math.prod(self.layout.shape)
-        padded = [*range(len(values)), *[len(values) - 1] * (places - len(values))]
-        # Those beyond the last trial are dead from the start.
-        self._alive = np.arange(places) < len(values)
-        self._orders = [EpochOrder(seeds[k], point.info.sizes["train"]) for k in padded]
-        hparams = [point.hparams | values[k] for k in padded]
-        stacked = {
-            name: np.asarray([h[name] for h in hparams]).reshape(*shape, *np.shape(value))
-            for name, value in point.hparams.items()
-        }
-        keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
-            np.asarray([seeds[k] for k in padded])
+        self.point, self.split, self.step = point, split, 0
+        hparams = [point.hparams | trial for trial in values]
+        self._hparams = {name: np.asarray([h[name] for h in hparams]) for name in point.hparams}
+        self._keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
+            np.asarray(seeds)
         )
-        self._place = shard if self.layout.spread == "trials" else replicate
-        self._init_keys = keys[:, 0]
-        self._fixed = self._put((stacked, keys[:, 1].reshape(shape)))
-        self._hparams = stacked
+        self._orders = [EpochOrder(seed, point.info.sizes["train"]) for seed in seeds]
 
-        feed = ResidentFeed(point, self.layout.plan, 1)
-        self.data = feed.data
-        ((self._held_out, batches),) = feed.evaluation("validation")
-        if self.layout.spread == "trials":
-            size, rows = point.info.sizes["validation"], point.config.eval.batch
-            one = index_batches(size, rows, 1)
-            batches = {k: np.repeat(v, self.layout.devices, axis=0) for k, v in one.items()}
-        self._held_out_batches = batches
-        self.capacity = self._capacity()
-        self.trials = self._initial()
-        self._advance = self._compiled()
+        programs = self._programs_that_fit(layouts(point, len(values), block), placement)
+        self._load()
+        self._fixed = self._put(self._spread((self._hparams, self._keys[:, 1])))
+        initial = planning.run_once(self._initial, self._keys, self._hparams)
+        self.trials = self._put(self.unpacked(jax.tree.map(np.asarray, initial)))
+        method = self._fastest(programs)
+        self._advance = programs[method]
+        self.placement = _placement(point, self.layout, method)
         self.seconds = {"compile": time.perf_counter() - start, "train": 0.0, "eval": 0.0}
         self._evaluation, self._per_step = 0.0, math.inf  # not known yet: one update
 
-    def _put(self, tree):
-        return self._place(tree, self.point.devices)
+    def _initial(self, keys, hparams):
+        """All trials before their first update, [K, ...]."""
+        one = lambda keys, h: init_state(self.point.task, self.point.make_optimizer, h, keys[0])
+        count = len(self._orders)
+        return Trial(jax.vmap(one)(keys, hparams), jnp.ones(count, bool), jnp.zeros(count))
 
-    def _capacity(self):
-        """Updates in one call."""
+    def _programs_that_fit(self, candidates, before):
+        """Those of the first layout that has any, by their method for convolutions."""
+        limit, per_example, needed = planning.memory_limit(self.point), 0.0, {}
+        known = lambda layout: (
+            before and before == _placement(self.point, layout, before.get("conv_method"))
+        )
+        candidates = sorted(candidates, key=lambda layout: not known(layout))
+        for self.layout in candidates:
+            # Memory grows with the examples at most in proportion: what cannot fit is not compiled.
+            too_large = per_example * self.layout.examples_at_once > limit
+            if too_large and self.layout is not candidates[-1]:
+                continue
+            methods = (before["conv_method"],) if known(self.layout) else self._methods()
+            programs = {method: self._program(method) for method in methods}
+            needs = {method: self._bytes(program) for method, program in programs.items()}
+            if fitting := {k: program for k, program in programs.items() if needs[k] <= limit}:
+                return fitting
+            needed[self.layout] = need = min(needs.values())
+            if math.isfinite(need):
+                per_example = max(per_example, need / self.layout.examples_at_once)
+        layout = min(needed, key=needed.get)
+        raise self._does_not_fit(layout, needed[layout], limit)
+
+    def _does_not_fit(self, layout, need, limit):
+        config = self.point.config
+        advice = ["search fewer trials, use a smaller model or more devices"]
+        if config.micro_batch is not None:
+            advice.append("leave micro_batch None")
+        if config.memory_limit_gib is not None:
+            advice.append("raise memory_limit_gib")
+        shared = f" with the batch shared by {layout.devices} devices" * (layout.plan.devices > 1)
+        return UserError(
+            f"{layout.count} trials of batch {self.point.global_batch:,} do not fit: the least of "
+            f"what was tried, {layout.block} at a time in microbatches of "
+            f"{layout.plan.micro_batch}{shared}, needs {need / 2**30:.3g} GiB on each device, "
+            f"which may use {limit / 2**30:.3g} GiB; {', or '.join(advice)}."
+        )
+
+    def _methods(self):
+        """Ways to compute convolutions that are worth timing."""
+        auto = getattr(self.point.task.model, "conv_method", None) == "auto"
+        return SIDE_BY_SIDE_METHODS if auto and self.layout.block > 1 else (None,)
+
+    def _program(self, method):
+        """Compiled for this layout; None if it is too large even for that."""
+        advance = make_advance(self.point, self.layout, method)
+        try:
+            return advance.lower(*self._shapes()).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                return None
+            raise
+
+    def _bytes(self, program):
+        """Memory that one device needs."""
+        if program is None:
+            return math.inf
+        # A snapshot and its restoration hold the trials twice more.
+        trials, *_ = self._shapes()
+        state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trials))
+        if self.layout.spread == "trials":
+            state /= self.layout.devices
+        return planning.program_bytes(program) + 2 * state
+
+    def _shapes(self):
+        """Of what `advance` takes."""
+        layout, scalar = self.layout, jax.ShapeDtypeStruct
+        feed = make_feed(self.point, layout.plan, 1)
+        _, data, batches, *_ = planning.shapes_of(self.point, layout.plan)
+        if self.point.info.streaming:
+            batches = jax.eval_shape(self._shared, batches)
+        else:
+            own = (layout.devices, layout.blocks, layout.block, self.capacity)
+            accum, _, micro = layout.plan.layout
+            batches = {"index": scalar((*own, accum, micro), np.int32)}
+        held_out, rows = feed.evaluation_shapes(self.split, layout.plan.devices)
+        of_all = jax.eval_shape(
+            lambda keys, h: (self._initial(keys, h), (h, keys[:, 1])), self._keys, self._hparams
+        )
+        trials, fixed = jax.tree.map(
+            lambda leaf: scalar((*layout.shape, *leaf.shape[1:]), leaf.dtype), of_all
+        )
+        count, evaluate = scalar((), np.int32), scalar((), np.bool_)
+        rows = jax.eval_shape(self._shared, rows)
+        return trials, fixed, data, batches, count, held_out, rows, evaluate
+
+    def _load(self):
+        """Data that stays on the devices, and zeros for the part of a call that does nothing."""
+        self._feed = make_feed(self.point, self.layout.plan, 1)
+        self.data = self._feed.data
+        *_, batches, _, _, rows, _ = self._shapes()
+        zeros = lambda shapes: jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        self._no_batches = zeros(batches)
+        if self.point.info.streaming:
+            self._no_batches = self._put(self._no_batches, shared=True)
+            self._idle = None, self._put(zeros(rows), shared=True)
+        else:
+            ((held_out, rows),) = self._feed.evaluation(self.split, self.layout.plan.devices)
+            self._idle = held_out, self._put(self._shared(rows), shared=True)
+
+    def _evaluation_calls(self):
+        """(data, batches) of every call that an evaluation takes."""
+        if not self.point.info.streaming:
+            return [self._idle]
+        pairs = self._feed.evaluation(self.split, self.layout.plan.devices)
+        return ((data, self._shared(rows)) for data, rows in pairs)
+
+    def _put(self, tree, shared=False):
+        """On the devices: what every trial has of its own, or what all share."""
+        axis = _axes(self.layout)[shared]
+        return (replicate if axis is None else shard)(tree, self.point.devices)
+
+    def _shared(self, tree):
+        """[devices, ...] as the program takes it: where trials are spread, without that axis."""
+        if self.layout.spread == "batch":
+            return tree
+        return jax.tree.map(lambda leaf: leaf[0], tree)
+
+    @property
+    def capacity(self) -> int:
+        """Updates in one call, at most."""
+        if self.point.info.streaming:
+            return 1
         trials = math.prod(self.layout.shape)
         return max(1, min(MAX_CALL_STEPS, MAX_CALL_EXAMPLES // (trials * self.point.global_batch)))
 
-    def _initial(self):
-        point, shape = self.point, self.layout.shape
-
-        def init(keys, hparams):
-            one = lambda key, h: init_state(point.task, point.make_optimizer, h, key)
-            flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape) :]), hparams)
-            return jax.vmap(one)(keys, flat)
-
-        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        program = jax.jit(init).lower(self._init_keys, self._hparams)
-        state = program.compile(compiler_options=quick)(self._init_keys, self._hparams)
-        trials = Trial(state, self._alive, np.zeros(len(self._alive), np.float32))
-        return self._put(
-            jax.tree.map(lambda leaf: np.asarray(leaf).reshape(*shape, *leaf.shape[1:]), trials)
-        )
-
-    def _compiled(self):
-        """The program, by the method for convolutions that runs fastest side by side here."""
-        model = self.point.task.model
-        if self.layout.block == 1 or getattr(model, "conv_method", None) != "auto":
-            return self._program(None)
-        programs = {method: self._program(method) for method in SIDE_BY_SIDE_METHODS}
+    def _fastest(self, programs):
+        """The method for convolutions whose program runs fastest here."""
+        if len(programs) == 1:
+            return next(iter(programs))
         seconds = {method: self._seconds(program) for method, program in programs.items()}
-        return programs[min(seconds, key=seconds.get)]
-
-    def _arguments(self, trials, count):
-        args = (trials, self._fixed, self.data, self._batches(0, 1), np.int32(count))
-        return *args, self._held_out, self._held_out_batches, np.bool_(False)
+        return min(seconds, key=seconds.get)
 
     def _seconds(self, program):
         """Of one update of all trials."""
         times = []
         for _ in range(3):
             trials = jax.tree.map(jnp.copy, self.trials)
+            args = trials, self._fixed, self.data, self._no_batches, np.int32(1)
             start = time.perf_counter()
-            jax.block_until_ready(program(*self._arguments(trials, 1)))
+            jax.block_until_ready(program(*args, *self._idle, np.bool_(False)))
             times.append(time.perf_counter() - start)
         return min(times)
 
-    def _program(self, conv_method):
-        """The compiled program, if the devices have memory for it."""
-        advance = make_advance(self.point, self.layout, conv_method)
-        program = advance.lower(*self._arguments(self.trials, 0)).compile()
-        # A snapshot and its restoration hold the trials twice more.
-        state = sum(leaf.nbytes for leaf in jax.tree.leaves(self.trials))
-        if self.layout.spread == "trials":
-            state /= self.layout.devices
-        need, limit = planning.program_bytes(program) + 2 * state, planning.memory_limit(self.point)
-        if need > limit:
-            raise UserError(
-                f"{self.layout.count} trials of {self.layout.plan} need {need / 2**30:.2f} GiB on "
-                f"each device, which may use {limit / 2**30:.2f} GiB; set a smaller micro_batch, "
-                "or search fewer trials."
-            )
-        return program
-
     def _batches(self, step, count):
-        """Example indices of `count` updates from `step` on, of every trial."""
+        """What `count` updates from `step` on read."""
+        if count == 0:
+            return self._no_batches
+        if self.point.info.streaming:
+            return self._shared(self._feed.batches(step, count))
         plan, batch = self.layout.plan, self.point.global_batch
         accum, devices, micro = plan.layout
-        index = np.zeros((len(self._orders), self.capacity, accum, devices, micro), np.int32)
-        for row, order, alive in zip(index, self._orders, self._alive, strict=True):
-            if alive:
-                part = order[step * batch : (step + count) * batch]
-                row[:count] = part.reshape(count, accum, devices, micro)
+        places = math.prod(self.layout.shape)
+        index = np.zeros((places, self.capacity, accum, devices, micro), np.int32)
+        for row, order in zip(index, self._orders, strict=False):  # the rest are copies: no matter
+            part = order[step * batch : (step + count) * batch]
+            row[:count] = part.reshape(count, accum, devices, micro)
         if self.layout.spread == "trials":
             return {"index": index.reshape(*self.layout.shape, self.capacity, accum, micro)}
         index = np.moveaxis(index, 3, 0)  # [devices, trials, capacity, accum, micro]
@@ -370,24 +370,14 @@ class Population:
 
         Returns:
           The sum of every trial's training losses since the last evaluation, [K]; and the
-          validation metrics, name -> [K], or None if `limit` was not reached or no evaluation
+          metrics of the split, name -> [K], or None if `limit` was not reached or no evaluation
           asked for.
         """
         start = time.perf_counter()
         most = min(self.capacity, max(1, int(CALL_SECONDS / self._per_step)))
         count = min(limit - self.step, most)
         evaluate = evaluate and self.step + count == limit
-        self.trials, loss, sums = self._advance(
-            self.trials,
-            self._fixed,
-            self.data,
-            self._batches(self.step, count),
-            np.int32(count),
-            self._held_out,
-            self._held_out_batches,
-            np.bool_(evaluate),
-        )
-        loss, sums = self._flat(loss), jax.tree.map(self._flat, sums)
+        loss, sums = self._call(self._batches(self.step, count), count, evaluate)
         self.step += count
         elapsed = time.perf_counter() - start
         if count:
@@ -402,11 +392,38 @@ class Population:
         total = sums.pop("count")
         return loss, {name: value / total for name, value in sums.items()}
 
+    def _call(self, batches, count, evaluate):
+        """The losses' sums and the metrics' sums, after one call or, of streams, one for every
+        batch of the evaluation, of which the first also trains."""
+        losses, total = None, None
+        for held_out in self._evaluation_calls() if evaluate else [self._idle]:
+            self.trials, loss, sums = self._advance(
+                self.trials,
+                self._fixed,
+                self.data,
+                batches,
+                np.int32(count),
+                *held_out,
+                np.bool_(evaluate),
+            )
+            sums = jax.tree.map(self._flat, sums)
+            losses = self._flat(loss) if losses is None else losses
+            total = sums if total is None else jax.tree.map(np.add, total, sums)
+            batches, count = self._no_batches, 0
+        return losses, total
+
     def _flat(self, leaf):
         """One row per trial, in order, on the host."""
         leaf = np.asarray(leaf)
         flat = leaf.reshape(-1, *leaf.shape[len(self.layout.shape) :])
         return flat[: self.layout.count]
+
+    def _spread(self, tree):
+        """What has one row per trial, [K, ...], in the places of the layout; those beyond the last
+        trial hold copies of it."""
+        shape = self.layout.shape
+        rows = np.minimum(np.arange(math.prod(shape)), self.layout.count - 1)
+        return jax.tree.map(lambda leaf: leaf[rows].reshape(*shape, *leaf.shape[1:]), tree)
 
     @property
     def alive(self) -> np.ndarray:
@@ -434,8 +451,19 @@ class Population:
 
     def unpacked(self, trials: Trial) -> Trial:
         """What `packed` gave, perhaps on other devices, for a snapshot of this population."""
-        shape, count = self.layout.shape, self.layout.count
-        rows = np.minimum(np.arange(math.prod(shape)), count - 1)
-        full = jax.tree.map(lambda leaf: leaf[rows], trials)
-        full = full.replace(alive=full.alive & self._alive)
-        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), full)
+        full, shape = self._spread(trials), self.layout.shape
+        # Copies are dead from the start, and never train.
+        own = np.arange(math.prod(shape)).reshape(shape) < self.layout.count
+        return full.replace(alive=full.alive & own)
+
+
+def _placement(point, layout, conv_method):
+    """How a population is computed: what the order of its additions depends on, JSON."""
+    return {
+        "kind": point.devices[0].device_kind,
+        "devices": layout.devices,
+        "spread": layout.spread,
+        "block": layout.block,
+        "micro_batch": layout.plan.micro_batch,
+        "conv_method": conv_method,
+    }

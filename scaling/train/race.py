@@ -24,13 +24,14 @@ class Rules:
     """When to evaluate and when to stop.
 
     Attributes:
-      metric, goal: of the validation split; reached means strictly below.
+      metric, goal: reached means strictly below.
       resolution: of a crossing, as a share of its step.
       budget: updates after which to give up.
       margin: stop at this multiple of the first crossing; None: when all have crossed.
       fine_from: evaluate at full resolution from this step on and not at all before; None: four
         times more coarsely, and around the first crossing again at full resolution.
       within: first crossing of an earlier race of the same point: it bounds this one.
+      split: what is evaluated: "validation", or "train" for the first training examples.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class Rules:
     margin: float | None
     fine_from: int | None = None
     within: int | None = None
+    split: str = "validation"
 
 
 @dataclasses.dataclass
@@ -92,8 +94,8 @@ class Race:
     """One race of a point. `run` goes on where an earlier launch of the same race stopped.
 
     Args:
-      name: of its checkpoints.
-      split: what its lines in metrics.jsonl are called.
+      name: of its checkpoints, and of its population in resolved.json.
+      recorded_as: what its lines in metrics.jsonl are of, their "split".
       first_trial: number of the first trial there.
     """
 
@@ -105,13 +107,17 @@ class Race:
         seeds: Sequence[int],
         run: RunDir,
         name: str,
-        split: str,
+        recorded_as: str,
         first_trial: int = 0,
     ):
-        self.rules, self.run_dir, self.split, self.first_trial = rules, run, split, first_trial
-        self.point, self.name = point, name
-        self.population = Population(point, values, seeds)
-        self.count = len(values)
+        self.rules, self.run_dir, self.point, self.name = rules, run, point, name
+        self.recorded_as, self.first_trial, self.count = recorded_as, first_trial, len(values)
+        resolved = run.resolved or {}
+        placements = resolved.get("populations", {})
+        before = placements.get(name)
+        self.population = Population(point, values, seeds, split=rules.split, placement=before)
+        placements = placements | {name: self.population.placement}
+        run.resolve(resolved | {"populations": placements})
 
     def run(self, lines: int, signals: Signals, label: str) -> Outcome:
         """Train to the end of the race.
@@ -131,11 +137,10 @@ class Race:
             total, batch = self.rules.budget, self.point.global_batch
             with Progress(label, total, batch, self.population.step) as progress:
                 self._loop(checkpoints, signals, progress)
-        seconds = {k: v + self.standing.seconds.get(k, 0.0) for k, v in self._spent().items()}
         standing = self.standing
         winner = None if first_crossing(standing.curves) is None else self._winner
         step = self.population.step
-        return Outcome(standing.curves, step, standing.trial_steps, winner, seconds)
+        return Outcome(standing.curves, step, standing.trial_steps, winner, self._seconds())
 
     def _start(self, checkpoints, lines):
         population = self.population
@@ -153,13 +158,15 @@ class Race:
         self.run_dir.truncate(self.standing.lines)
         self._saved = time.perf_counter()
 
-    def _spent(self):
-        return self.population.seconds
+    def _seconds(self):
+        """Of all launches."""
+        before = self.standing.seconds
+        return {k: v + before.get(k, 0.0) for k, v in self.population.seconds.items()}
 
     def _loop(self, checkpoints, signals, progress):
         standing, population = self.standing, self.population
         if not standing.evaluated:
-            self._evaluate_at(0)
+            self._judge(*population.advance(0))
         while not self._finished():
             if signals.received:
                 self._save(checkpoints)
@@ -181,11 +188,6 @@ class Race:
             progress.validation(min(best, default=math.nan))
             if time.perf_counter() - self._saved > self.point.config.checkpoint.every_seconds:
                 self._save(checkpoints)
-
-    def _evaluate_at(self, step):
-        """Evaluate where the population stands."""
-        assert self.population.step == step
-        self._judge(*self.population.advance(step))
 
     def _next(self):
         """The step of the next evaluation."""
@@ -223,7 +225,7 @@ class Race:
         """Record an evaluation; go back to refine the first crossing of all."""
         rules, standing, step = self.rules, self.standing, self.population.step
         coarse = rules.fine_from is None and standing.refine_until is None
-        if first_crossing(standing.curves) is None and coarse and not standing.refined:
+        if coarse and not standing.refined:
             crossing = self._crosses(metrics)
             if crossing and step - standing.before > max(1, math.floor(rules.resolution * step)):
                 standing.refine_until = step
@@ -261,7 +263,7 @@ class Race:
             row = {name: values[k : k + 1] for name, values in rows.items()}
             metric, train_loss = row[self.rules.metric].item(), row["train_loss"].item()
             curve.add(step, metric, train_loss, bool(finite[k]), self.rules.goal)
-            lines.append(metric_lines(self.split, step, row, trial=self.first_trial + k))
+            lines.append(metric_lines(self.recorded_as, step, row, trial=self.first_trial + k))
         self.run_dir.append("".join(lines))
         standing.lines += len(lines)
         standing.evaluated.append(step)
@@ -269,9 +271,8 @@ class Race:
     def _save(self, checkpoints):
         self.run_dir.sync()
         population, standing = self.population, self.standing
-        spent = {k: v + standing.seconds.get(k, 0.0) for k, v in self._spent().items()}
         standing.saves += 1  # a checkpoint's number: steps go back where a crossing is refined
-        extra = dataclasses.asdict(standing) | {"seconds": spent, "step": population.step}
+        extra = dataclasses.asdict(standing) | {"seconds": self._seconds(), "step": population.step}
         arrays = {
             "now": population.packed(population.trials),
             "before": population.packed(self._before[1]),

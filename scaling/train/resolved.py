@@ -8,6 +8,8 @@ import jax
 from scaling.train import planning
 from scaling.train.planning import Compiled
 from scaling.train.point import Point
+from scaling.train.step import noise_parts
+from scaling.train.threads import is_simulated
 
 
 def resolved_values(point: Point, program: Compiled) -> dict[str, Any]:
@@ -41,18 +43,13 @@ def resolved_values(point: Point, program: Compiled) -> dict[str, Any]:
 
 
 def device_values(devices) -> dict[str, Any]:
-    """Kind and number of the devices; several CPU devices are simulated ones."""
+    """Kind and number of the devices; several CPU devices are its cores, or simulated ones."""
     return {
         "kind": devices[0].device_kind,
         "platform": devices[0].platform,
         "count": len(devices),
         "simulated": is_simulated(),
     }
-
-
-def is_simulated() -> bool:
-    """Whether this process pretends that one CPU is several devices."""
-    return jax.default_backend() == "cpu" and jax.local_device_count() > 1
 
 
 def plan_text(point: Point, program: Compiled) -> str:
@@ -62,6 +59,8 @@ def plan_text(point: Point, program: Compiled) -> str:
     kind = f"{devices['count']} x {devices['kind']}"
     if devices["simulated"]:
         kind += " (simulated: correctness only, never speed)"
+    elif devices["platform"] == "cpu" and devices["count"] > 1:
+        kind += ", parts of one CPU"
     rule = rate["scaling_rule"]
     if rule != "none":
         rule += f" from {rate['base_lr']:g} at batch {rate['base_batch']:,}"
@@ -84,8 +83,18 @@ def plan_text(point: Point, program: Compiled) -> str:
         "devices": kind,
         "optimizer": f"{config.optim.name}, learning rate {point.peak:.6g} ({rule}), "
         f"{config.schedule.name}" + (f" after {warmup:,} steps of warmup" if warmup else ""),
+        "noise": _noise_text(config, program.plan),
         "cost": f"{flops:.4g} FLOPs per step in the gradients; "
         f"{program.step_bytes / 2**30:.3g} GiB per device, data included; "
         f"compiled in {program.seconds:.1f} s",
     }
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items() if text)
+
+
+def _noise_text(config, plan):
+    """How the gradient noise is measured, empty where it is not."""
+    every = planning.noise_every(config, plan)
+    if every is None:
+        return ""
+    how = "every update" if every == 1 else f"every {every:,} updates"
+    return f"scale B_simple from the gradients of the batch's {noise_parts(plan)[0]}, {how}"

@@ -84,15 +84,21 @@ def init_state(task, make_optimizer: MakeOptimizer, hparams, key: jax.Array) -> 
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
 
 
-def make_gradient(task, plan: BatchPlan, preprocess: Callable) -> Callable:
+def make_gradient(
+    task, plan: BatchPlan, preprocess: Callable, noise_every: int | None = None
+) -> Callable:
     """The mean gradient of one device's microbatches.
 
-    Returns `gradient(params, batch_stats, data, batch, key, hparams)`, to be called inside
+    Returns `gradient(params, batch_stats, data, batch, key, hparams, step)`, to be called inside
     `on_devices`, giving (gradient, batch statistics as this device estimates them, {"loss",
     "error"} means). `batch` leaves are [accum_steps, micro_batch, ...].
+
+    Args:
+      noise_every: also give "part_grad_sq_norm", the mean of |g|^2 over the gradients of the parts
+        that `noise_parts` names, of every so manieth update, and NaN of the others.
     """
 
-    def micro_loss(params, batch_stats, data, micro, index, key, hparams):
+    def losses(params, batch_stats, data, micro, index, key, hparams):
         device = lax.axis_index(AXIS) if plan.devices > 1 else 0
         first = (index * plan.devices + device) * plan.micro_batch
         positions = first + jnp.arange(plan.micro_batch)
@@ -101,16 +107,40 @@ def make_gradient(task, plan: BatchPlan, preprocess: Callable) -> Callable:
         metrics, batch_stats = task.train_metrics(
             params, batch_stats, micro, positions, task_key, hparams
         )
-        metrics = jax.tree.map(jnp.mean, metrics)
+        return metrics["loss"], (jax.tree.map(jnp.mean, metrics), batch_stats)
+
+    def mean_loss(*args):
+        _, (metrics, batch_stats) = losses(*args)
         return metrics["loss"], (metrics, batch_stats)
 
-    def gradient(params, batch_stats, data, batch, key, hparams):
+    def in_halves(params, *args):
+        """The gradient, and the mean of |g|^2 over the batch's two halves."""
+        loss, pull_back, aux = jax.vjp(lambda p: losses(p, *args), params, has_aux=True)
+        first = jnp.arange(plan.micro_batch) < plan.micro_batch // 2
+        total, norms = None, 0.0
+        for half in (first, ~first):
+            (grads,) = pull_back(half.astype(loss.dtype) / plan.micro_batch)
+            norms += squared_norm(grads) * jnp.square(plan.micro_batch / jnp.sum(half)) / 2
+            total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+        return total, aux, norms
+
+    def whole(*args):
+        grads, aux = jax.grad(mean_loss, has_aux=True)(*args)
+        return grads, aux, jnp.float32(jnp.nan)
+
+    def gradient(params, batch_stats, data, batch, key, hparams, step):
         def one(batch_stats, micro, index):
-            grad = jax.grad(micro_loss, has_aux=True)
-            grads, (metrics, batch_stats) = grad(
-                params, batch_stats, data, micro, index, key, hparams
-            )
-            return (grads, metrics), batch_stats
+            args = params, batch_stats, data, micro, index, key, hparams
+            if noise_every is None:
+                grads, (metrics, batch_stats), _ = whole(*args)
+                return (grads, metrics), batch_stats
+            if plan.devices * plan.accum_steps == 1:
+                measure = step % noise_every == 0
+                grads, (metrics, batch_stats), norm = lax.cond(measure, in_halves, whole, *args)
+            else:
+                grads, (metrics, batch_stats), _ = whole(*args)
+                norm = squared_norm(grads)
+            return (grads, metrics | {"part_grad_sq_norm": norm}), batch_stats
 
         def add(carry, inputs):
             total, batch_stats = carry
@@ -131,8 +161,27 @@ def make_gradient(task, plan: BatchPlan, preprocess: Callable) -> Callable:
     return gradient
 
 
+def noise_parts(plan: BatchPlan) -> tuple[str, float]:
+    """Which parts of a batch have gradients of their own, and the examples in each.
+
+    Microbatches where there are several, else devices; else the batch is cut in halves for this,
+    of which one may be larger: the size is their harmonic mean, for |g|^2 exceeds |G|^2 by
+    tr(Sigma) / size (McCandlish 2018, A.1).
+    """
+    if plan.accum_steps > 1:
+        return "microbatches", plan.micro_batch
+    if plan.devices > 1:
+        return "devices", plan.micro_batch
+    small = plan.micro_batch // 2
+    return "halves", 2 * small * (plan.micro_batch - small) / plan.micro_batch
+
+
 def make_update(
-    task, make_optimizer: MakeOptimizer, plan: BatchPlan, preprocess: Callable
+    task,
+    make_optimizer: MakeOptimizer,
+    plan: BatchPlan,
+    preprocess: Callable,
+    noise_every: int | None = None,
 ) -> Callable:
     """One optimizer update on the whole global batch, to be called inside `on_devices`.
 
@@ -143,13 +192,15 @@ def make_update(
         ghost batch spans devices the parts are not independent: gradients cross between them.
       learning_rate: of this update.
       weight_distance: ||w - w_0|| after the update, where `initial` holds w_0.
+      part_grad_sq_norm: see `make_gradient`, where `noise_every` is given; and part_batch, the
+        examples in such a part.
     """
-    gradient = make_gradient(task, plan, preprocess)
+    gradient = make_gradient(task, plan, preprocess, noise_every)
 
     def update(state, data, batch, hparams, key, initial):
         key = jax.random.fold_in(key, state.step)
         grads, batch_stats, metrics = gradient(
-            state.params, state.batch_stats, data, batch, key, hparams
+            state.params, state.batch_stats, data, batch, key, hparams, state.step
         )
         if plan.devices == 1:  # XLA would copy everything through a mean over one device
             norms = squared_norm(grads)[None]
@@ -163,6 +214,8 @@ def make_update(
         tx, learning_rate = make_optimizer(hparams)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if noise_every is not None:
+            metrics["part_batch"] = jnp.float32(noise_parts(plan)[1])
         metrics = metrics | {
             "grad_sq_norm": squared_norm(grads),
             "local_grad_sq_norm": norms,
@@ -182,6 +235,7 @@ def make_chunk(
     plan: BatchPlan,
     preprocess: Callable,
     devices: Sequence,
+    noise_every: int | None = None,
 ) -> Callable:
     """Many updates in one call.
 
@@ -192,7 +246,7 @@ def make_chunk(
     compilation, and where a run was cut into chunks leaves no trace in its numbers. `state` is
     donated; pass what `replicate` returned or a chunk gave.
     """
-    update = make_update(task, make_optimizer, plan, preprocess)
+    update = make_update(task, make_optimizer, plan, preprocess, noise_every)
 
     def chunk(state, data, batches, count, hparams, key, initial):
         def body(i, carry):

@@ -1,21 +1,28 @@
-"""How many CPU threads a program should have: one, where handing work over costs more than it."""
+"""How a program should use the cores of a CPU.
 
-import math
+One thread, where handing work over costs more than the work. A device per core, where there are
+convolutions: XLA shares one between threads badly, and a batch well (benchmarks/vs_torch.py).
+"""
+
 import os
 from collections.abc import Iterable
 
 import jax
 from ml_collections import ConfigDict
 
-from scaling.models import build_model
-from scaling.tasks import Classification
-from scaling.train.point import data_info
+from scaling.batch import plans
+from scaling.errors import UserError
+from scaling.models import ghost_batch_of
+from scaling.train.point import data_info, numbers_in, shapes_of_variables, task_of
 
 # Measured on two cores: below both, one thread is faster (an MLP at batch 8 by 1.75x). An update is
 # then made of operations so short that waking another thread takes longer; above, there is enough
 # arithmetic or memory traffic for two.
 ONE_THREAD_FLOPS = 2**26  # of one update
 ONE_THREAD_PARAMETERS = 2**18
+SMALLEST_SHARE = 16  # examples per device, below which convolutions run slowly
+
+_split = {"by_core": False}  # whether JAX was told that every core is a device
 
 
 def threads_for(config: ConfigDict) -> int | None:
@@ -26,21 +33,64 @@ def threads_for(config: ConfigDict) -> int | None:
     Raises:
       UserError: an unknown model or data set.
     """
-    info = data_info(config.data)
-    options = config.model.to_dict()
-    model = build_model(options.pop("name"), info.num_classes, **options)
-    if hasattr(model, "conv_method"):
+    task = task_of(config, data_info(config.data))
+    if hasattr(task.model, "conv_method"):
         return None
-    key = jax.eval_shape(jax.random.key, 0)
-    params, _ = jax.eval_shape(Classification(model, info.image_shape).init, key)
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    parameters = numbers_in(shapes_of_variables(task)[0])
     # Forward and backward: three products of two operations per weight and example.
     flops = 6 * parameters * config.global_batch
     small = parameters <= ONE_THREAD_PARAMETERS and flops <= ONE_THREAD_FLOPS
     return 1 if small else None
 
 
-def limit_threads(points: Iterable[ConfigDict]) -> None:
-    """Give JAX's CPU client the threads that suit all points; only before JAX has started it."""
+def fit_cpu(points: Iterable[ConfigDict]) -> None:
+    """Give JAX's CPU client the threads or the devices that suit all points; only before JAX has
+    started it. Other platforms do not notice.
+
+    Raises:
+      UserError: an unknown model or data set.
+    """
+    points = list(points)
     if all(threads_for(point) == 1 for point in points):
         os.environ.setdefault("PJRT_NPROC", "1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for devices in range(cores, 1, -1):
+        if all(_divides(point, devices) for point in points):
+            split_cpu(devices)
+            _split["by_core"] = True
+            return
+
+
+def is_simulated() -> bool:
+    """Whether this process pretends that one CPU is several devices, other than its cores."""
+    several = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    return several and not _split["by_core"]
+
+
+def split_cpu(devices: int) -> None:
+    """Make JAX see the CPU as several devices; only before JAX has started."""
+    # All share this machine's cores, and a collective waits for the slowest: the time after which
+    # XLA gives up is lifted.
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            f"--xla_force_host_platform_device_count={devices}",
+            "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        ]
+    )
+
+
+def _divides(config, devices):
+    """Whether a point has convolutions, and a batch that gives every device enough to do."""
+    if config.devices is not None or config.micro_batch is not None:
+        return False
+    if config.global_batch < devices * SMALLEST_SHARE:
+        return False
+    task = task_of(config, data_info(config.data))
+    if not hasattr(task.model, "conv_method"):
+        return False
+    try:
+        plans(config.global_batch, devices, ghost_batch_of(task.model, config.global_batch))
+    except UserError:
+        return False
+    return True

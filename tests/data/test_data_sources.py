@@ -112,6 +112,105 @@ def test_digits_statistics():
     assert abs(pixels.std() - info.std[0]) < 1e-4
 
 
+# ---- Sets of the user's own ----
+
+OWN = {
+    "image_shape": (2, 3, 2),
+    "num_classes": 4,
+    "sizes": {"test": 1, "train": 5, "validation": 2},
+}
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """`sources.register`, undone afterwards."""
+    monkeypatch.setattr(sources, "INFOS", dict(sources.INFOS))
+    monkeypatch.setattr(sources, "_LOADERS", {})
+    return sources.register
+
+
+def own_split(split, dtype=np.uint8, shift=0):
+    size = OWN["sizes"][split]
+    return np.full((size, 2, 3, 2), size, dtype), np.arange(size) % 4 + shift
+
+
+def test_a_registered_set_is_known_and_loaded_when_needed(register):
+    calls = []
+
+    def load(split):
+        calls.append(split)
+        return own_split(split)
+
+    register("own", load, **OWN)
+    info = sources.describe("own")
+    assert (info.image_shape, info.num_classes, info.streaming) == ((2, 3, 2), 4, False)
+    assert list(info.sizes.items()) == [("train", 5), ("validation", 2), ("test", 1)]
+    assert (info.mean, info.std) == ((0.5, 0.5), (0.25, 0.25))
+    sources.check_available("own")
+    assert calls == []
+    for _ in range(2):
+        split = sources.load("own", "train")
+        np.testing.assert_array_equal(split.images, np.full((5, 2, 3, 2), 5))
+        np.testing.assert_array_equal(split.labels, [0, 1, 2, 3, 0])
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+    assert calls == ["train"]
+    with pytest.raises(UserError, match="no split 'valid'"):
+        sources.load("own", "valid")
+    with pytest.raises(UserError, match="did you mean 'own'"):
+        sources.describe("owm")
+
+
+def test_the_newest_registration_counts(register):
+    register("own", own_split, **OWN)
+    sources.load("own", "test")
+    register("own", lambda split: own_split(split, shift=3), **OWN, mean=(0.1, 0.2), std=0.5)
+    assert sources.load("own", "test").labels.tolist() == [3]
+    assert sources.describe("own").mean == (0.1, 0.2)
+    assert sources.describe("own").std == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image_shape": (2, 3)}, r"image_shape \(2, 3\); give \(height, width, channels\)"),
+        ({"num_classes": 1}, "num_classes 1; give at least 2"),
+        ({"sizes": {"train": 5, "test": 2}}, "give the examples in train, validation and test"),
+        ({"sizes": OWN["sizes"] | {"test": 0}}, "at least 1 in each"),
+        ({"mean": 127.5}, "mean 127.5; give one number or one per channel, on the 0..1 scale"),
+        ({"mean": (0.1, 0.2, 0.3)}, "one per channel"),
+        ({"std": 0}, "the std above 0"),
+        ({"name": "mnist"}, "'mnist' exists already"),
+        ({"name": "synthetic"}, "'synthetic' exists already"),
+    ],
+)
+def test_wrong_registrations_are_told(register, changed, message):
+    with pytest.raises(UserError, match=message):
+        register(**{"name": "own", "load": own_split, **OWN, **changed})
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (
+            lambda split: own_split("train"),
+            r"split 'validation': load gives images of shape \(5, 2, 3, 2\), and \(2, 2, 3, 2\)",
+        ),
+        (
+            lambda split: (own_split(split)[0], np.eye(4)[:2]),
+            r"labels of shape \(2, 4\), and \(2,\)",
+        ),
+        (lambda split: own_split(split, np.float64), "float64 images; give uint8 from 0 to 255"),
+        (lambda split: own_split(split, shift=3), "labels from 3 to 4; give integers from 0 to 3"),
+        (lambda split: own_split(split, shift=-1), "labels from -1 to 0"),
+        (lambda split: own_split(split, shift=0.5), "float64 labels"),
+    ],
+)
+def test_arrays_not_as_registered_are_told(register, load, message):
+    register("own", load, **OWN)
+    with pytest.raises(UserError, match=message):
+        sources.load("own", "validation")
+
+
 # ---- Reading ----
 
 

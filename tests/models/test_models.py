@@ -1,10 +1,15 @@
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scaling import models
 from scaling.errors import UserError
-from scaling.models import build_model, ghost_batch_of
+from scaling.models import build_model, couples_examples, ghost_batch_of, model_options, register
+from scaling.models.norm import make_norm
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 
@@ -104,3 +109,167 @@ def test_which_examples_interact():
     assert ghost_batch_of(build_model("resnet", 10, norm="batch"), 64) == 64
     assert ghost_batch_of(build_model("resnet", 10, norm="ghost", ghost_batch=8), 64) == 8
     assert ghost_batch_of(build_model("resnet", 10, norm="group"), 64) is None
+
+
+# ---- Models of the user's own ----
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """The table of names, put back afterwards."""
+    monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
+
+
+class Linear(nn.Module):
+    """No more than it must have."""
+
+    num_classes: int
+    scale: float = 2.0
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_classes)(self.scale * x.reshape(len(x), -1))
+
+
+class Everything(nn.Module):
+    num_classes: int
+    widths: tuple[int, ...] = (4,)
+    kernel_init: Any = nn.initializers.ones
+    norm: str = "none"
+    ghost_batch: int | None = None
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, *, train: bool, positions=None):
+        x = x.reshape(len(x), -1).astype(self.dtype or jnp.float32)
+        x = nn.Dense(self.widths[0], kernel_init=self.kernel_init, dtype=self.dtype)(x)
+        x = make_norm(self.norm, self.ghost_batch, self.axis_name, self.dtype)()(x, train=train)
+        if train:
+            x = x + positions[:, None]
+        return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 4, 1)), jnp.float32)
+
+
+def test_a_bare_class_is_adapted_and_keeps_its_parameters(table):
+    register("linear", Linear)
+    assert model_options("linear") == {"scale": 2.0}
+    model, bare = build_model("linear", 3, "batch", scale=0.5), Linear(3, 0.5)
+    variables = model.init(jax.random.key(0), X, train=False)
+    expected = bare.init(jax.random.key(0), X)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    logits = model.apply(variables, X, train=True, positions=jnp.arange(6))
+    np.testing.assert_array_equal(logits, bare.apply(variables, X))
+    assert model.axis_name == "batch" and model.clone(axis_name=None).axis_name is None
+    assert not couples_examples(model) and ghost_batch_of(model, 6) is None
+    assert type(model).__name__ == "Linear"  # what repr shows
+
+
+def test_a_class_that_takes_everything_gets_it(table):
+    register("everything", Everything)
+    assert model_options("everything") == {
+        "widths": (4,),
+        "norm": "none",
+        "ghost_batch": None,
+        "dtype": "float32",
+    }
+    model = build_model("everything", 3)
+    variables = model.init(jax.random.key(0), X, train=False)
+    evaluated = model.apply(variables, X, train=False)
+    trained = model.apply(variables, X, train=True, positions=jnp.arange(6))
+    moved = trained - evaluated
+    by_one = variables["params"]["Dense_1"]["kernel"].sum(0)
+    np.testing.assert_allclose(moved, np.outer(np.arange(6), by_one), atol=1e-5)
+
+    half = build_model("everything", 3, dtype="bfloat16").apply(variables, X, train=False)
+    assert half.dtype == jnp.float32
+    assert 0 < jnp.abs(half - evaluated).max() < 0.1 * jnp.abs(evaluated).max()
+
+    coupled = build_model("everything", 3, norm="ghost", ghost_batch=2, dtype="float32")
+    assert couples_examples(coupled) and ghost_batch_of(coupled, 6) == 2
+    assert "batch_stats" in coupled.init(jax.random.key(0), X, train=False)
+
+
+def _variant(**members):
+    """A class of its own whose call returns what `call` does."""
+    call = members.pop("call", lambda self, x: nn.Dense(self.num_classes)(x.reshape(len(x), -1)))
+    return type("Variant", (nn.Module,), {"__call__": nn.compact(call), **members})
+
+
+def _with_batch_norm(self, x, train):
+    return nn.Dense(3)(nn.BatchNorm(use_running_average=not train)(x.reshape(len(x), -1)))
+
+
+@pytest.mark.parametrize(
+    "name, module_class, words",
+    [
+        ("mlp", Linear, "'mlp' is MLP already; register Linear under another name"),
+        ("mlp", type("MLP", (Linear,), {}), "'mlp' is MLP already"),
+        ("taken", Everything, "'taken' is Linear already"),
+        ("own", Linear(3), "register a flax.linen.Module class"),
+        ("own", dict, "register a flax.linen.Module class"),
+        ("own", _variant(), "no field `num_classes: int`; add it to Variant"),
+        (
+            "own",
+            _variant(__annotations__={"num_classes": int, "width": int}),
+            "no default for 'width'",
+        ),
+        (
+            "own",
+            _variant(
+                __annotations__={"num_classes": int}, call=lambda self, x, *, deterministic: x
+            ),
+            "missing a required .*argument: 'deterministic'",
+        ),
+    ],
+)
+def test_classes_that_can_not_be_used_are_told(table, name, module_class, words):
+    register("taken", Linear)
+    with pytest.raises(UserError, match=words):
+        register(name, module_class)
+
+
+def test_keywords_of_any_name_are_passed(table):
+    seen = {}
+
+    def call(self, x, **keywords):
+        seen.update(keywords)
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+    register("own", _variant(__annotations__={"num_classes": int}, call=call))
+    build_model("own", 3).init(jax.random.key(0), X, train=False)
+    assert seen == {"train": False, "positions": None}
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda self, x: nn.Dense(7)(x.reshape(len(x), -1)),
+            r"\(6, 7\) for 6 examples of 3 classes",
+        ),
+        (lambda self, x: nn.Dense(3)(x), "logits"),
+        (_with_batch_norm, "make it by scaling.models.norm.make_norm"),
+    ],
+)
+def test_results_that_can_not_be_used_are_told(table, call, words):
+    register("own", _variant(__annotations__={"num_classes": int}, call=call))
+    with pytest.raises(UserError, match=words):
+        jax.eval_shape(lambda: build_model("own", 3).init(jax.random.key(0), X, train=False))
+
+
+def test_batch_norm_that_can_not_see_other_devices_is_refused(table):
+    fields = {"num_classes": int, "norm": str}
+    register("own", _variant(__annotations__=fields, norm="batch", call=_with_batch_norm))
+    with pytest.raises(UserError, match="axis_name"):
+        jax.eval_shape(lambda: build_model("own", 3).init(jax.random.key(0), X, train=False))
+
+
+def test_a_class_of_the_same_name_takes_the_place_of_the_one_before(table):
+    register("own", _variant(__annotations__={"num_classes": int}, size="small", depth=1))
+    register("own", _variant(__annotations__={"num_classes": int, "size": int}, size=3))
+    assert model_options("own") == {"size": 3}
+    assert build_model("own", 3, size=5).size == 5  # no family's words are imposed on it

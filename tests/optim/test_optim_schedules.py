@@ -15,6 +15,7 @@ DECAY_SHAPES = {
     "cosine": {"end_factor": 0.05},
     "polynomial": {"power": 2.0, "end_factor": 0.05},
     "step": {"boundaries": (20, 30, 40), "decay_factor": 0.1},
+    "dip": {"boundaries": (20, 30), "decay_factor": 0.0625},
 }
 
 
@@ -32,6 +33,9 @@ def closed_form(name, step, *, peak, total, warmup, init, **shape):
         return peak * (end + (1 - end) * (1 + np.cos(np.pi * t / T)) / 2)
     if name == "polynomial":
         return peak * (end + (1 - end) * (1 - t / T) ** shape["power"])
+    if name == "dip":
+        first, last = shape["boundaries"]
+        return peak * (shape["decay_factor"] if first <= step < last else 1)
     passed = sum(step >= boundary for boundary in shape["boundaries"])
     return peak * shape["decay_factor"] ** passed
 
@@ -59,6 +63,7 @@ def optax_decay(name):
         "cosine": optax.cosine_decay_schedule(PEAK, length, alpha=end),
         "polynomial": optax.polynomial_schedule(PEAK, PEAK * end, 2, length),
         "step": optax.piecewise_constant_schedule(PEAK, {10: 0.1, 20: 0.1, 30: 0.1}),
+        "dip": optax.piecewise_constant_schedule(PEAK, {10: 0.0625, 20: 16.0}),
     }[name]
 
 

@@ -1,10 +1,12 @@
 """Reports that several tests look at, each made once."""
 
 import pytest
-from synthetic import HOSTILE, write_workdir
+from readers import read_study
+from synthetic import HOSTILE, edit_result, write_workdir
+from synthetic_noise import write_noise_workdir, write_pareto_workdir
+from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 
 from scaling.report import write_report
-from scaling.report.records import read_study
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,28 @@ def three(tmp_path_factory):
 def comparison(three, tmp_path_factory):
     """The page of three studies."""
     return write_report(three, tmp_path_factory.mktemp("comparison"), lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def every_kind(tmp_path_factory):
+    """Work directories of every kind, two of one, whose records are as hostile as can be."""
+    folder = tmp_path_factory.mktemp("kinds")
+    workdirs = [
+        write_adaptive_workdir(folder / "adaptive", title=HOSTILE),
+        write_noise_workdir(folder / "noise", title=HOSTILE),
+        write_noise_workdir(folder / "other", title=f"{HOSTILE} other", level=3),
+        write_pareto_workdir(folder / "pareto", (4, 32, 256), title=HOSTILE),
+        write_workdir(folder / "steps", (4, 32, 256), trials=8, title=HOSTILE),
+        write_advice_workdir(
+            folder / "advise", title=HOSTILE, paragraph=HOSTILE, currency=HOSTILE, network=HOSTILE
+        ),
+    ]
+    edit_result(folder / "noise" / "model_wide", label=HOSTILE)
+    return workdirs
+
+
+@pytest.fixture(scope="session")
+def mixed(every_kind, tmp_path_factory):
+    """The page of every kind, and what was said."""
+    said = []
+    return write_report(every_kind, tmp_path_factory.mktemp("mixed"), said.append), said

@@ -1,11 +1,10 @@
 import re
 
 import pytest
+from readers import read_study
 from synthetic import edit_result, write_workdir
 
-from scaling.report.answer import answer
-from scaling.report.cautions import cautions
-from scaling.report.records import read_study
+from scaling.report.kinds.steps_to_target import answer, cautions
 
 GONE = {
     "steps_to_target": None,

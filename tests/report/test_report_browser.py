@@ -5,9 +5,8 @@ import re
 import shutil
 
 import pytest
+from readers import read_studies, read_study
 from synthetic import HOSTILE
-
-from scaling.report.records import read_studies, read_study
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 OPTIONS = (
@@ -119,6 +118,19 @@ def test_hostile_titles_run_nothing(browser, comparison, three):
     assert browser.find_element("tag name", "h1").text.count(HOSTILE) == 3
     label = read_studies(three)[-1].label
     assert label in hover(browser, marks(browser, 0)[0]).replace("\n", " ")
+
+
+def test_the_page_of_every_kind(browser, mixed):
+    assert opened(browser, mixed[0]) == []
+    assert browser.get_log("browser") == []
+    plots = browser.find_elements("css selector", ".plot")
+    drawn = browser.find_elements("css selector", ".plot .main-svg")
+    assert len(plots) > 15 and len(drawn) >= len(plots)
+    kinds = [heading.text for heading in browser.find_elements("css selector", "h1.kind")]
+    assert kinds == ["Advice", "Steps to target", "Pareto fronts", "Noise scale", "Adaptive batch"]
+    assert "batch 128 on 8 devices" in hover(browser, marks(browser, 0)[-1])
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 1100
+    assert HOSTILE in browser.find_element("tag name", "body").text
 
 
 def test_the_page_fits_a_phone_and_paper(browser, report):

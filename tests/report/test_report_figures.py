@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from readers import read_studies, read_study
 from synthetic import edit_result, write_workdir
 
-from scaling.report import analysis, figures, interactive
-from scaling.report.records import read_studies, read_study
+from scaling.report.kinds.steps_to_target import analysis, figures, interactive
 from scaling.report.ticks import decades, powers_of_two
 
 
@@ -167,11 +167,11 @@ def test_validation_curves_are_those_of_the_best_trials(study):
     curves = [line for line in curves if len(line.get_xdata()) > 1]
     assert len(curves) == 7
     for line, point in zip(curves, study.points, strict=True):
-        steps, values = point.directory.evaluations.of(analysis.shown_trial(point))
+        steps, values = point.evaluations.of(analysis.shown_trial(point))
         np.testing.assert_array_equal(line.get_xydata(), np.stack([steps, values], 1))
     for point in study.points:
         if point.reached:
-            steps, values = point.directory.evaluations.of(point.best_trial)
+            steps, values = point.evaluations.of(point.best_trial)
             assert steps[np.argmax(values < point.goal)] == point.steps_to_target
 
 

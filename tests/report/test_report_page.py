@@ -1,37 +1,17 @@
 import csv
-import html.parser
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from parsed import Parsed, check_nothing_runs
+from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 
 from scaling.errors import UserError
 from scaling.report import page, write_report
-from scaling.report.records import read_study
 from scaling.report.wording import number
-
-
-class Parsed(html.parser.HTMLParser):
-    """The page as a browser takes it apart."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.scripts, self.texts = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data):
-        if self.lasttag == "script":
-            self.scripts[-1] += data
-        else:
-            self.texts.append(data)
 
 
 def read_csv(path):
@@ -107,16 +87,6 @@ def test_the_page_is_one_file_with_plotly_once(report):
     assert "default-src 'none'" in text
 
 
-def check_nothing_runs(text):
-    """The page's scripts are its own two, all others are data; returns the data."""
-    parsed = Parsed(text)
-    kinds = [attributes.get("type") for tag, attributes in parsed.tags if tag == "script"]
-    assert kinds == ["application/json"] * (len(kinds) - 2) + [None, None]
-    assert not any("onerror" in attributes for _, attributes in parsed.tags)
-    assert HOSTILE in "".join(parsed.texts)
-    return [json.loads(script) for script in parsed.scripts[:-2]]
-
-
 def test_hostile_titles_stay_text(comparison):
     steps = check_nothing_runs(comparison.read_text())[0]
     assert sum("&lt;img src=x" in trace["name"] for trace in steps["data"]) == 3
@@ -147,6 +117,8 @@ def test_a_report_needs_no_jax(workdir, tmp_path):
     program = (
         "import sys; sys.modules['jax'] = None\n"
         "from pathlib import Path; from scaling.report import write_report\n"
+        "from scaling.report import REPORTED; from scaling.report.kinds import kind_of\n"
+        "[kind_of(name) for name in REPORTED]\n"
         f"write_report([Path({str(workdir)!r})], Path({str(tmp_path)!r}), print)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -14,8 +14,10 @@ from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Interrupted
-from scaling.studies import run_study, steps_to_target
-from scaling.studies.steps_to_target import sentence, summarize
+from scaling.studies import run_study
+from scaling.studies.steps_to_target import check, sentence, summarize
+from scaling.train import point_search
+from scaling.train.population import Population
 
 GOAL, TRIALS, BUDGET = 0.3, 8, 90
 NAMES = ("bs16", "bs64", "bs256")
@@ -24,9 +26,10 @@ SPACE = {
     "momentum": ("reverse_log", 0.5, 0.95),
     "weight_decay": ("discrete", 0.0, 0.0, 0.0, 1e12),  # some diverge
 }
-KEYS = """study status global_batch train_size metric goal steps_to_target resolution steps_interval
-censored_at budget_steps stopped_at_step margin trial_steps trial_steps_saved best_trial best
-at_edge widened ranges counts trials repeats test seconds trial_steps_per_second devices"""
+KEYS = """study status global_batch train_size metric goal split steps_to_target resolution
+steps_interval censored_at budget_steps stopped_at_step margin trial_steps trial_steps_saved
+best_trial best at_edge widened ranges counts trials repeats test seconds
+trial_steps_per_second devices"""
 TIMES = ("seconds", "trial_steps_per_second")
 
 
@@ -86,6 +89,8 @@ def study(tmp_path_factory):
 def test_the_record_of_a_point(study):
     workdir, results, _ = study
     assert tuple(results) == NAMES
+    for name in NAMES:  # nobody reads the repeats' weights
+        assert [path.name for path in (workdir / name).glob("*.npz")] == ["search0.npz"]
     for name, batch in zip(NAMES, (16, 64, 256), strict=True):
         result = json.loads((workdir / name / "result.json").read_text())
         assert result == json.loads(json.dumps(results[name]))
@@ -128,7 +133,7 @@ def test_trials_and_the_best_of_them(study):
         edges = search.edges(SPACE, values)
         assert result["at_edge"] == [list(edge) for edge in edges]
         assert len(result["repeats"]) == 2
-        assert [r["seed"] for r in result["repeats"]] == [1_000_000, 1_000_001]
+        assert [r["seed"] for r in result["repeats"]] == [10_100_000, 10_100_001]
 
 
 def test_steps_follow_from_the_metrics_alone(study):
@@ -261,6 +266,71 @@ def test_the_loss_as_metric(tmp_path):
     assert result["metric"] == "loss" and result["steps_to_target"] == min(below) > 0
 
 
+def test_a_goal_on_the_training_split(tmp_path):
+    """As the validation split, but for what is evaluated; tested on the test split all the same."""
+    changes = {"target.split": "train", "target.metric": "loss", "target.goal": 1.2}
+    result = _point(tmp_path, **changes, **{"target.repeats": 2, "eval.test": True})
+    rows = _rows(tmp_path / "bs64")
+    below = [r["step"] for r in rows if r["split"] == "train" and (r["loss"] or 9.0) < 1.2]
+    assert result["split"] == "train" and result["steps_to_target"] == min(below) > 0
+    assert {row["split"] for row in rows} == {"train", "repeat", "test"}
+    assert len(result["repeats"]) == 2 and result["test"]["step"] == min(below)
+    # Before any training the loss of a trial is the same in both: only the examples differ.
+    held_out = _point(tmp_path / "v", **changes | {"target.split": "validation"})
+    assert held_out["split"] == "validation"
+    first, other = (_rows(path / "bs64")[0] for path in (tmp_path, tmp_path / "v"))
+    assert first["step"] == other["step"] == 0
+    assert first["loss"] != other["loss"] == pytest.approx(first["loss"], rel=0.1)
+
+
+def test_streamed_images(tmp_path, imagenet, monkeypatch):
+    """To the end; and cut to pieces, the same."""
+    images = {"data.name": "imagenet", "data.dir": str(tmp_path / "tfds"), "eval.batch": 4}
+    search = {"target.split": "train", "target.metric": "loss", "target.goal": 6.5}
+    search |= {"search.trials": 3, "target.budget": ("40 steps",), "target.repeats": 1}
+    space = {"learning_rate": ("log", 2e-3, 8e-3)}
+    config = _one(**images, **search, space=space, batch_sizes=(8,), **{"eval.test": True})
+    config.target.resolution = 0.3
+    ((_, result),) = _run(config, tmp_path / "whole")[0].items()
+    assert result["status"] == "reached" and 2 < result["steps_to_target"] < 40
+    assert result["repeats"][0]["steps_to_target"] and result["test"]["loss"] > 0
+    append, count = RunDir.append, []
+
+    def signalled(self, lines):
+        append(self, lines)
+        count.append(1)
+        if len(count) == 6:  # in the middle of an epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunDir, "append", signalled)
+    with pytest.raises(Interrupted, match=r"after step .* saved"):
+        _run(config, tmp_path / "cut")
+    _run(config, tmp_path / "cut")
+    assert _files(tmp_path / "cut", "bs8") == _files(tmp_path / "whole", "bs8")
+
+
+def test_how_a_population_fitted_the_memory_is_kept_when_it_is_resumed(tmp_path, monkeypatch):
+    """Whatever would fit by then: smaller blocks add numbers in another order."""
+    monkeypatch.setattr(Population, "_bytes", lambda self, _: self.layout.block * 2**30)
+    config, append = _one(memory_limit_gib=2.5), RunDir.append
+
+    def signalled(self, lines):
+        append(self, lines)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def populations():
+        return json.loads((tmp_path / "bs64" / "resolved.json").read_text())["populations"]
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(RunDir, "append", signalled)
+        _run(config, tmp_path)
+    chosen = populations()["search0"]
+    assert (chosen["spread"], chosen["block"], chosen["devices"]) == ("trials", 2, 1)
+    config.memory_limit_gib = None
+    ((_, result),) = _run(config, tmp_path)[0].items()
+    assert result["status"] == "reached" and populations() == {"search0": chosen}
+
+
 def test_a_subset_of_the_data(tmp_path):
     result = _point(tmp_path, **{"data.train_size": 100, "target.budget": ("4 steps", "10 epochs")})
     assert result["train_size"] == 100 and result["budget_steps"] == 4 + 16  # 10 * 100 / 64
@@ -280,9 +350,9 @@ NARROW = {"learning_rate": ("log", 0.01, 0.02), "momentum": ("reverse_log", 0.5,
 
 
 def test_a_space_that_is_too_narrow_is_widened(tmp_path, monkeypatch):
-    tested, replicate = [], steps_to_target.replicate
+    tested, replicate = [], point_search.replicate
     monkeypatch.setattr(
-        steps_to_target, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
+        point_search, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
     )
     changes = {"search.widen": 2, "target.goal": 0.6, "eval.test": True}
     result = _point(tmp_path, space=NARROW, **changes)
@@ -349,6 +419,11 @@ BOTH_DECAYS = {"decay_share": ("linear", 0.5, 1.0), "decay_steps": ("integer", 1
         ({"optim.name": "nesterof"}, "did you mean 'nesterov'"),
         ({"data.train_size": 2000}, "data.train_size is 2000"),
         ({"micro_batch": 7}, "Microbatch 7 does not divide"),
+        ({"target.split": "test"}, "target.split"),
+        ({"duration": "3 epochs"}, "target.budget"),
+        ({"eval.every": "3 steps"}, "target.resolution"),
+        ({"space": {"warmup_init": ("linear", 0.0, 0.1)}}, "there is no warmup"),
+        ({"space": {"momentum": ("linear", 0.5, 1.0)}}, "momentum must lie in [0, 1)"),
         ({"metrics.tensorboard": True}, "metrics.tensorboard"),
     ],
 )
@@ -357,3 +432,10 @@ def test_wrong_values_are_one_sentence_before_anything_starts(tmp_path, changes,
         _run(_one(**changes), tmp_path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warmup_to_search_the_beginning_of():
+    config = _one(space={"warmup_init": ("linear", 0.0, 0.1)}, **{"schedule.warmup": "3 steps"})
+    check(config)
+    space = {"warmup_init": ("linear", 0.0, 0.1), "warmup_steps": ("integer", 1, 9)}
+    check(_one(space=space))

@@ -3,15 +3,20 @@
 import json
 import signal
 
+import jax
 import numpy as np
 import pytest
 from compare import same_runs
 from ml_collections import ConfigDict
 
+from scaling.batch import plans
 from scaling.config import default_config
+from scaling.data import sources
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
+from scaling.train.feed import ResidentFeed, make_feed
 from scaling.train.loop import train_point
+from scaling.train.point import resolve
 
 
 class StopAfter:
@@ -66,3 +71,34 @@ def test_a_stream_resumed_in_mid_epoch_is_bit_identical(config, tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "cut", "train")] == [1, 2, 3, 4, 5]
     train(tmp_path / "cut", config)
     same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_resident_data_is_read_when_it_is_asked_for(monkeypatch):
+    """A test of trained weights does not load the training set."""
+    load, asked = sources.load, []
+    monkeypatch.setattr(sources, "load", lambda *args: asked.append(args[1]) or load(*args))
+    c = default_config()
+    c.global_batch, c.devices, c.eval.batch = 8, 2, 100
+    point = resolve(c)
+    feed = ResidentFeed(point, plans(8, 2)[0], 1)
+    ((data, rows),) = feed.evaluation("test")
+    assert asked == ["test"] and rows["mask"].sum() == len(data["label"]) == 300
+    for sharing in (None, 1):  # the training split: the first examples, and no second copy
+        ((data, rows),) = feed.evaluation("train", sharing)
+        assert data is feed.data and rows["index"].shape[0] == (sharing or 2)
+        seen = rows["index"][rows["mask"] > 0]
+        assert sorted(seen.tolist()) == list(range(300))
+        assert feed.evaluation_shapes("train", sharing) == _shapes((data, rows))
+    assert asked == ["test", "train"]
+
+
+def test_evaluation_shapes_of_a_stream(config):
+    config.devices, config.global_batch = 2, 8
+    point = resolve(config)
+    feed = make_feed(point, plans(8, 2)[0], 1)
+    for pair in feed.evaluation("train"):
+        assert feed.evaluation_shapes("train") == _shapes(pair)
+
+
+def _shapes(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

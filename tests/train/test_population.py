@@ -2,19 +2,23 @@
 
 import json
 import logging
+import math
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from photos import jpeg, photo
 
 from scaling.config import default_config
+from scaling.data import sources, streaming
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.train import population as population_module
+from scaling.train.layout import layout_of
 from scaling.train.loop import train_point
 from scaling.train.point import resolve
-from scaling.train.population import Population, layout_of
+from scaling.train.population import Population
 
 BATCH, MIDDLE, END = 24, 3, 6
 MLP = {"name": "mlp", "widths": (8,)}
@@ -221,13 +225,176 @@ def test_a_batch_above_the_data_set_and_a_subset_of_it():
     assert population.alive.all() and np.isfinite(row["loss"]).all()
 
 
-def test_streamed_data_is_refused_in_one_sentence():
-    config = _config(MLP, **{"data.name": "imagenet", "data.augment": "none"})
-    with pytest.raises(UserError, match=r"^imagenet is streamed .*; use a set that fits.*\.$"):
-        _population(config, VALUES[:2])
+# ---- Streamed data ----
 
 
-def test_more_than_the_memory_is_refused_in_one_sentence():
-    config = _config(MLP, memory_limit_gib=1e-6)
-    with pytest.raises(UserError, match=r"^2 trials of 24 = .* need .* GiB .* fewer trials\.$"):
-        _population(config, VALUES[:2])
+def _streamed(tmp_path, **changes):
+    """A config on the images of the fixture `imagenet`, evaluated in two batches and a bit."""
+    changes = {"global_batch": 8, "eval.batch": 4, "data.dir": str(tmp_path / "tfds")} | changes
+    model = {"name": "mlp", "widths": (4,)}
+    return _config(model, **{"data.name": "imagenet", **changes})
+
+
+@pytest.mark.parametrize(
+    "devices, block, spread", [(1, 1, "trials"), (2, 1, "trials"), (3, 2, "batch")]
+)
+def test_trials_on_a_stream_are_what_runs_of_their_own_would_be(
+    tmp_path, imagenet, monkeypatch, devices, block, spread
+):
+    """All of them read the images in the order of the first one's seed."""
+    values, seeds = [{"peak": 0.005}, {"peak": 0.02}], (5, 11)
+    config = _streamed(tmp_path, seed=5, devices=devices)
+    config.global_batch = 6 if spread == "batch" else 8
+    population = _population(config, values, seeds, block)
+    assert population.layout.spread == spread and population.capacity == 1
+    rows = _train(population, MIDDLE, END)
+    stream = streaming.ImageStream
+    monkeypatch.setattr(streaming, "ImageStream", lambda *a, **k: stream(*a, **k | {"seed": 5}))
+    config.devices = 1
+    for k, (trial, seed) in enumerate(zip(values, seeds, strict=True)):
+        alone = _alone(tmp_path / str(k), config, trial, seed)
+        for row, expected in zip(rows, alone, strict=True):
+            for key, value in expected.items():
+                np.testing.assert_allclose(row[key][k], value, rtol=1e-3, err_msg=key)
+
+
+def test_going_back_on_a_stream_leaves_no_trace(tmp_path, imagenet):
+    population = _population(_streamed(tmp_path), VALUES[:3], block=3)
+    _train(population, 2)
+    snapshot = population.snapshot()
+    (whole,), weights = _train(population, 5), population.variables(2)
+    population.restore(snapshot)
+    *_, again = _train(population, 4, 5)
+    for key in ("loss", "error"):
+        np.testing.assert_array_equal(again[key], whole[key], err_msg=key)
+    jax.tree.map(np.testing.assert_array_equal, population.variables(2), weights)
+
+
+# ---- The training split ----
+
+
+@pytest.mark.parametrize("size, count", [(None, 300), (40, 40)])
+def test_the_training_split_is_evaluated_as_the_validation_split_is(size, count):
+    """On the first examples, as many as the validation split has: by the task's own metrics."""
+    config = _config(GHOST, **{"data.augment": "crop_flip", "data.train_size": size})
+    point = resolve(config, ("peak", "label_smoothing"))
+    values = [{"peak": 0.1, "label_smoothing": 0.3}, {"peak": 0.5, "label_smoothing": 0.0}]
+    population = Population(point, values, range(2), split="train")
+    (row,) = _train(population, END)
+    first = sources.load("digits", "train", None)
+    batch = {"image": first.images[:count], "label": first.labels[:count]}
+    for k in range(2):
+        expected = point.task.eval_metrics(*population.variables(k), point.preprocess(None, batch))
+        for key, of_each in expected.items():
+            assert of_each.shape == (count,)
+            np.testing.assert_allclose(row[key][k], of_each.mean(), rtol=1e-5, err_msg=key)
+
+
+def test_the_training_split_of_a_stream(tmp_path, imagenet):
+    """The first 6 of 20 images, at their centres."""
+    point = resolve(_streamed(tmp_path), ("peak",))
+    population = Population(point, VALUES[:2], range(2), split="train")
+    (row,) = _train(population, 1)
+    images = np.stack([streaming.centre_crop(_decoded(i), 224) for i in range(6)])
+    batch = {"image": images, "label": np.arange(6)}
+    for k in range(2):
+        expected = point.task.eval_metrics(*population.variables(k), point.preprocess(None, batch))
+        np.testing.assert_allclose(row["loss"][k], expected["loss"].mean(), rtol=1e-4)
+
+
+def _decoded(i):
+    return streaming._decode(jpeg(photo(i)))
+
+
+# ---- Memory ----
+
+
+def _gib(population):
+    """What the population's program needs, as it is compared with the limit."""
+    return population._bytes(population._advance) / 2**30
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """limited(gib, ...) makes a population of trials that need memory in proportion to their batch,
+    and not for the indices of their examples."""
+    monkeypatch.setattr(population_module, "MAX_CALL_EXAMPLES", 2**10)
+
+    def limited(gib, model=MLP, count=8, block=8, placement=None, **changes):
+        synthetic = {"data.name": "synthetic", "data.image_shape": (16, 16, 3)}
+        synthetic |= {"data.num_classes": 10, "data.train_size": 100, "global_batch": 960}
+        config = _config(model, memory_limit_gib=gib, **synthetic | changes)
+        point = resolve(config, ("peak",))
+        return Population(point, VALUES[:count], range(count), block, placement=placement)
+
+    return limited
+
+
+def test_fewer_trials_side_by_side_where_memory_is_short(limited):
+    whole = limited(None)
+    assert whole.layout.shape == (1, 1, 8)
+    part = limited(0.9 * _gib(whole))
+    assert part.layout.shape == (1, 2, 4) and part.layout.plan == whole.layout.plan
+    for row, other in zip(_train(part, 1, END), _train(whole, 1, END), strict=True):
+        np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
+    one = limited(1.001 * _gib(limited(None, block=1)))
+    assert one.layout.shape == (1, 8, 1)
+
+
+def test_the_batch_is_shared_and_cut_where_one_trial_alone_is_too_large(limited):
+    whole = limited(None, count=2, devices=2)
+    assert (whole.layout.spread, whole.layout.shape) == ("trials", (2, 1, 1))
+    shared = limited(0.99 * _gib(whole), count=2, devices=2)
+    assert (shared.layout.spread, shared.layout.plan.layout) == ("batch", (1, 2, 480))
+    cut = limited(0.8 * _gib(shared), count=2, devices=2)
+    assert (cut.layout.spread, cut.layout.plan.layout) == ("trials", (4, 1, 240))
+    expected, *others = (_train(population, 1, END) for population in (whole, shared, cut))
+    for rows in others:
+        for row, other in zip(rows, expected, strict=True):
+            np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [({}, "raise memory_limit_gib"), ({"micro_batch": 320}, "leave micro_batch None")],
+)
+def test_more_than_the_memory_is_refused_in_one_sentence(limited, changes, words):
+    told = r"^8 trials of batch 960 do not fit: .* needs .* GiB .*; search fewer trials, .*\.$"
+    with pytest.raises(UserError, match=told) as caught:
+        limited(1e-6, **changes)
+    assert words in str(caught.value)
+
+
+CNN = {"name": "simple_cnn", "size": "narrow"}
+
+
+def test_a_way_to_compute_convolutions_that_does_not_fit_is_left_out(limited, monkeypatch):
+    """Whichever it is."""
+    chosen = set()
+    for too_large in population_module.SIDE_BY_SIDE_METHODS:
+        compiled, program = {}, Population._program
+
+        def remembered(self, method, program=program, compiled=compiled):
+            compiled[method] = program(self, method)
+            return compiled[method]
+
+        def huge(self, program, compiled=compiled, too_large=too_large):
+            return math.inf if program is compiled.get(too_large) else 1
+
+        monkeypatch.setattr(Population, "_program", remembered)
+        monkeypatch.setattr(Population, "_bytes", huge)
+        population = limited(1.0, CNN, 2, 2, global_batch=4)
+        assert population.layout.block == 2 and set(compiled) == {"xla", "patches"}
+        chosen.add(population.placement["conv_method"])
+        monkeypatch.undo()
+    assert chosen == {"xla", "patches"}
+
+
+def test_what_was_chosen_is_chosen_again_on_the_same_devices(limited):
+    chosen = limited(0.9 * _gib(limited(None))).placement
+    assert (chosen["block"], chosen["devices"], chosen["conv_method"]) == (4, 1, None)
+    again = json.loads(json.dumps(chosen))
+    assert limited(None, placement=again).layout.block == 4  # though 8 would fit now
+    assert limited(None, placement=again, devices=2).layout.shape == (2, 1, 4)
+    assert limited(None, placement=again | {"kind": "another"}).layout.block == 8
+    assert limited(None, placement=again | {"devices": 2}).layout.block == 8

@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from scaling.config import default_config
-from scaling.crossings import COARSER, first_crossing, steps_to_target
+from scaling.crossings import COARSER, first_crossing
 from scaling.record import RunDir
 from scaling.signals import Interrupted
 from scaling.train import population as population_module
@@ -35,7 +35,7 @@ class Known:
 
     def __init__(self, metric, count):
         self._metric, self._count = metric, count
-        self.step, self.evaluations = 0, []
+        self.step, self.evaluations, self.placement = 0, [], {}
         self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
         self.trials = {"steps": np.zeros(count, np.int32), "loss": np.zeros(count, np.float32)}
 
@@ -113,7 +113,7 @@ def race(point, tmp_path, monkeypatch):
     numbers = itertools.count()
 
     def race(metric, count, signals=None, path=None, first_trial=0, split="validation", **changes):
-        monkeypatch.setattr(race_module, "Population", lambda *_: Known(metric, count))
+        monkeypatch.setattr(race_module, "Population", lambda *_, **__: Known(metric, count))
         with RunDir(path or tmp_path / str(next(numbers))) as run:
             values, seeds = [{}] * count, range(count)
             race = Race(point, _rules(**changes), values, seeds, run, "r", split, first_trial)
@@ -160,7 +160,7 @@ def test_the_margin_changes_no_answer(race, name):
         before = outcome.curves[trial].before
         answers.add((step, trial, before))
         assert before < true_step <= step and _is_fine(before, step) and trial == true_trial
-        assert steps_to_target(rows, "error", GOAL) == step
+        assert min(row["step"] for row in rows if row["error"] < GOAL) == step
         assert outcome.stopped_at == min(BUDGET, math.floor(step * margin))
         np.testing.assert_array_equal(outcome.winner[0]["w"], [trial, step])
     assert len(answers) == 1
@@ -249,7 +249,7 @@ def test_a_model_of_nan_has_not_reached_the_goal(race):
     """Its error is a number all the same: that of always guessing the first class."""
     outcome, _, rows = race(lambda k, step: None if step > 50 else 0.9, 1)
     assert outcome.curves[0].outcome == "infeasible"
-    assert steps_to_target(rows, "error", GOAL) is None
+    assert not [row for row in rows if row["error"] is not None and row["error"] < GOAL]
     assert outcome.trial_steps == outcome.stopped_at  # and no crossing was looked for
 
 

@@ -12,7 +12,7 @@ from scaling.batch import plan_by_hand, plans
 from scaling.data.resident import EpochOrder, make_preprocess, synthetic
 from scaling.models import build_model, ghost_batch_of
 from scaling.tasks import Classification
-from scaling.train.step import AXIS, init_state, make_chunk, replicate
+from scaling.train.step import AXIS, init_state, make_chunk, noise_parts, replicate
 
 BATCH, STEPS, SHAPE, SIZE = 96, 4, (8, 8, 3), 150
 HPARAMS = {"rate": 0.02, "label_smoothing": 0.1}
@@ -23,15 +23,16 @@ def _make_optimizer(hparams):
     return optax.sgd(rate, momentum=0.9), rate
 
 
-def _train(model, devices, micro, batch=BATCH, steps=STEPS, cuts=(), augment="crop_flip"):
+def _train(
+    model, devices, micro, batch=BATCH, steps=STEPS, cuts=(), augment="crop_flip", noise=None
+):
     """(metrics, state) after `steps` updates, in chunks cut at `cuts`."""
     model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
     task = Classification(model, SHAPE)
     plan = plan_by_hand(batch, devices, micro, ghost_batch_of(model, batch))
     chosen = jax.devices()[:devices]
-    chunk = make_chunk(
-        task, _make_optimizer, plan, make_preprocess((0.5,) * 3, (0.3,) * 3, augment), chosen
-    )
+    preprocess = make_preprocess((0.5,) * 3, (0.3,) * 3, augment)
+    chunk = make_chunk(task, _make_optimizer, plan, preprocess, chosen, noise)
     data = replicate(synthetic(1, SIZE, SHAPE, 10), chosen)
     state = replicate(init_state(task, _make_optimizer, HPARAMS, jax.random.key(0)), chosen)
     initial = jax.tree.map(jnp.copy, state.params)
@@ -178,3 +179,30 @@ def test_one_program_and_one_all_reduce():
     assert traces[traces.index("call") :] == ["call"] * 4  # nothing was traced again
     text = chunk.lower(state, *arguments(1)).compile().as_text()
     assert text.count(" all-reduce(") == 1
+
+
+@pytest.mark.parametrize(
+    "devices, micro, part", [(1, 24, 24), (2, 24, 24), (4, 24, 24), (1, 96, 48)]
+)
+def test_norms_of_the_parts_of_a_batch(devices, micro, part):
+    metrics, _ = _train(REGRESSION, devices, micro, steps=1, augment="none", noise=1)
+    x, _, target, w = _regression()
+    rows = EpochOrder(0, SIZE)[0:BATCH].reshape(-1, part)
+    gradients = [_loss_and_gradient(w, np.zeros(10), x[r], target[r])[2] for r in rows]
+    norms = [sum(np.sum(g**2) for g in grads) for grads in gradients]
+    np.testing.assert_allclose(metrics["part_grad_sq_norm"][0], np.mean(norms), rtol=1e-5)
+    np.testing.assert_array_equal(metrics["part_batch"], part)
+
+
+def test_halves_are_measured_now_and_then_and_change_nothing():
+    metrics, _ = _train(MODELS["batch"], 1, BATCH, noise=3)
+    np.testing.assert_array_equal(np.isfinite(metrics["part_grad_sq_norm"]), [1, 0, 0, 1])
+    plain = _reference("batch")[0]
+    for name in ("loss", "grad_sq_norm"):
+        np.testing.assert_allclose(metrics[name], plain[name], rtol=1e-5)
+
+
+def test_unequal_halves():
+    """|g|^2 of halves of 2 and 3 examples exceeds |G|^2 by tr(Sigma) over their harmonic mean."""
+    small = noise_parts(plan_by_hand(5, 1, 5))[1]
+    assert small == pytest.approx(2 / (1 / 2 + 1 / 3))

@@ -14,17 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from scaling.report import analysis
-from scaling.report.analysis import (
-    OPEN_ENDED,
-    censored_points,
-    fit_of,
-    perfect_scaling,
-    reached_points,
-    shown_points,
-)
 from scaling.report.drawing import (
+    BATCH,
     BEST,
+    GREY,
     OUTCOMES,
     REGIMES,
     batch_axis,
@@ -35,19 +28,26 @@ from scaling.report.drawing import (
     styled,
     value_axis,
 )
-from scaling.report.records import Point, Study
-from scaling.report.ticks import powers_of_two
-from scaling.report.wording import (
-    batch_label,
-    count,
+from scaling.report.kinds.steps_to_target import analysis
+from scaling.report.kinds.steps_to_target.analysis import (
+    OPEN_ENDED,
+    censored_points,
+    fit_of,
+    perfect_scaling,
+    reached_points,
+    shown_points,
+)
+from scaling.report.kinds.steps_to_target.records import Point, Study
+from scaling.report.kinds.steps_to_target.wording import (
     goal_text,
+    measure_text,
     shared_goal,
     study_label,
     two_lines,
 )
+from scaling.report.ticks import powers_of_two
+from scaling.report.wording import batch_label, count
 
-BATCH = "global batch (examples)"
-GREY = "0.35"
 DASHES = (0, (5, 3))
 FIT = r"fit $S = S_{\min}\,(1 + B_{\mathrm{crit}}/B)$, 95% band"
 
@@ -240,7 +240,7 @@ def trials(study: Study) -> Figure | None:
     figure.supylabel(pair[1].label, size=9)
     handles = [
         Line2D([], [], ls="", color=color, marker=marker, ms=4, label=outcome)
-        for outcome, (color, marker, _) in reversed(OUTCOMES.items())
+        for outcome, (color, marker) in reversed(OUTCOMES.items())
     ]
     star = {"color": BEST[0], "marker": BEST[1], "ms": 9, "mec": "k"}
     handles.append(Line2D([], [], ls="", label="best", **star))
@@ -260,7 +260,7 @@ def _places(axis, points):
 def _draw_trials(axes: Axes, point: Point, pair: tuple[analysis.Axis, analysis.Axis]) -> None:
     """One panel."""
     across, up = pair
-    for outcome, (color, marker, _) in OUTCOMES.items():
+    for outcome, (color, marker) in OUTCOMES.items():
         mine = [trial for trial in point.trials if trial.outcome == outcome]
         mine = [trial for trial in mine if up.of(trial) is not None]
         x, y = [across.of(trial) for trial in mine], [up.of(trial) for trial in mine]
@@ -288,7 +288,7 @@ def validation_curves(study: Study) -> Figure | None:
         trial = analysis.shown_trial(point)
         if trial is None:
             continue
-        steps, values = point.directory.evaluations.of(trial)
+        steps, values = point.evaluations.of(trial)
         keep = (steps > 0) & np.isfinite(values)
         if keep.any():
             curves.append((point, steps[keep], values[keep]))
@@ -308,7 +308,7 @@ def validation_curves(study: Study) -> Figure | None:
     metrics = np.concatenate([[study.goal], *(values for _, _, values in curves)])
     metric_axis(axes.yaxis, study.metric, metrics)
     axes.axhline(study.goal, ls=DASHES, lw=0.9, color="k")
-    axes.set(xlabel="optimizer step", ylabel=f"validation {study.metric}")
+    axes.set(xlabel="optimizer step", ylabel=measure_text(study))
     bar = figure.colorbar(colors, ax=axes, pad=0.02)
     _batch_colorbar(bar, batches)
     handles = [Line2D([], [], ls=DASHES, lw=0.9, c="k", label=_goal_line(study))]
@@ -322,7 +322,7 @@ def validation_curves(study: Study) -> Figure | None:
 
 
 def _goal_line(study):
-    return f"goal: {goal_text(study.metric, study.goal)}"
+    return f"goal: {goal_text(study)}"
 
 
 def _batch_colorbar(bar, batches):
@@ -351,7 +351,7 @@ def budgets(study: Study) -> Figure | None:
         axes.set(xlabel=BATCH, title=f"budget of {kind}")
         axes.axhline(study.goal, ls=DASHES, lw=0.9, color="k")
     metric_axis(panels[0].yaxis, study.metric, [*values, study.goal])
-    panels[0].set_ylabel(f"best validation {study.metric}")
+    panels[0].set_ylabel(f"best {measure_text(study)}")
     handles = [Line2D([], [], ls=DASHES, lw=0.9, c="k", label=_goal_line(study))]
     if not all(all(budget.spent) for budget in found):
         open_ = {"marker": "o", "mfc": "w", "ls": "", "c": GREY}

@@ -3,15 +3,16 @@
 from collections import Counter
 
 from scaling.fits import Turn
-from scaling.report.analysis import fit_of, reached_points
-from scaling.report.records import Study
-from scaling.report.wording import count, goal_text, listed, subject
+from scaling.report.kinds.steps_to_target.analysis import fit_of, reached_points
+from scaling.report.kinds.steps_to_target.records import Study
+from scaling.report.kinds.steps_to_target.wording import goal_text
+from scaling.report.wording import count, listed, subject
 
 
 def answer(study: Study) -> str:
     """How far the batch can grow, or honestly why the study does not tell."""
     reached = reached_points(study)
-    goal = goal_text(study.metric, study.goal)
+    goal = goal_text(study)
     if not reached:
         return f"{subject(study)}, {_nothing_reached(study, goal)}"
     fit, _ = fit_of(study)

@@ -1,7 +1,8 @@
 """What a reader must know before believing the numbers."""
 
-from scaling.report.records import Study
-from scaling.report.wording import count, edge_text, goal_text, listed
+from scaling.report.kinds.steps_to_target.records import Study
+from scaling.report.kinds.steps_to_target.wording import edge_text, goal_text
+from scaling.report.wording import count, listed
 
 
 def cautions(study: Study) -> list[str]:
@@ -25,7 +26,7 @@ def cautions(study: Study) -> list[str]:
 
 
 def _of_point(point):
-    goal = goal_text(point.metric, point.goal)
+    goal = goal_text(point)
     for edge in point.at_edge:
         yield (
             f"the best trial has its {edge_text(point, edge)}; a better one may lie beyond, so "
@@ -47,5 +48,5 @@ def _of_point(point):
         )
     if point.reached and point.repeats and not point.repeat_steps:
         yield "no repeat of the best trial reached the goal; its steps were luck."
-    if not point.directory.evaluations.step.size:
+    if not point.evaluations.step.size:
         yield "no evaluations are recorded, so it is missing from the curves."

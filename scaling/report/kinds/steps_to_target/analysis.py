@@ -9,7 +9,8 @@ import numpy as np
 
 from scaling.errors import UserError
 from scaling.fits import DIMINISHING, MAXIMAL, PERFECT, StepsFit, fit_steps
-from scaling.report.records import Point, Study, Trial
+from scaling.report.kinds.steps_to_target.records import Point, Study, Trial
+from scaling.report.kinds.steps_to_target.wording import measure_text
 from scaling.report.wording import parameter_text
 
 MAX_PANELS = 12
@@ -163,7 +164,7 @@ def _range_axis(study, name):
 def _metric_axis(study):
     values = [t.best_metric for p in study.points for t in p.trials if t.best_metric is not None]
     return Axis(
-        label=f"best validation {study.metric}",
+        label=f"best {measure_text(study)}",
         of=lambda trial: trial.best_metric,
         edges=lambda point: None,
         log=min(values, default=0) > 0,
@@ -276,7 +277,7 @@ def _within(study, kind, amount):
 
 def _best_metric(point, steps):
     """The best metric of any complete trial up to `steps`; None before the first evaluation."""
-    rows = point.directory.evaluations
+    rows = point.evaluations
     complete = [trial.trial for trial in point.trials if trial.outcome != "infeasible"]
     values = rows.value[(rows.step <= steps) & np.isin(rows.trial, complete)]
     values = values[np.isfinite(values)]

@@ -1,0 +1,665 @@
+"""From measurements to the answer: which batch size, on how many devices.
+
+With S(B) steps to the goal (`scaling.fits`) and t(B, n) seconds per step on n devices,
+
+    hours = S(B) t(B, n) / 3600        cost = hours n price
+
+More devices and larger batches buy time with cost. Where the devices grow with the batch and t
+stays, hours go as 1 + B_crit / B and cost as 1 + B / B_crit: both are twice their minimum at
+B = B_crit, where their product is least (McCandlish et al. 2018, arXiv:1812.06162, sec. 2.3). The
+knee of real options is found by the same product.
+
+Every number that does not lie within what was measured says so in `Option.extrapolated`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from scaling.batch import plans
+from scaling.comms import Network, all_reduce_seconds, step_seconds
+from scaling.errors import UserError
+from scaling.fits import StepsFit, rounded
+
+Interval = tuple[float, float | None]  # None: unbounded
+
+# Options this close are equal: hours and cost are sums of roundings.
+DIGITS = 9
+# B_simple over B_crit on image classification, from Table 1 of McCandlish et al. 2018.
+USUAL_RATIO = (2.0, 8.0)
+UNITS = (("day", 24.0), ("hour", 1.0), ("minute", 1 / 60), ("second", 1 / 3600))  # in hours
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """What one device does in one update, without any all-reduce."""
+
+    seconds: float
+    accum_steps: int
+    micro_batch: int
+    extrapolated: bool  # the microbatch is smaller than any that was measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """Measured seconds of one update on one device, at batches that fit its memory.
+
+    Raises:
+      UserError: no measurement, unequal lengths, sizes that do not increase, or a time that is not
+        positive.
+    """
+
+    per_device_batches: tuple[int, ...]  # increasing
+    seconds: tuple[float, ...]
+
+    def __post_init__(self):
+        sizes, times = list(self.per_device_batches), list(self.seconds)
+        if not sizes or len(sizes) != len(times):
+            raise UserError(
+                f"There are {len(sizes)} per-device batches and {len(times)} times; pass one time "
+                "for each of at least one batch."
+            )
+        if sizes[0] < 1 or sizes != sorted(set(sizes)):
+            raise UserError(
+                f"The per-device batches are {sizes}; they must be at least 1 and increase."
+            )
+        wrong = [t for t in times if not 0 < t < math.inf]
+        if wrong:
+            raise UserError(f"One of the times is {wrong[0]} seconds; they must be positive.")
+
+    def compute(self, per_device_batch: int) -> Compute:
+        """The work of one update, measured or worked out from what was.
+
+        Between measured batches, linear. Below the smallest, its time: a device that is not full
+        hardly gets faster, and nobody looked. Above the largest, gradient accumulation: equal
+        microbatches one after another, of the measured range where the batch divides so, and of
+        these the fastest. Each counts one optimizer update, so accumulation costs slightly less.
+
+        Raises:
+          UserError: a batch below 1.
+        """
+        smallest, largest = self.per_device_batches[0], self.per_device_batches[-1]
+        layouts = [p for p in plans(per_device_batch, 1) if p.micro_batch <= largest]
+        if per_device_batch <= largest:
+            layouts = layouts[:1]
+        measured = [p for p in layouts if p.micro_batch >= smallest] or layouts
+        best = min(measured, key=lambda p: p.accum_steps * self._seconds(p.micro_batch))
+        return Compute(
+            seconds=best.accum_steps * self._seconds(best.micro_batch),
+            accum_steps=best.accum_steps,
+            micro_batch=best.micro_batch,
+            extrapolated=best.micro_batch < smallest,
+        )
+
+    def compute_seconds(self, per_device_batch: int) -> float:
+        """Seconds of `compute`."""
+        return self.compute(per_device_batch).seconds
+
+    def _seconds(self, batch: int) -> float:
+        return float(np.interp(batch, self.per_device_batches, self.seconds))
+
+
+def throughput_knee(batches: Sequence[int], seconds: Sequence[float], share: float = 0.9) -> int:
+    """The smallest per-device batch that reaches `share` of the most examples per second.
+
+    Args:
+      batches: [k] per-device batches, measured, increasing.
+      seconds: [k] of one update.
+      share: of the best, above 0 and at most 1.
+
+    Raises:
+      UserError: as `Throughput`, or a share out of range.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"The share of the best throughput is {share}; it must be in (0, 1].")
+    measured = Throughput(tuple(batches), tuple(seconds))
+    rates = np.divide(measured.per_device_batches, measured.seconds)
+    return int(measured.per_device_batches[np.argmax(rates >= share * rates.max())])
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticalBatch:
+    """A critical batch size in examples, however it was found.
+
+    Raises:
+      UserError: a value that is not positive or outside its bounds, or a negative bound.
+    """
+
+    value: float | None  # None: not resolved yet
+    low: float | None  # None: unbounded, here and in `high`
+    high: float | None
+    source: str  # "fit" or "noise scale"
+    measured: tuple[float, float]  # smallest and largest global batch that it rests on
+
+    def __post_init__(self):
+        known = [bound for bound in (self.low, self.value, self.high) if bound is not None]
+        if known != sorted(known) or min(known, default=0) < 0 or self.value == 0:
+            raise UserError(
+                f"The critical batch of the {self.source} is {self.value}, between {self.low} and "
+                f"{self.high}; pass positive numbers in rising order."
+            )
+
+    @classmethod
+    def of_fit(cls, fit: StepsFit) -> "CriticalBatch":
+        """The one of a fitted S(B); on an asymptote, 0 or infinity, it is not resolved."""
+        low, high = fit.b_crit_interval
+        return cls(
+            value=fit.b_crit if 0 < fit.b_crit < math.inf else None,
+            low=low or None,
+            high=high if high < math.inf else None,
+            source="fit",
+            measured=fit.measured,
+        )
+
+    def __str__(self) -> str:
+        """Such as "812 (450 to 1,600)" or "not resolved yet (above 700)"."""
+        value = "not resolved yet" if self.value is None else rounded(self.value)
+        if self.high is not None:
+            span = f"{rounded(self.low)} to {rounded(self.high)}" if self.low else ""
+            return f"{value} ({span or f'below {rounded(self.high)}'})"
+        return f"{value} (above {rounded(self.low)})" if self.low else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Steps to the goal, S(B) = S_min (1 + B_crit / B): McCandlish et al. 2018, eq. 2.11.
+
+    Without S_min, which a noise scale does not tell, steps are in units of it. With the fit that it
+    came from, steps and intervals are those of the fit, which knows that a larger S_min goes with a
+    smaller B_crit; else the interval pairs the ends of both and is wider than need be.
+
+    Raises:
+      UserError: neither a value of the critical batch nor a fit, or an S_min that is not positive.
+    """
+
+    critical: CriticalBatch
+    s_min: float | None = None
+    s_min_low: float | None = None  # None: unbounded, here and in `s_min_high`
+    s_min_high: float | None = None
+    fit: StepsFit | None = None
+    anchor: tuple[float, float] | None = None  # (batch, steps) of a run that it goes through
+
+    def __post_init__(self):
+        if self.fit is None and self.critical.value is None:
+            raise UserError(
+                f"The critical batch of the {self.critical.source} is not resolved, so it does not "
+                "tell steps; measure longer, or pass a fit."
+            )
+        if self.fit is None and self.s_min is not None and not self.s_min > 0:
+            raise UserError(f"S_min is {self.s_min} steps; it must be positive.")
+
+    @classmethod
+    def of_fit(cls, fit: StepsFit) -> "Curve":
+        """The curve of a fit with its intervals."""
+        low, high = fit.s_min_interval
+        high = high if high < math.inf else None
+        return cls(CriticalBatch.of_fit(fit), fit.s_min, low, high, fit)
+
+    @classmethod
+    def through(cls, critical: CriticalBatch, batch: float, steps: float) -> "Curve":
+        """The curve of a critical batch on which a run at `batch` took `steps`.
+
+        Its interval is that of the critical batch alone: one run does not tell its own spread.
+        """
+        at = lambda b_crit: _through(math.inf, b_crit, (batch, steps))
+        low, high = (None if end is None else at(end) for end in (critical.high, critical.low))
+        return cls(critical, at(critical.value), low, high, anchor=(batch, steps))
+
+    @property
+    def relative(self) -> bool:
+        """Whether steps are in units of an unknown S_min."""
+        return self.s_min is None
+
+    def steps(self, batch: float) -> float:
+        """Steps to the goal at a global batch."""
+        if self.fit is not None:
+            return float(self.fit.steps(batch))
+        return (1.0 if self.s_min is None else self.s_min) * (1 + self.critical.value / batch)
+
+    def steps_interval(self, batch: float) -> Interval:
+        """(fewest, most) steps at a global batch; most is None where unbounded."""
+        if self.fit is not None:
+            low, high = (float(end) for end in self.fit.band(batch))
+            return low, high if high < math.inf else None
+        if self.anchor is not None:
+            high = self.critical.high
+            bounds = self.critical.low or 0.0, math.inf if high is None else high
+            low, high = sorted(_through(batch, b_crit, self.anchor) for b_crit in bounds)
+            return low, high
+        low, high = (1.0, 1.0) if self.relative else (self.s_min_low or 0.0, self.s_min_high)
+        fewest = low * (1 + (self.critical.low or 0.0) / batch)
+        if high is None or self.critical.high is None:
+            return fewest, None
+        return fewest, high * (1 + self.critical.high / batch)
+
+
+def _through(batch: float, b_crit: float, anchor: tuple[float, float]) -> float:
+    """S(batch) on the hyperbola of `b_crit`, infinity included, through (batch, steps)."""
+    at, steps = anchor
+    if math.isinf(b_crit):
+        return steps * at / batch
+    return steps * (1 + b_crit / batch) / (1 + b_crit / at)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One way to train: a global batch on a number of devices.
+
+    Where `relative`, steps, examples, hours and cost are for S_min = 1: multiply by it once known.
+    """
+
+    devices: int
+    global_batch: int
+    per_device_batch: int
+    accum_steps: int
+    micro_batch: int
+    steps: float
+    examples: float
+    step_seconds: float
+    compute_seconds: float
+    all_reduce_seconds: float  # all of it, whether hidden behind the backward pass or not
+    hours: float
+    hours_low: float
+    hours_high: float | None  # None: unbounded, here and in `cost_high`
+    cost: float
+    cost_low: float
+    cost_high: float | None
+    efficiency: float  # weak scaling: the step without its all-reduce, over the step
+    relative: bool
+    extrapolated: tuple[str, ...]  # why, in short phrases
+
+    @property
+    def device_hours(self) -> float:
+        """What the cost is a multiple of, also where devices are free."""
+        return self.hours * self.devices
+
+
+def plans_table(
+    curve: Curve,
+    throughput: Throughput,
+    network: Network,
+    gradient_bytes: float,
+    device_counts: Iterable[int],
+    batches: Iterable[int],
+    price_per_device_hour: float = 0.0,
+    overlap: float = 0.0,
+    measured_devices: int = 1,
+) -> list[Option]:
+    """Every device count with every global batch that it divides, by devices, then by batch.
+
+    Args:
+      curve: steps to the goal.
+      throughput: of one device.
+      network: that joins the devices; the all-reduce is the fastest of the known algorithms.
+      gradient_bytes: that each device sends to the all-reduce.
+      device_counts: to consider.
+      batches: global batches to consider.
+      price_per_device_hour: in any currency; 0 if devices are free.
+      overlap: share of the all-reduce behind the backward pass, of the last microbatch where there
+        are several.
+      measured_devices: the most devices on which step times were really measured.
+
+    Raises:
+      UserError: a negative price, a size below 1, no batch divides over any device count, and as
+        `scaling.comms.step_seconds`.
+    """
+    if not 0 <= price_per_device_hour < math.inf:
+        raise UserError(f"The price is {price_per_device_hour} per device-hour; pass 0 or more.")
+    counts, sizes = sorted(set(device_counts)), sorted(set(batches))
+    for name, values in (("device counts", counts), ("batches", sizes)):
+        if values and values[0] < 1:
+            raise UserError(f"One of the {name} is {values[0]}; they must be at least 1.")
+    pairs = [(n, b) for n in counts for b in sizes if b % n == 0]
+    if not pairs:
+        raise UserError(
+            f"None of the batches {sizes} divides over any of {counts} devices; add batches that "
+            "are multiples of a device count."
+        )
+    options = []
+    for devices, batch in pairs:
+        compute = throughput.compute(batch // devices)
+        # Only the last microbatch's backward pass has gradients to send.
+        last = compute.seconds / compute.accum_steps
+        exposed = step_seconds(last, gradient_bytes, devices, network, overlap, "best") - last
+        options.append(
+            _option(
+                curve,
+                compute,
+                devices=devices,
+                batch=batch,
+                step=compute.seconds + exposed,
+                all_reduce=all_reduce_seconds(gradient_bytes, devices, network, "best"),
+                price=price_per_device_hour,
+                reasons=_reasons(curve, compute, devices, batch, measured_devices),
+            )
+        )
+    return options
+
+
+def front(options: Iterable[Option]) -> list[Option]:
+    """The Pareto front: options that no other beats in time and cost, the fastest first.
+
+    Of options equal in both, the smaller batch. Cost is in device-hours, so that the front is the
+    same at any price, nothing included.
+    """
+    best, cheapest = [], math.inf
+    for option in sorted(options, key=_order):
+        cost = _round(option.device_hours)
+        if cost < cheapest:
+            best.append(option)
+            cheapest = cost
+    return best
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """Three points of the Pareto front; None where no option keeps within the limits."""
+
+    least_time: Option | None
+    least_cost: Option | None
+    knee: Option | None  # the least product of time and cost
+
+
+def recommend(
+    options: Sequence[Option], max_hours: float | None = None, max_cost: float | None = None
+) -> Recommendation:
+    """The fastest option, the cheapest, and the one between them with the least time x cost.
+
+    Of several with the same product, the one on the fewest devices.
+
+    Args:
+      options: from `plans_table`.
+      max_hours: and `max_cost`, limits on the expected values, not on their upper ends.
+
+    Raises:
+      UserError: a limit is given and S_min is unknown, so hours and cost are only relative.
+    """
+    limits = [limit for limit in (max_hours, max_cost) if limit is not None]
+    if limits and any(option.relative for option in options):
+        raise UserError(
+            f"A limit of {limits[0]} cannot be kept: S_min is unknown, so hours and cost are "
+            "relative; measure steps to the goal first, or drop the limit."
+        )
+    within = front(
+        option
+        for option in options
+        if (max_hours is None or option.hours <= max_hours)
+        and (max_cost is None or option.cost <= max_cost)
+    )
+    if not within:
+        return Recommendation(None, None, None)
+    knee = min(within, key=lambda o: (_round(o.hours * o.device_hours), o.devices))
+    return Recommendation(least_time=within[0], least_cost=within[-1], knee=knee)
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """How a critical batch by the noise scale compares with the one by the fit."""
+
+    ratio: float | None  # noise scale over fit; None where either is not resolved
+    overlap: bool  # of the two intervals
+    sentence: str
+
+
+def disagreement(noise: CriticalBatch, fit: CriticalBatch) -> Disagreement:
+    """Whether the noise scale and the fit contradict each other, and why they may.
+
+    Intervals with an open end overlap whatever could lie beyond it.
+    """
+    overlap = not (_above(noise.low, fit.high) or _above(fit.low, noise.high))
+    if noise.value is None or fit.value is None:
+        ratio, first = None, "They cannot be compared by value yet, and their intervals"
+    else:
+        ratio = noise.value / fit.value
+        first = f"The noise scale is {rounded(ratio)} times that of the fit, and their intervals"
+    if overlap:
+        return Disagreement(ratio, overlap, f"{first} overlap.")
+    larger = _above(noise.low, fit.high)
+    return Disagreement(ratio, overlap, f"{first} do not overlap. {_why(ratio, larger)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What was measured, as far as the advice tells of it."""
+
+    throughput: Throughput
+    too_large: int | None  # smallest per-device batch found not to fit; None: none was tried
+    noise: CriticalBatch | None  # None: not measured, here and in `fit`
+    fit: CriticalBatch | None
+
+
+def paragraph(
+    findings: Findings,
+    recommendation: Recommendation | None,
+    learning_rate: Callable[[int], float],
+    scaling_rule: str,
+    currency: str = "USD",
+    share: float = 0.9,
+) -> str:
+    """The advice in plain sentences.
+
+    Args:
+      findings: what it rests on.
+      recommendation: from `recommend`; None where no critical batch is known to plan with.
+      learning_rate: of a global batch, under the rule.
+      scaling_rule: its name; "none" keeps the learning rate.
+      currency: of the cost.
+      share: of the best throughput, for the knee.
+
+    Raises:
+      UserError: as `throughput_knee`.
+    """
+    sentences = [
+        *_throughput_words(findings, share),
+        *_critical_words(findings),
+    ]
+    if recommendation is None:
+        unknown = "Without a critical batch there is nothing to recommend: train longer or with a "
+        return " ".join([*sentences, unknown + "larger batch, which resolves the noise scale."])
+    sentences += _recommended_words(recommendation, learning_rate, currency)
+    options = list(_named(recommendation))
+    if options:
+        rule = f"Learning rates follow the {scaling_rule} rule"
+        if scaling_rule == "none":
+            rule = "Learning rates are not scaled with the batch"
+        sentences.append(f"{rule}; they are where to start tuning.")
+        reasons = list(dict.fromkeys(reason for o in options for reason in o.extrapolated))
+        sentences.append(
+            f"Extrapolated: {'; '.join(reasons)}." if reasons else "Nothing is extrapolated."
+        )
+    return " ".join(sentences)
+
+
+def table(options: Sequence[Option], currency: str = "USD") -> list[tuple[str, ...]]:
+    """Rows of text, a head first."""
+    per = " / S_min" * any(option.relative for option in options)
+    head = (
+        "devices",
+        "batch",
+        "microbatches",
+        f"steps{per}",
+        "s/step",
+        "compute s",
+        "all-reduce s",
+    )
+    head += (f"hours{per}", "interval", f"{currency}{per}", "efficiency", "extrapolated")
+    return [
+        head,
+        *(
+            (
+                f"{o.devices:,}",
+                f"{o.global_batch:,}",
+                f"{o.accum_steps:,} x {o.micro_batch:,}",
+                rounded(o.steps),
+                rounded(o.step_seconds),
+                rounded(o.compute_seconds),
+                rounded(o.all_reduce_seconds),
+                rounded(o.hours),
+                _span(o.hours_low, o.hours_high),
+                rounded(o.cost),
+                f"{o.efficiency:.0%}",
+                "; ".join(o.extrapolated) or "-",
+            )
+            for o in options
+        ),
+    ]
+
+
+def _option(curve, compute, *, devices, batch, step, all_reduce, price, reasons) -> Option:
+    steps, (fewest, most) = curve.steps(batch), curve.steps_interval(batch)
+    hours = step / 3600  # of one step
+    cost = hours * devices * price
+    return Option(
+        devices=devices,
+        global_batch=batch,
+        per_device_batch=batch // devices,
+        accum_steps=compute.accum_steps,
+        micro_batch=compute.micro_batch,
+        steps=steps,
+        examples=steps * batch,
+        step_seconds=step,
+        compute_seconds=compute.seconds,
+        all_reduce_seconds=all_reduce,
+        hours=steps * hours,
+        hours_low=fewest * hours,
+        hours_high=None if most is None else most * hours,
+        cost=steps * cost,
+        cost_low=fewest * cost,
+        cost_high=None if most is None else most * cost,
+        efficiency=compute.seconds / step,
+        relative=curve.relative,
+        extrapolated=tuple(reasons),
+    )
+
+
+def _reasons(curve, compute, devices, batch, measured_devices) -> list[str]:
+    """What of an option lies beyond what was measured."""
+    reasons = []
+    low, high = curve.critical.measured
+    if not low <= batch <= high:
+        span = f"{low:,.0f} to {high:,.0f}" if low < high else f"{low:,.0f}"
+        reasons.append(f"batch beyond the {span} of the {curve.critical.source}")
+    if devices > measured_devices:
+        reasons.append(
+            f"devices beyond the {measured_devices:,} measured: the all-reduce is modelled"
+        )
+    if compute.extrapolated:
+        reasons.append("per-device batch below the smallest measured")
+    return reasons
+
+
+def _order(option: Option) -> tuple[float, float, int]:
+    return _round(option.hours), _round(option.device_hours), option.global_batch
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _above(low: float | None, high: float | None) -> bool:
+    """Whether one interval, from `low`, lies wholly above another, up to `high`."""
+    return low is not None and high is not None and low > high
+
+
+def _why(ratio: float | None, larger: bool) -> str:
+    """Why the noise scale may lie above (`larger`) or below the fit."""
+    usual = f"{USUAL_RATIO[0]:g} to {USUAL_RATIO[1]:g}"
+    if not larger:
+        return (
+            "The noise scale lies below where it is early in training or the learning rate is "
+            "high, the fit above where small batches were not tuned as well as large ones."
+        )
+    reason = (
+        "B_simple leaves out the Hessian and grows while the loss falls, and the fit depends on "
+        "how well each batch was tuned"
+    )
+    if ratio is not None and USUAL_RATIO[0] <= ratio <= USUAL_RATIO[1]:
+        return f"A ratio of {usual} is usual for image classification: {reason}."
+    return f"{reason}; {usual} times is usual for image classification."
+
+
+def _throughput_words(findings: Findings, share: float) -> Iterable[str]:
+    throughput = findings.throughput
+    largest = throughput.per_device_batches[-1]
+    if findings.too_large is None:
+        yield f"A device holds {_count(largest, 'example')}, the most that was tried."
+    else:
+        yield f"A device holds {_count(largest, 'example')} but not {findings.too_large:,}."
+    rate = max(np.divide(throughput.per_device_batches, throughput.seconds))
+    knee = throughput_knee(throughput.per_device_batches, throughput.seconds, share)
+    yield (
+        f"Its best throughput is {rounded(rate)} examples per second; "
+        f"{share:.0%} of that takes a per-device batch of {knee:,}."
+    )
+
+
+def _critical_words(findings: Findings) -> Iterable[str]:
+    found = [(findings.noise, "the noise scale"), (findings.fit, "the fit")]
+    known = [f"{value} by {source}" for value, source in found if value]
+    yield f"The critical batch is {' and '.join(known) or 'not measured'}."
+    if findings.noise and findings.fit:
+        yield disagreement(findings.noise, findings.fit).sentence
+
+
+def _named(recommendation: Recommendation) -> dict[Option, list[str]]:
+    """What each recommended option is best at."""
+    names: dict[Option, list[str]] = {}
+    for option, name in (
+        (recommendation.least_time, "the least time"),
+        (recommendation.least_cost, "the least cost"),
+        (recommendation.knee, "the least time x cost"),
+    ):
+        if option is not None:
+            names.setdefault(option, []).append(name)
+    return names
+
+
+def _recommended_words(recommendation, learning_rate, currency) -> Iterable[str]:
+    named = _named(recommendation)
+    if not named:
+        yield "No option keeps within the limits."
+    for option, names in named.items():
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        layout = f"batch {option.global_batch:,} on {_count(option.devices, 'device')}"
+        if option.accum_steps > 1:
+            layout += f" in {option.accum_steps:,} microbatches of {option.micro_batch:,}"
+        yield (
+            f"For {listed}: {layout}, {_expense(option, currency)}, "
+            f"starting from a learning rate of {rounded(learning_rate(option.global_batch))}."
+        )
+    if len(named) > 1:
+        fast, cheap = recommendation.least_time, recommendation.least_cost
+        yield (
+            f"The fastest takes {rounded(fast.hours / cheap.hours)} of the time of the cheapest "
+            f"and {rounded(fast.device_hours / cheap.device_hours)} times its device-hours."
+        )
+    if any(option.relative for option in named):
+        yield "How many steps S_min is has not been measured, so hours and cost are not known."
+
+
+def _expense(option: Option, currency: str) -> str:
+    """Such as "1,240 steps, 32 minutes (25 to 46), 4.2 USD (3.3 to 6)"."""
+    if option.relative:
+        seconds = rounded(option.step_seconds)
+        return f"{rounded(option.steps)} times S_min steps of {seconds} seconds"
+    unit, size = next((u for u in UNITS if option.hours >= u[1]), UNITS[-1])
+    time = _count(option.hours / size, unit)
+    words = f"{_count(option.steps, 'step')}, {time}"
+    words += f" ({_span(option.hours_low, option.hours_high, size)})"
+    if option.cost:
+        words += f", {rounded(option.cost)} {currency}"
+        words += f" ({_span(option.cost_low, option.cost_high)})"
+    return words
+
+
+def _span(low: float, high: float | None, unit: float = 1.0) -> str:
+    """Such as "3.3 to 6", of numbers in a unit; "3.3 or more" where unbounded."""
+    return f"{rounded(low / unit)} " + (f"to {rounded(high / unit)}" if high else "or more")
+
+
+def _count(value: float, noun: str) -> str:
+    """Such as "1 step" or "1,240 steps"; whole numbers are exact."""
+    text = f"{value:,}" if isinstance(value, int) else rounded(value)
+    return f"{text} {noun}{'s' * (text != '1')}"

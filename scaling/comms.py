@@ -1,0 +1,315 @@
+"""How long an all-reduce of the gradients takes, and how much of perfect scaling it leaves.
+
+A message of m bytes takes `latency + m / bandwidth`, whatever else is on the network. So does an
+all-reduce, which is a number of messages one after another and a number of bytes through the link
+of the busiest device. Of S bytes over n devices:
+
+    algorithm            messages     bytes
+    ring                 2 (n - 1)    2 (n - 1) / n S
+    halving_doubling     2 log2 n     2 (n - 1) / n S
+    recursive_doubling   log2 n       log2(n) S
+
+The ring: Patarasuk & Yuan 2009 (J. Parallel Distrib. Comput. 69), who show that no algorithm sends
+fewer bytes. Halving and doubling: Rabenseifner 2004 (LNCS 3036). All three, and which to choose
+when: Thakur, Rabenseifner & Gropp 2005 (Int. J. High Perform. Comput. Appl. 19).
+
+Where n is no power of two, the last two first fold the devices above the largest power into others
+and tell them the result at the end: 2 messages and 2 S bytes more, as MPICH does it. "best" is the
+fastest of the three, as libraries choose by size and devices.
+
+What this leaves out makes a real all-reduce slower: the additions, the start of the call, links
+that are shared or fall short of what they are sold as, and devices that wait for the slowest.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize
+
+from scaling.errors import UserError, look_up
+
+# Of a gradient's time, what the backward pass takes: about twice the operations of the forward one.
+BACKWARD_SHARE = 2 / 3
+BEST = "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What joins all devices of a network, each to each.
+
+    Raises:
+      UserError: a negative latency, or a bandwidth that is not positive.
+    """
+
+    latency: float  # seconds per message
+    bandwidth: float  # bytes per second that one device sends while it receives as many
+
+    def __post_init__(self):
+        if not 0 <= self.latency < math.inf:
+            raise UserError(
+                f"The latency of a link is {self.latency} seconds; it must be 0 or more and finite."
+            )
+        if not self.bandwidth > 0:
+            raise UserError(
+                f"The bandwidth of a link is {self.bandwidth} bytes per second; it must be "
+                "positive."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """Nodes of several devices: a fast link inside, a slower one between them.
+
+    Raises:
+      UserError: fewer than 2 devices per node.
+    """
+
+    devices_per_node: int
+    inside: Link
+    between: Link  # of one node, all its adapters together
+
+    def __post_init__(self):
+        if self.devices_per_node < 2:
+            raise UserError(
+                f"A node has {self.devices_per_node} device(s); with fewer than 2 there is "
+                "nothing inside it, use a Link."
+            )
+
+
+Network = Link | Nodes
+
+PERFECT = Link(latency=0.0, bandwidth=math.inf)
+
+# Nominal: what vendors state, in one direction. All-reduces reach less; `fit_link` tells how much.
+# Latencies of NVLink, PCIe and networks are those per step of a ring by which NVIDIA's NCCL chooses
+# its algorithm (hwLat, Simple protocol, in src/graph/tuning.cc at commit 01afd20).
+_NVLINK_LATENCY, _PCIE_LATENCY, _NET_LATENCY = 3.4e-6, 5.7e-6, 9.6e-6
+NVLINK3 = Link(_NVLINK_LATENCY, 300e9)  # NVIDIA A100 data sheet: 600 GB/s, both directions
+NVLINK4 = Link(_NVLINK_LATENCY, 450e9)  # NVIDIA H100 data sheet: 900 GB/s, both directions
+NETWORKS: dict[str, Network] = {
+    "perfect": PERFECT,
+    "nvlink3": NVLINK3,
+    "nvlink4": NVLINK4,
+    # NVIDIA A100 and H100 data sheets: 64 and 128 GB/s over 16 lanes, both directions.
+    "pcie4": Link(_PCIE_LATENCY, 32e9),
+    "pcie5": Link(_PCIE_LATENCY, 64e9),
+    # IEEE 802.3 and InfiniBand names state the rate: 10, 100, 200 and 400 Gbit/s.
+    "10gbe": Link(_NET_LATENCY, 1.25e9),
+    "100gbe": Link(_NET_LATENCY, 12.5e9),
+    "infiniband-hdr": Link(_NET_LATENCY, 25e9),
+    "infiniband-ndr": Link(_NET_LATENCY, 50e9),
+    # NVIDIA DGX user guides: 8 GPUs and 8 adapters, of 200 (A100) and 400 Gbit/s (H100).
+    "dgx-a100": Nodes(8, inside=NVLINK3, between=Link(_NET_LATENCY, 200e9)),
+    "dgx-h100": Nodes(8, inside=NVLINK4, between=Link(_NET_LATENCY, 400e9)),
+    # Google Cloud, TPU v4: all-reduce bandwidth per pod 1.1 PB/s, pod of 4,096 chips. About 1 us
+    # per hop: Austin et al. 2025, How to Scale Your Model. A ring through the whole torus counts
+    # more hops than one along each of its axes takes.
+    "tpu-v4": Link(1e-6, 1.1e15 / 4096),
+}
+
+
+def all_reduce_seconds(
+    size_bytes: float, devices: int, network: Network, algorithm: str = "ring"
+) -> float:
+    """Seconds until all devices have the sum of `size_bytes` from each.
+
+    Over nodes: reduce-scatter inside each node, all-reduce of the shares between the nodes, which
+    together use a node's whole bandwidth, all-gather inside; `algorithm` on both levels. So it is
+    an all-reduce inside and one between, as in the hybrid of Kurth et al. 2018 (arXiv:1810.01993).
+    Devices fill one node after another, and the fullest sets the time inside.
+
+    Args:
+      size_bytes: of the gradients, as they are sent.
+      devices: that share the batch; one alone takes no time.
+      network: a `Link` or `Nodes`.
+      algorithm: "ring", "halving_doubling", "recursive_doubling" or "best".
+
+    Raises:
+      UserError: unknown algorithm, a negative size or fewer than 1 device.
+    """
+    if not 0 <= size_bytes < math.inf:
+        raise UserError(f"The gradients have {size_bytes} bytes; the size must be 0 or more.")
+    if devices < 1:
+        raise UserError(f"The device count is {devices}; it must be at least 1.")
+    costs = _COSTS.values() if algorithm == BEST else [_cost(algorithm)]
+    if isinstance(network, Link):
+        return _fastest(costs, size_bytes, devices, network)
+    nodes = math.ceil(devices / network.devices_per_node)
+    inside = _fastest(costs, size_bytes, min(devices, network.devices_per_node), network.inside)
+    return inside + _fastest(costs, size_bytes, nodes, network.between)
+
+
+def step_seconds(
+    compute_seconds: float,
+    size_bytes: float,
+    devices: int,
+    network: Network,
+    overlap: float = 0.0,
+    algorithm: str = "ring",
+) -> float:
+    """Seconds of one update: gradients, and what the all-reduce adds to them.
+
+    Args:
+      compute_seconds: of one device's gradients; without accumulation, or of the last microbatch.
+      size_bytes: of the gradients.
+      devices: that share the batch.
+      network: a `Link` or `Nodes`.
+      overlap: share of the all-reduce that runs behind the backward pass, 0 to 1. However much is
+        asked for, no more is hidden than the backward pass lasts, `BACKWARD_SHARE` of the compute.
+      algorithm: as for `all_reduce_seconds`.
+
+    Raises:
+      UserError: compute that is not positive, an overlap outside 0 to 1, and as
+        `all_reduce_seconds`.
+    """
+    _check_positive("compute time", compute_seconds)
+    if not 0 <= overlap <= 1:
+        raise UserError(f"The overlap is {overlap}; it is a share, between 0 and 1.")
+    reduce = all_reduce_seconds(size_bytes, devices, network, algorithm)
+    return compute_seconds + reduce - min(overlap * reduce, BACKWARD_SHARE * compute_seconds)
+
+
+def weak_scaling_efficiency(
+    compute_seconds: float,
+    size_bytes: float,
+    devices: int,
+    network: Network,
+    overlap: float = 0.0,
+    algorithm: str = "ring",
+) -> float:
+    """Examples per second on n devices, over n times those of one with the same share of a batch.
+
+    The global batch grows with the devices, so each computes for as long as the one alone.
+    Arguments and errors as for `step_seconds`.
+    """
+    return compute_seconds / step_seconds(
+        compute_seconds, size_bytes, devices, network, overlap, algorithm
+    )
+
+
+def strong_scaling_efficiency(
+    seconds_alone: float,
+    compute_seconds: float,
+    size_bytes: float,
+    devices: int,
+    network: Network,
+    overlap: float = 0.0,
+    algorithm: str = "ring",
+) -> float:
+    """Examples per second on n devices, over n times those of one with the whole global batch.
+
+    The global batch stays, so it counts both the all-reduce and that small shares of a batch may
+    use a device badly.
+
+    Args:
+      seconds_alone: of one update on one device with the whole global batch.
+      compute_seconds: of one of n devices with its share of it.
+      size_bytes, devices, network, overlap, algorithm: as for `step_seconds`.
+
+    Raises:
+      UserError: as `step_seconds`.
+    """
+    _check_positive("time on one device", seconds_alone)
+    together = step_seconds(compute_seconds, size_bytes, devices, network, overlap, algorithm)
+    return seconds_alone / (devices * together)
+
+
+def fit_link(
+    sizes: ArrayLike, seconds: ArrayLike, devices: ArrayLike, algorithm: str = "ring"
+) -> Link:
+    """Latency and bandwidth from measured all-reduces.
+
+    Non-negative least squares of the relative errors, so that short messages, which tell the
+    latency, count as much as long ones, which tell the bandwidth.
+
+    Args:
+      sizes: [k] bytes.
+      seconds: [k] that each all-reduce took.
+      devices: [k] that took part, or one number for all.
+      algorithm: that the library used: any but "best", which mixes several.
+
+    Raises:
+      UserError: unequal lengths, a number that is not positive, fewer than 2 devices, or times that
+        cannot tell latency from bandwidth.
+    """
+    cost = _cost(algorithm)
+    try:
+        size, time, count = np.broadcast_arrays(*(np.ravel(a) for a in (sizes, seconds, devices)))
+    except ValueError:
+        raise UserError(
+            f"There are {np.size(sizes)} sizes, {np.size(seconds)} times and {np.size(devices)} "
+            "device counts; pass one of each per all-reduce."
+        ) from None
+    for name, values in (("sizes", size), ("times", time)):
+        wrong = values[~((values > 0) & np.isfinite(values))]
+        if wrong.size:
+            raise UserError(f"One of the {name} is {wrong[0]}; they must be positive and finite.")
+    if (count < 2).any():
+        raise UserError(
+            f"An all-reduce over {count.min()} device(s) sends nothing; measure 2 or more."
+        )
+    terms = np.array([cost(s, int(n)) for s, n in zip(size, count, strict=True)]) / time[:, None]
+    unit = np.linalg.norm(terms, axis=0)  # messages are a few, bytes are billions
+    if np.linalg.matrix_rank(terms / unit) < 2:
+        raise UserError(
+            f"{size.size} all-reduce time(s) at {np.unique(size).size} size(s) cannot tell latency "
+            "from bandwidth; measure a few kilobytes and many megabytes."
+        )
+    latency, per_byte = optimize.nnls(terms / unit, np.ones(size.size))[0] / unit
+    if per_byte == 0:
+        raise UserError(
+            f"All-reduces of {size.max():.3g} bytes took no longer than those of {size.min():.3g}, "
+            "so they do not tell the bandwidth; measure larger ones."
+        )
+    return Link(latency=float(latency), bandwidth=float(1 / per_byte))
+
+
+# (messages, bytes) of an all-reduce of a size over a number of devices.
+Cost = Callable[[float, int], tuple[float, float]]
+
+
+def _ring(size: float, devices: int) -> tuple[float, float]:
+    return 2 * (devices - 1), 2 * (devices - 1) / devices * size
+
+
+def _halving_doubling(size: float, devices: int) -> tuple[float, float]:
+    rounds, folds = _rounds(devices)
+    return 2 * (rounds + folds), 2 * (1 - 0.5**rounds + folds) * size
+
+
+def _recursive_doubling(size: float, devices: int) -> tuple[float, float]:
+    rounds, folds = _rounds(devices)
+    return rounds + 2 * folds, (rounds + 2 * folds) * size
+
+
+def _rounds(devices: int) -> tuple[int, bool]:
+    """log2 of the largest power of two that is no more, and whether some devices are above it."""
+    rounds = int(devices).bit_length() - 1
+    return rounds, devices > 1 << rounds
+
+
+_COSTS: dict[str, Cost] = {
+    "ring": _ring,
+    "halving_doubling": _halving_doubling,
+    "recursive_doubling": _recursive_doubling,
+}
+
+
+def _cost(algorithm: str) -> Cost:
+    return look_up("all-reduce algorithm", algorithm, _COSTS)
+
+
+def _fastest(costs, size: float, devices: int, link: Link) -> float:
+    """Seconds of the fastest of some costs over one link."""
+    return min(
+        messages * link.latency + sent / link.bandwidth
+        for messages, sent in (cost(size, devices) for cost in costs)
+    )
+
+
+def _check_positive(name: str, seconds: float) -> None:
+    if not 0 < seconds < math.inf:
+        raise UserError(f"The {name} is {seconds} seconds; it must be positive and finite.")

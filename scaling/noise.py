@@ -1,0 +1,640 @@
+"""The gradient noise scale: from norms measured in training, exactly, and what follows from it.
+
+McCandlish, Kaplan, Amodei et al. 2018 (arXiv:1812.06162). G is the gradient of the mean loss, Sigma
+the covariance of one example's gradient, H the Hessian, B a batch size in examples:
+
+    B_simple = tr(Sigma) / |G|^2              eq. 2.9, in examples
+    B_noise  = tr(H Sigma) / (G^T H G)        eq. 2.8, in examples
+
+Both averages of B_simple are unbiased and may be negative at a single step, so they are averaged
+apart and divided once. An average of ratios has no meaning: some steps divide by nearly nothing.
+
+Intervals are Fieller's. The set of all ratios r that the data do not reject, by a t test of
+mean(tr(Sigma)) - r mean(|G|^2) = 0, is bounded if and only if mean(|G|^2) differs from zero at the
+same confidence; otherwise the noise scale is not resolved yet, and only a lower bound is known.
+
+The variance of the means comes from the differences of successive blocks of measurements. The
+interval is about the average over the measured steps of this run. A trend over training, such as
+the fall of |G|^2, is part of what is measured and widens it little, unless it is over within a
+block or two: what varies from one block to the next counts as noise. It does not tell what a run
+under another seed would give.
+
+Measured by `benchmarks/noise_coverage.py`, 500 draws in each setting. With |G|^2 constant the 95%
+intervals hold the truth in 93 to 98% of the draws, from 8 steps to 1,000 and from B_simple at 2
+times the batch to 1,000 times; where it falls or wanders, 94 to 100%. In 1,000 steps of 8 x 128
+examples with B_simple 2,000 they hold it in 95%, and the ratio is within 10% of it in 85 to 100% of
+the draws, from 4 directions of noise to 256. At 100 times the batch 10% of the draws are resolved
+in 1,000 steps, at 1,000 times 2%: those that the confidence allows to be wrong, far too small.
+Nearly all others have a lower bound. The delta method's intervals hold the truth in 89 to 96% of
+the draws up to 10 times the batch and in 13 to 78% beyond. The variance of block means about their
+overall mean does as well with |G|^2 constant, but doubles the width where |G|^2 falls by e^4, and
+resolves nothing where it starts 100 times higher than it ends.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import signal, stats
+
+from scaling.errors import UserError
+
+if TYPE_CHECKING:  # the exact mode imports JAX itself; the rest is read where there is none
+    import jax
+
+Array = NDArray[np.float64]
+Loss = Callable[[Any, Any], "jax.Array"]
+
+FEWEST = 8  # measurements: no ratio is given for fewer
+FIRST_WINDOW = 50  # the first window of a run has this part of it
+BLOCKS = 20  # more follow a trend better, fewer hold a longer serial correlation
+
+
+def estimate(
+    small_sq: ArrayLike, big_sq: ArrayLike, b_small: ArrayLike, b_big: ArrayLike
+) -> tuple[Array, Array]:
+    """|G|^2 and tr(Sigma) from squared gradient norms at two batch sizes, eq. A.2.
+
+    Unbiased, and therefore sometimes negative, if examples are drawn independently. Of batches
+    drawn without replacement from N examples they are estimates of |G|^2 - tr(Sigma) / (N - 1) and
+    of tr(Sigma) N / (N - 1), moments over those N: the values of the distribution that the N were
+    drawn from, as far as the parameters do not depend on them.
+
+    Args:
+      small_sq: |G_small|^2, any shape; the mean over the parts of a batch where there are several.
+      big_sq: |G_big|^2.
+      b_small: examples behind each small gradient.
+      b_big: examples behind the big one. All four broadcast.
+
+    Returns:
+      (grad_sq_norm, grad_variance_trace), of the broadcast shape; NaN where an argument is.
+
+    Raises:
+      ValueError: a b_small is not positive or not below its b_big.
+    """
+    small_sq, big_sq, b_small, b_big = (
+        np.asarray(a, float) for a in (small_sq, big_sq, b_small, b_big)
+    )
+    wrong = (b_small <= 0) | (b_small >= b_big)  # NaN passes: not measured
+    if wrong.any():
+        small, big = (np.broadcast_to(b, wrong.shape)[wrong][0] for b in (b_small, b_big))
+        raise ValueError(
+            f"The small batch has {small:g} examples and the big one {big:g}; the small one must "
+            "be positive and smaller."
+        )
+    grad_sq_norm = (b_big * big_sq - b_small * small_sq) / (b_big - b_small)
+    grad_variance_trace = (small_sq - big_sq) / (1 / b_small - 1 / b_big)
+    return grad_sq_norm, grad_variance_trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """B_simple over a series of measurements.
+
+    Attributes:
+      grad_sq_norm: mean of the estimates of |G|^2; may be negative. None without measurements.
+      grad_variance_trace: the same of tr(Sigma).
+      noise_scale: B_simple in examples, the ratio of the two; None where not resolved.
+      low, high: its interval; None where unbounded. A lower bound may be known of a noise scale
+        that is not resolved.
+      resolved: whether the mean |G|^2 is above zero at the confidence of the interval, tr(Sigma) is
+        positive, and there are at least `FEWEST` measurements.
+      measurements: how many.
+    """
+
+    grad_sq_norm: float | None
+    grad_variance_trace: float | None
+    noise_scale: float | None
+    low: float | None
+    high: float | None
+    resolved: bool
+    measurements: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, as JSON takes them."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Estimate):
+    """B_simple over part of a run."""
+
+    first_step: int
+    last_step: int  # inclusive
+    loss: float | None  # mean of the losses in it; None if one is not finite
+
+
+def noise_scale(
+    grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike, confidence: float = 0.95
+) -> Estimate:
+    """B_simple and its interval from a series of measurements; see the top of this file.
+
+    The ratio is biased by the noise of its denominator: upwards, by about the squared relative
+    error of the mean |G|^2, which is 20% where the noise scale is only just resolved.
+
+    Args:
+      grad_sq_norms: [n] estimates of |G|^2 in the order of training; see `estimate`. Rows in which
+        either number is not finite were not measured and are skipped.
+      grad_variance_traces: [n] of tr(Sigma).
+      confidence: of the interval, two-sided.
+
+    Raises:
+      UserError: the lengths differ, or confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence is {confidence}; it must be between 0 and 1.")
+    pairs = _pairs(grad_sq_norms, grad_variance_traces)
+    pairs = pairs[:, np.isfinite(pairs).all(0)]
+    count = pairs.shape[1]
+    if count == 0:
+        return Estimate(None, None, None, None, None, False, 0)
+    grad_sq_norm, trace = (float(mean) for mean in pairs.mean(1))
+    if count < FEWEST:
+        return Estimate(grad_sq_norm, trace, None, None, None, False, count)
+    low, high = _fieller(trace, grad_sq_norm, *_covariance(pairs), confidence)
+    resolved = high is not None and trace > 0
+    ratio = trace / grad_sq_norm if resolved else None
+    return Estimate(grad_sq_norm, trace, ratio, low, high, resolved, count)
+
+
+def windows(
+    steps: ArrayLike,
+    grad_sq_norms: ArrayLike,
+    grad_variance_traces: ArrayLike,
+    losses: ArrayLike,
+    count: int = 20,
+) -> list[Window]:
+    """A run in at most `count` consecutive windows, whose lengths grow with the step.
+
+    For the loss and |G|^2 fall fast at first and slowly later: windows of equal lengths would hold
+    much of the fall in the first and too little signal in the last. The first has a fiftieth of the
+    measurements, and none has fewer than `FEWEST`, so that a short run has few windows. Rows before
+    the first measurement belong to the first window, other rows without one to the window of the
+    measurement before. No windows if nothing was measured.
+
+    Args:
+      steps: [n] in the order of training.
+      grad_sq_norms, grad_variance_traces: [n], as for `noise_scale`.
+      losses: [n] training losses.
+
+    Raises:
+      UserError: lengths differ, or `count` is not positive.
+    """
+    if count < 1:
+        raise UserError(f"count is {count}; there must be at least one window.")
+    pairs = _pairs(grad_sq_norms, grad_variance_traces)
+    steps, losses = np.ravel(steps), np.asarray(losses, float).ravel()
+    if not steps.size == losses.size == pairs.shape[1]:
+        raise UserError(
+            f"There are {steps.size} steps, {losses.size} losses and {pairs.shape[1]} measurements "
+            "of the gradient; every step must have one of each."
+        )
+    measured = np.flatnonzero(np.isfinite(pairs).all(0))
+    if not measured.size:
+        return []
+    starts = [measured[end] for end in _window_ends(measured.size, count)[:-1]]
+    found = []
+    for start, end in itertools.pairwise([0, *starts, steps.size]):
+        loss = float(losses[start:end].mean())
+        found.append(
+            Window(
+                **noise_scale(*pairs[:, start:end]).as_dict(),
+                first_step=int(steps[start]),
+                last_step=int(steps[end - 1]),
+                loss=loss if math.isfinite(loss) else None,
+            )
+        )
+    return found
+
+
+def _window_ends(measurements: int, count: int) -> list[int]:
+    """Measurements up to the end of each window, the last one all."""
+    first = min(measurements, max(FEWEST, measurements / FIRST_WINDOW))
+    ends = []
+    for end in np.round(np.geomspace(first, measurements, count)).astype(int).tolist():
+        if end - (ends[-1] if ends else 0) >= FEWEST:
+            ends.append(end)
+    return [*ends[:-1], measurements] if ends else [measurements]
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """B_simple averaged over the steps of a run, in examples; None where nothing is resolved."""
+
+    noise_scale: float | None
+    low: float | None
+    high: float | None
+
+
+def average(windows: Sequence[Window]) -> Average:
+    """Mean of B_simple over the resolved windows of a run, weighted by their steps.
+
+    The "average" column of Table 1. It is about the steps of a run; `noise_scale` over all of them
+    weights each with its |G|^2, and so tells mostly of the steps with large gradients. Windows that
+    are not resolved are missing, most often those where the noise scale is largest.
+
+    The interval takes the windows' errors as independent: each side is the root of the sum of the
+    squares of theirs.
+    """
+    resolved = [w for w in windows if w.resolved]
+    if not resolved:
+        return Average(None, None, None)
+    steps = np.array([w.last_step - w.first_step + 1 for w in resolved])
+    weights = steps / steps.sum()
+    scales, lows, highs = (
+        np.array([getattr(w, end) for w in resolved]) for end in ("noise_scale", "low", "high")
+    )
+    mean = float(weights @ scales)
+    below, above = (
+        float(np.linalg.norm(weights * side)) for side in (scales - lows, highs - scales)
+    )
+    return Average(mean, mean - below, mean + above)
+
+
+@dataclasses.dataclass
+class Tracker:
+    """B_simple during training: exponential moving averages of |G|^2 and tr(Sigma), divided.
+
+    The averages of A.2. `Tracker(**tracker.as_dict())` goes on where the first one was, and the
+    state does not depend on how the measurements were cut into calls of `add`.
+
+    Attributes:
+      decay: weight of the past at each measurement, in [0, 1); the average is over about
+        1 / (1 - decay) measurements.
+      measurements: how many were added.
+      raw_grad_sq_norm, raw_grad_variance_trace: averages that began at zero.
+
+    Raises:
+      UserError: decay is not in [0, 1).
+    """
+
+    decay: float
+    measurements: int = 0
+    raw_grad_sq_norm: float = 0.0
+    raw_grad_variance_trace: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.decay < 1:
+            raise UserError(f"decay is {self.decay}; it must be at least 0 and below 1.")
+
+    def add(self, grad_sq_norm: ArrayLike, grad_variance_trace: ArrayLike) -> None:
+        """One measurement, or arrays of consecutive ones; those that are not finite are skipped."""
+        pairs = _pairs(grad_sq_norm, grad_variance_trace)
+        pairs = pairs[:, np.isfinite(pairs).all(0)]
+        if not pairs.size:
+            return
+        last = np.array([[self.raw_grad_sq_norm], [self.raw_grad_variance_trace]])
+        filtered, _ = signal.lfilter(
+            [1 - self.decay], [1, -self.decay], pairs, zi=self.decay * last
+        )
+        self.raw_grad_sq_norm, self.raw_grad_variance_trace = filtered[:, -1].tolist()
+        self.measurements += pairs.shape[1]
+
+    @property
+    def grad_sq_norm(self) -> float | None:
+        """The average of |G|^2 without its bias towards zero; None before any measurement."""
+        return self._unbiased(self.raw_grad_sq_norm)
+
+    @property
+    def grad_variance_trace(self) -> float | None:
+        """The same of tr(Sigma)."""
+        return self._unbiased(self.raw_grad_variance_trace)
+
+    @property
+    def noise_scale(self) -> float | None:
+        """B_simple in examples.
+
+        None where an average is not positive or has fewer than `FEWEST` measurements. No interval:
+        what is written here may still be far off; `noise_scale` of the recorded series tells.
+        """
+        positive = min(self.raw_grad_sq_norm, self.raw_grad_variance_trace) > 0
+        if not positive or self.measurements < FEWEST:
+            return None
+        return self.raw_grad_variance_trace / self.raw_grad_sq_norm
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole state, as JSON takes it."""
+        return dataclasses.asdict(self)
+
+    def _unbiased(self, raw: float) -> float | None:
+        return raw / (1 - self.decay**self.measurements) if self.measurements else None
+
+
+# --- what the noise scale says of learning rates and batch sizes ---
+
+
+def optimal_rate(batch: ArrayLike, noise_scale: ArrayLike, rate_max: ArrayLike) -> Array:
+    """The learning rate of the best single step at `batch`: rate_max / (1 + B_noise / B), eq. 2.6.
+
+    The best improvement of the loss depends on the batch by the same factor, eq. 2.7. Arrays
+    broadcast. `HessianNoise.rate_max` is the rate at an unlimited batch.
+    """
+    return central_rate(batch, rate_max, noise_scale)
+
+
+def central_rate(
+    batch: ArrayLike, rate_star: ArrayLike, batch_star: ArrayLike, alpha: float = 1.0
+) -> Array:
+    """Centre of a search for the learning rate: rate_star / (1 + batch_star / B)^alpha, eq. A.3.
+
+    alpha is 1 for SGD and momentum, 0.5 to 1 for Adam and RMSProp. Arrays broadcast.
+    """
+    return np.asarray(rate_star, float) / (1 + np.divide(batch_star, batch)) ** alpha
+
+
+def adaptive_batch(noise_scale: float, r: float, smallest: int = 1, largest: int = 2**30) -> int:
+    """The batch sqrt(r B_simple), eq. D.3, as the nearest power of two in a range.
+
+    Nearest in log B. r is the price of a step in examples: at the optimum, one more step is worth
+    r examples. r = E_min / S_min is the natural choice.
+
+    Raises:
+      UserError: no power of two lies between `smallest` and `largest`, or noise_scale or r is not
+        positive.
+    """
+    if not (noise_scale > 0 and r > 0):
+        raise UserError(f"The noise scale is {noise_scale} and r is {r}; both must be positive.")
+    low = math.ceil(math.log2(max(smallest, 1)))
+    if 2**low > largest:
+        raise UserError(
+            f"No power of two lies between {smallest} and {largest}, the bounds of the batch size; "
+            "widen them."
+        )
+    high = math.floor(math.log2(largest))
+    return 2 ** min(max(round(math.log2(r * noise_scale) / 2), low), high)
+
+
+def gamma(noise_scales: ArrayLike, s: ArrayLike) -> float:
+    """What an adaptive batch size can save, eq. D.4-D.5: 1 nothing, towards 0 much.
+
+    gamma = (int sqrt(B) ds)^2 / (S_min E_min), S_min = int ds, E_min = int B ds, by the trapezoidal
+    rule. The adaptive front is (S / S_min - 1) (E / E_min - 1) = gamma; the one of fixed sizes has
+    1 in its place.
+
+    Args:
+      noise_scales: [n] noise scale B, positive.
+      s: [n] progress, the steps that an unlimited batch would have taken, increasing. In a run at
+        batch size b, ds = dS / (1 + B / b).
+
+    Raises:
+      UserError: fewer than two points, lengths differ, s does not increase, or a noise scale is
+        not positive.
+    """
+    noise_scales, s = (np.asarray(a, float).ravel() for a in (noise_scales, s))
+    if noise_scales.size != s.size or s.size < 2:
+        raise UserError(
+            f"There are {noise_scales.size} noise scales at {s.size} points of progress; there "
+            "must be as many of the one as of the other, and at least two."
+        )
+    if not (np.all(np.diff(s) > 0) and np.all(noise_scales > 0)):
+        raise UserError("Progress must increase and noise scales be positive at every point.")
+    root, examples = (np.trapezoid(y, s) for y in (np.sqrt(noise_scales), noise_scales))
+    return float(root**2 / ((s[-1] - s[0]) * examples))
+
+
+# --- the exact mode ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Of the gradients of all N examples of a set, the population of the moments.
+
+    `estimate` agrees with them on batches drawn with replacement; without, see there.
+    """
+
+    grad_sq_norm: float  # |G|^2 of the mean gradient
+    grad_variance_trace: float  # tr(Sigma), with 1 / N
+    noise_scale: float | None  # B_simple in examples; None where G is zero
+
+
+@dataclasses.dataclass(frozen=True)
+class HessianNoise:
+    """B_noise and what it is made of."""
+
+    noise_scale: float | None  # in examples; None unless numerator and denominator are positive
+    standard_error: float | None  # of noise_scale, from the samples; None where it is exact
+    hessian_variance_trace: float  # tr(H Sigma)
+    gradient_curvature: float  # G^T H G
+    rate_max: float | None  # |G|^2 / (G^T H G), eq. 2.6; None where the curvature is not positive
+    improvement_max: float | None  # |G|^4 / (2 G^T H G), eq. 2.7, in units of the loss; likewise
+
+
+def per_example_moments(loss: Loss, params: Any, examples: Any, batch: int = 256) -> Moments:
+    """|G|^2 and tr(Sigma) = E|g_i - G|^2 from the gradient g_i of every example.
+
+    Two passes: G first, then the deviations from it. E|g_i|^2 - |G|^2 would lose tr(Sigma) to
+    rounding where it is small beside |G|^2. Sums over batches are in float64.
+
+    Costs two gradients per example, and memory for `batch` gradients of all parameters.
+
+    Args:
+      loss: (params, example) -> scalar, of one example.
+      params: any tree of arrays.
+      examples: a tree of arrays [N, ...].
+      batch: examples at a time; N need not be a multiple.
+
+    Raises:
+      UserError: there are no examples, their arrays differ in length, or batch is not positive.
+    """
+    exact = _Exact(loss, params, examples, batch)
+    mean = exact.mean_gradient()
+    squares = sum(squares.sum() for _, squares in exact.deviations(mean))
+    grad_sq_norm, trace = float(mean @ mean), float(squares / exact.count)
+    return Moments(grad_sq_norm, trace, trace / grad_sq_norm if grad_sq_norm > 0 else None)
+
+
+def hessian_noise_scale(
+    loss: Loss,
+    params: Any,
+    examples: Any,
+    batch: int = 256,
+    samples: int | None = None,
+    key: "jax.Array | None" = None,
+) -> HessianNoise:
+    """B_noise = tr(H Sigma) / (G^T H G), eq. 2.8, H the Hessian of the mean loss of all examples.
+
+    tr(H Sigma) is the mean of z^T H z over z with covariance Sigma, by Hessian-vector products. All
+    deviations z = g_i - G give it exactly, at a cost that grows with N^2: N products, each over all
+    examples, about 4 N^2 gradients. With `samples`, each z is a random mix N^-1/2 sum_i r_i
+    (g_i - G), r_i = 1 or -1; that costs 4 N gradients per sample, and N for every `batch` of them.
+
+    Memory is for 2 `batch` gradients of all parameters, and N numbers for each sample.
+
+    Args:
+      loss, params, examples, batch: as for `per_example_moments`.
+      samples: number of random mixes, at least 2; None for the exact trace.
+      key: random key of the signs; needed with `samples`.
+
+    Raises:
+      UserError: as for `per_example_moments`; or `samples` is below 2 or has no key.
+    """
+    if samples is not None and (samples < 2 or key is None):
+        raise UserError(
+            f"samples is {samples} and the key {key}; give at least 2 samples and a key, or "
+            "samples=None for the exact value."
+        )
+    exact = _Exact(loss, params, examples, batch)
+    mean = exact.mean_gradient()
+    if samples is None:
+        directions = (rows for rows, _ in exact.deviations(mean))
+    else:
+        directions = exact.mixes(mean, _signs(key, samples, exact.count))
+    values = np.concatenate([exact.curvatures(some) for some in directions])
+    trace, error = float(values.mean()), None
+    curvature, grad_sq_norm = float(exact.curvatures(mean[None])[0]), float(mean @ mean)
+    if samples is not None and curvature > 0:
+        error = float(values.std(ddof=1)) / math.sqrt(samples) / curvature
+    convex = curvature > 0
+    return HessianNoise(
+        noise_scale=trace / curvature if convex and trace > 0 else None,
+        standard_error=error,
+        hessian_variance_trace=trace,
+        gradient_curvature=curvature,
+        rate_max=grad_sq_norm / curvature if convex else None,
+        improvement_max=grad_sq_norm**2 / (2 * curvature) if convex else None,
+    )
+
+
+class _Exact:
+    """Gradients and curvatures over all examples, batch by batch, parameters as one vector [P].
+
+    Sums over batches are in float64, on the host.
+    """
+
+    def __init__(self, loss: Loss, params: Any, examples: Any, batch: int):
+        import jax
+        import jax.numpy as jnp
+        from jax.flatten_util import ravel_pytree
+
+        self._params, restore = ravel_pytree(params)
+        self._batch, self.count = batch, _count(jax.tree.leaves(examples), batch)
+        self._take = lambda start: jax.tree.map(lambda x: x[start : start + batch], examples)
+        dot = lambda a, b: jnp.matmul(a, b, precision="highest")
+
+        def alone(vector, example):
+            return loss(restore(vector), example)
+
+        def together(vector, chunk):
+            return jax.vmap(alone, (None, 0))(vector, chunk).sum()
+
+        def deviations(vector, chunk, mean):
+            rows = jax.vmap(jax.grad(alone), (None, 0))(vector, chunk) - mean
+            return rows, jnp.square(rows).sum(1)
+
+        def curvature(vector, chunk, direction):
+            # Forward over reverse, because a function with a gradient of its own
+            # (`jax.custom_vjp`) has no forward derivative until it is differentiated.
+            gradient = lambda vector: jax.grad(together)(vector, chunk)
+            direction = direction.astype(vector.dtype)
+            return dot(direction, jax.jvp(gradient, (vector,), (direction,))[1])
+
+        self._gradient, self._dot = jax.jit(jax.grad(together)), jax.jit(dot)
+        self._deviations, self._curvature = jax.jit(deviations), jax.jit(curvature)
+
+    def mean_gradient(self) -> Array:
+        """G, [P]."""
+        total = np.zeros(self._params.size)
+        for start in self._starts():
+            total += np.asarray(self._gradient(self._params, self._take(start)))
+        return total / self.count
+
+    def deviations(self, mean: Array) -> Iterator[tuple["jax.Array", Array]]:
+        """(g_i - G, [batch, P]; the squared norm of each, [batch]) of batch after batch."""
+        for start in self._starts():
+            rows, squares = self._deviations(self._params, self._take(start), mean)
+            yield rows, np.asarray(squares, float)
+
+    def mixes(self, mean: Array, signs: NDArray) -> Iterator[Array]:
+        """N^-1/2 sum_i signs_i (g_i - G), [batch, P] for so many rows of signs [samples, N]."""
+        for first in range(0, len(signs), self._batch):
+            some = signs[first : first + self._batch]
+            total = np.zeros((len(some), self._params.size))
+            for start, (rows, _) in zip(self._starts(), self.deviations(mean), strict=True):
+                total += np.asarray(self._dot(some[:, start : start + self._batch], rows))
+            yield total / math.sqrt(self.count)
+
+    def curvatures(self, directions: ArrayLike) -> Array:
+        """z^T H z of every z, [K] of [K, P]."""
+        total = np.zeros(len(directions))
+        for start in self._starts():
+            chunk = self._take(start)
+            total += [float(self._curvature(self._params, chunk, z)) for z in directions]
+        return total / self.count
+
+    def _starts(self) -> range:
+        return range(0, self.count, self._batch)
+
+
+def _signs(key: "jax.Array", samples: int, count: int) -> NDArray[np.int8]:
+    """[samples, count] of 1 and -1."""
+    import jax
+
+    return np.asarray(jax.random.rademacher(key, (samples, count), np.int8))
+
+
+def _count(leaves: Sequence[Any], batch: int) -> int:
+    """N, the common length of all arrays."""
+    if batch < 1:
+        raise UserError(f"batch is {batch}; it must be at least 1.")
+    counts = sorted({len(leaf) for leaf in leaves})
+    if len(counts) != 1 or counts[0] == 0:
+        raise UserError(
+            f"The arrays of the examples have the lengths {counts}; they need one in common, "
+            "above zero."
+        )
+    return counts[0]
+
+
+# --- the interval ---
+
+
+def _pairs(grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike) -> Array:
+    """[2, n]: |G|^2 and tr(Sigma)."""
+    rows = [np.asarray(a, float).ravel() for a in (grad_sq_norms, grad_variance_traces)]
+    if rows[0].size != rows[1].size:
+        raise UserError(
+            f"There are {rows[0].size} estimates of |G|^2 and {rows[1].size} of tr(Sigma); they "
+            "come in pairs."
+        )
+    return np.stack(rows)
+
+
+def _covariance(pairs: Array) -> tuple[Array, float]:
+    """Covariance [2, 2] of the means of `pairs` [2, n], and its degrees of freedom.
+
+    From differences of successive block means (von Neumann 1941): (2/3) of the degrees of freedom
+    of the deviations from one overall mean, and a trend counts only for what it does between
+    neighbours.
+    """
+    count = pairs.shape[1]
+    blocks = min(count, BLOCKS)
+    starts = np.arange(blocks) * count // blocks
+    sizes = np.diff(starts, append=count)
+    means = np.add.reduceat(pairs, starts, axis=1) / sizes
+    # Each with the variance of one measurement, whatever the sizes of its two blocks.
+    steps = np.diff(means) / np.sqrt(1 / sizes[1:] + 1 / sizes[:-1])
+    covariance = steps @ steps.T / (blocks - 1) / count
+    # Exact for two moments of normal noise: the variance of the sum of squared differences.
+    return covariance, 2 * (blocks - 1) ** 2 / (3 * blocks - 4)
+
+
+def _fieller(
+    top: float, bottom: float, covariance: Array, freedom: float, confidence: float
+) -> tuple[float | None, float | None]:
+    """Interval of the ratio of two means, as far as it is positive; None where unbounded.
+
+    `covariance` is that of (bottom, top). The ratios r in question have (top - r bottom)^2 <= t^2
+    Var(top - r bottom): a quadratic a r^2 - 2 b r + c <= 0, with a > 0 if and only if `bottom`
+    differs from zero. Its roots are c / q and q / a (Fieller 1954).
+    """
+    t = stats.t.ppf((1 + confidence) / 2, freedom)
+    means = np.array([bottom, top])
+    (a, b), (_, c) = np.outer(means, means) - t**2 * covariance
+    q = b + math.sqrt(max(b * b - a * c, 0.0))
+    if q <= 0 or bottom <= 0 < a:  # one is below zero for certain: no positive ratio fits
+        return None, None
+    return (float(c / q) if c > 0 else None), (float(q / a) if a > 0 else None)

@@ -1,0 +1,148 @@
+"""A figure described once, to be drawn for paper (`paper.py`) and for the screen (`screen.py`)."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from scaling.report.ticks import Scale, decades, powers_of_two
+from scaling.report.wording import batch_label, decimal_label
+
+FAR = 6.0  # an interval's end widens an axis no further than this multiple of the values
+Values = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a panel.
+
+    Attributes:
+      scale: "decimal" or "binary", logarithmic with such ticks, or "linear" from 0 on.
+      include: values that must lie on it.
+      reverse: high values first.
+    """
+
+    label: str
+    scale: str = "decimal"
+    tick: Callable[[float], str] = decimal_label
+    include: tuple[float, ...] = ()
+    reverse: bool = False
+
+
+def batches(label: str) -> Axis:
+    """An axis of batch sizes."""
+    return Axis(label, "binary", batch_label)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line; a guide does not widen the axes."""
+
+    x: Values
+    y: Values
+    color: str
+    label: str = ""  # in the legend; none if empty
+    dash: str = "solid"  # or dash, dot
+    width: float = 1.4
+    guide: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """Marks, with intervals where there are any.
+
+    Attributes:
+      low, high: ends of the intervals, empty or one per point; a None runs out of the figure.
+      names: beside the points, empty or one per point; `below` puts them under their points.
+      texts: what hovering tells, in HTML that is safe, empty or one per point.
+    """
+
+    x: Values
+    y: Values
+    color: str
+    label: str = ""
+    marker: str = "o"
+    size: float = 5.0
+    hollow: bool = False
+    faint: bool = False
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    names: Sequence[str] = ()
+    below: bool = False
+    texts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line across the panel, at one x or one y."""
+
+    color: str
+    label: str = ""
+    x: float | None = None
+    y: float | None = None
+    dash: str = "dash"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A shaded range of x."""
+
+    low: float
+    high: float
+    color: str
+    label: str = ""
+
+
+Mark = Line | Points | Rule | Span
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes and what is drawn on them, from back to front."""
+
+    x: Axis
+    y: Axis
+    marks: list[Mark] = field(default_factory=list)
+    title: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no data."""
+        return not any(len(mark.x) for mark in self.marks if isinstance(mark, Points))
+
+    def scale(self, name: str, narrow: bool = False) -> Scale:
+        """Limits and ticks of axis "x" or "y"; a linear one has no ticks of its own."""
+        axis = getattr(self, name)
+        values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
+        if axis.scale == "linear":
+            most = max([*values, 1e-9])
+            return Scale(-0.03 * most, 1.03 * most, [])
+        values = [value for value in values if 0 < value < math.inf] or [1.0]
+        values += [end for mark in self.marks for end in _ends(mark, name, values)]
+        crowded = narrow and name == "x"  # labels stand side by side
+        if axis.scale == "binary":
+            return powers_of_two(values, most=6 if crowded else 10)
+        return decades(values, most=4 if crowded else 8)
+
+
+def _extent(mark: Mark, name: str) -> Iterable[float]:
+    if isinstance(mark, Span):
+        return (mark.low, mark.high) if name == "x" else ()
+    if isinstance(mark, Rule):
+        place = getattr(mark, name)
+        return () if place is None else (place,)
+    return () if isinstance(mark, Line) and mark.guide else getattr(mark, name)
+
+
+def _ends(mark, name, values):
+    """Ends of intervals, as far as they are near the values."""
+    if name == "x" or not isinstance(mark, Points):
+        return []
+    least, most = min(values) / FAR, max(values) * FAR
+    ends = [end for end in (*mark.low, *mark.high) if end is not None]
+    return [min(max(end, least), most) for end in ends if not math.isnan(end)]
+
+
+def shown(panels: Iterable[Panel]) -> list[Panel]:
+    """The panels that hold data."""
+    return [panel for panel in panels if not panel.empty]

@@ -1,0 +1,44 @@
+"""Steps to a goal against the batch size: Shallue et al. 2018, Figure 1."""
+
+from collections.abc import Sequence
+
+from scaling.report.kinds.steps_to_target import tables as csv_tables
+from scaling.report.kinds.steps_to_target.answer import answer
+from scaling.report.kinds.steps_to_target.cautions import cautions
+from scaling.report.kinds.steps_to_target.provenance import origins
+from scaling.report.kinds.steps_to_target.records import Study, check_together, read
+from scaling.report.kinds.steps_to_target.sections import OWN, SHARED, sections
+from scaling.report.kinds.steps_to_target.wording import shared_goal, study_label
+from scaling.report.wording import listed
+
+__all__ = [
+    "FIGURES",
+    "NAME",
+    "answer",
+    "cautions",
+    "check_together",
+    "headline",
+    "origins",
+    "read",
+    "sections",
+    "study_label",
+    "tables",
+]
+
+NAME = "Steps to target"
+FIGURES = (*SHARED, *OWN)
+
+
+def headline(studies: Sequence[Study]) -> str:
+    """The title of a study alone, or what is compared."""
+    if len(studies) == 1:
+        return studies[0].title or studies[0].label
+    return f"Steps to {shared_goal(studies)}: {listed([study.label for study in studies])}"
+
+
+def tables(studies: Sequence[Study]) -> dict[str, str]:
+    """File name -> CSV."""
+    return {
+        "points.csv": csv_tables.points_csv(studies),
+        "trials.csv": csv_tables.trials_csv(studies),
+    }

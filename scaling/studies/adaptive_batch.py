@@ -1,0 +1,424 @@
+"""A batch that follows the noise scale, against batches that stay (McCandlish 2018, Fig. 16).
+
+A point is one fixed batch size, or one price r of a step in examples at which the batch follows
+sqrt(r B_simple), eq. D.6. Both train by the same code, at the learning rate that the law A.3 gives
+to the present batch, until the training loss is below the lowest goal. If the noise scale grows
+over training, a fixed batch is too large at first and too small later; what that costs follows from
+gamma, eq. D.5. Fixed batches give the hyperbola of steps against examples, and an adaptive run
+saves as much as it lies below that. It may be more than gamma allows for: a batch that grows lowers
+the temperature, the learning rate over the batch (App. C), as a decay of the rate would.
+
+The loss is evaluated on the first training examples, as many as are held out for validation,
+without dropout or augmentation. A goal is reached at the first evaluation strictly below it.
+"""
+
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from scaling import durations, noise
+from scaling.batch import plans
+from scaling.config import default_config
+from scaling.data import sources
+from scaling.errors import UserError
+from scaling.fits import StepsFit, fit_steps
+from scaling.record import RunDir, provenance
+from scaling.signals import Signals
+from scaling.studies.shared import batch_name, text_table
+from scaling.train import planning
+from scaling.train.dry_run import dry_run as train_dry_run
+from scaling.train.phases import Rules, Trajectory, train_phases
+from scaling.train.point import Point, data_info, resolve
+from scaling.train.resolved import device_values
+
+STATUSES = ("reached", "target_not_reached", "diverged")  # the worst seed's is the point's
+# What follows from the batch or from the question, and so stays at the study's default.
+DECIDED = {
+    "schedule.name": "the learning rate changes with the batch only",
+    "schedule.warmup": "the learning rate changes with the batch only",
+    "optim.scaling_rule": "the learning rate follows from adaptive.rate_star and batch_star",
+    "optim.base_lr": "the learning rate follows from adaptive.rate_star and batch_star",
+    "micro_batch": "adaptive.parts says into how many microbatches a batch is cut",
+    "noise_scale": "the batch follows it",
+    "noise_every": "the noise is measured at every update",
+    "eval.test": "only the training loss is evaluated",
+    "metrics.weight_distance": "it is of the 'train' study",
+    "metrics.tensorboard": "it is of the 'train' study",
+}
+RANGES = {
+    "seeds": (1, 10_000),
+    "resolution": (0.001, 1.0),
+    "first_batch": (2, 2**30),
+    "smallest": (2, 2**30),
+    "largest": (2, 2**30),
+    "parts": (2, 1024),
+    "memory": (1.0, 1e6),
+    "rate_star": (1e-12, 1e6),
+    "batch_star": (0.0, 1e12),
+    "alpha": (0.0, 2.0),
+}
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """One config for each fixed batch, then one for each r.
+
+    Raises:
+      UserError: batch_sizes, which are of other studies.
+    """
+    if config.batch_sizes:
+        raise UserError(
+            "batch_sizes is of other studies; name fixed batches in adaptive.batches and leave it "
+            "empty."
+        )
+    kinds = [((int(batch),), ()) for batch in config.adaptive.batches]
+    kinds += [((), (float(r),)) for r in config.adaptive.r]
+    return [_point(config, *kind) for kind in kinds]
+
+
+def _point(config, batches, r):
+    """A config whose sweep is one fixed batch or one r."""
+    point = config.copy_and_resolve_references()
+    point.adaptive.batches, point.adaptive.r = batches, r
+    point.global_batch = batches[0] if batches else config.adaptive.first_batch
+    return point
+
+
+def name(config: ConfigDict) -> str:
+    """What a point's directory is called: fixed_bs64, adaptive_r100."""
+    adaptive = config.adaptive
+    return f"adaptive_r{adaptive.r[0]:g}" if adaptive.r else f"fixed_{batch_name(config)}"
+
+
+def check(config: ConfigDict) -> None:
+    """The config can be used here, and its data set is there.
+
+    Raises:
+      UserError: a value that cannot be, or a batch that training may come to and that does not
+        divide over the devices.
+    """
+    study, adaptive = default_config(config.study), config.adaptive
+    for path, why in DECIDED.items():
+        section, _, key = path.rpartition(".")
+        found, left = ((c[section] if section else c)[key] for c in (config, study))
+        if found != left:
+            raise UserError(f"{path} is {found!r}, but here {why}; leave it {left!r}.")
+    for key, (low, high) in RANGES.items():
+        if not low <= adaptive[key] <= high:
+            raise UserError(f"adaptive.{key} is {adaptive[key]}; it must be {low:g} to {high:g}.")
+    if not adaptive.goals or min(adaptive.goals) <= 0:
+        raise UserError(
+            f"adaptive.goals is {adaptive.goals}; name at least one training loss, all above 0."
+        )
+    if min(adaptive.r, default=1) <= 0 or min(adaptive.batches, default=2) < 2:
+        raise UserError(
+            f"adaptive.r is {adaptive.r} and adaptive.batches {adaptive.batches}; every r must be "
+            "above 0, and every batch at least 2, to have parts to compare."
+        )
+    noise.adaptive_batch(1.0, 1.0, adaptive.smallest, adaptive.largest)  # there is a power of two
+    if not adaptive.smallest <= adaptive.first_batch <= adaptive.largest:
+        raise UserError(
+            f"adaptive.first_batch is {adaptive.first_batch}; it must be within adaptive.smallest "
+            f"and adaptive.largest, {adaptive.smallest} and {adaptive.largest}."
+        )
+    if "step" in config.duration:
+        raise UserError(
+            f"duration is {config.duration!r}, but steps of different batches do not compare; "
+            "write it in epochs or examples."
+        )
+    info = data_info(config.data)
+    if info.streaming:
+        raise UserError(f"{info.name} is streamed; this study needs a data set in memory.")
+    for batch in _possible_batches(config):
+        point_at(config, batch)
+    sources.check_available(info.name, config.data.dir)
+
+
+def _possible_batches(config) -> Sequence[int]:
+    """Every batch that training may come to."""
+    adaptive = config.adaptive
+    if not adaptive.r:
+        return (config.global_batch,)
+    powers = itertools.takewhile(lambda b: b <= adaptive.largest, (2**i for i in itertools.count()))
+    return (adaptive.first_batch, *(b for b in powers if b >= adaptive.smallest))
+
+
+def rate_at(config: ConfigDict, batch: int) -> float:
+    """The learning rate at `batch`, eq. A.3."""
+    law = config.adaptive
+    return float(noise.central_rate(batch, law.rate_star, law.batch_star, law.alpha))
+
+
+def point_at(config: ConfigDict, batch: int) -> Point:
+    """The point of a phase at `batch`: its learning rate, and the parts that its noise comes from.
+
+    The parts are `adaptive.parts` over all devices, so that the noise measured does not depend on
+    their number; fewer where the batch has no such divisor or its normalisation needs it in one
+    piece (see `step.noise_parts`), more where convolutions run faster in small microbatches.
+
+    Raises:
+      UserError: the config cannot be used, or the batch does not divide over the devices.
+    """
+    c = config.copy_and_resolve_references()
+    c.global_batch, c.micro_batch, c.noise_every = int(batch), None, 1
+    c.optim.base_lr = rate_at(config, batch)
+    point = resolve(c)
+    devices = len(point.devices)
+    layouts = plans(c.global_batch, devices, point.ghost_batch)
+    most = max(1, c.adaptive.parts // devices)
+    parts = max((p for p in layouts if p.accum_steps <= most), key=lambda p: p.accum_steps)
+    fastest = planning.for_the_cache(point, layouts)
+    c.micro_batch = min(parts.micro_batch, fastest.micro_batch)
+    return resolve(c)
+
+
+def rules_of(config: ConfigDict) -> Rules:
+    """How the runs of a point go."""
+    adaptive, info = config.adaptive, data_info(config.data)
+    return Rules(
+        first_batch=config.global_batch,
+        goals=tuple(sorted((float(goal) for goal in adaptive.goals), reverse=True)),
+        resolution=adaptive.resolution,
+        budget=durations.to_steps(config.duration, 1, info.sizes["train"]),
+        r=adaptive.r[0] if adaptive.r else None,
+        smallest=adaptive.smallest,
+        largest=adaptive.largest,
+        memory=adaptive.memory,
+    )
+
+
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """Train every seed of one point.
+
+    Returns:
+      The result, JSON; docs/architecture.md lists its keys.
+    """
+    rules = rules_of(config)
+    point = point_at(config, rules.first_batch)
+    launches = (run.resolved or {}).get("launches", [])
+    devices = device_values(point.devices)
+    run.resolve(
+        {
+            "model": {"name": config.model.name, "parameters": point.parameter_count},
+            "data": {"name": point.info.name, "sizes": point.info.sizes},
+            "budget_examples": rules.budget,
+            "devices": devices,
+            "launches": [*launches, provenance() | {"devices": devices}],
+        }
+    )
+    seeds = [config.seed + k for k in range(config.adaptive.seeds)]
+    at = lambda batch: point_at(config, batch)
+    trajectories, seconds = train_phases(at, rules, seeds, run, name, signals)
+    runs = [_run_of(trajectory, rules.goals) for trajectory in trajectories]
+    batches = sorted({batch for each in runs for _, batch in each["schedule"]})
+    return {
+        "study": config.study,
+        "kind": "fixed" if rules.r is None else "adaptive",
+        "status": max((each["status"] for each in runs), key=STATUSES.index),
+        "global_batch": rules.first_batch if rules.r is None else None,
+        "r": rules.r,
+        "goals": list(rules.goals),
+        "runs": runs,
+        "gamma": None if rules.r is None else _mean_gamma(runs),
+        "train_size": point.info.sizes["train"],
+        "learning_rates": {str(batch): rate_at(config, batch) for batch in batches},
+        "seconds": seconds,
+        "devices": devices,
+    }
+
+
+def _run_of(trajectory: Trajectory, goals):
+    """One seed's part of the result."""
+    reached = {entry["goal"]: entry for entry in trajectory.goals}
+    missed = {"steps": None, "examples": None}
+    status = "reached" if len(reached) == len(goals) else "target_not_reached"
+    return {
+        "seed": trajectory.seed,
+        "status": "diverged" if trajectory.diverged_at is not None else status,
+        "goals": [reached.get(goal, {"goal": goal} | missed) for goal in goals],
+        "schedule": trajectory.schedule,
+        "noise_scale": trajectory.noise_scale,
+    }
+
+
+def gamma_of(schedule: Sequence[Sequence[int]], noise_scales: Sequence[Sequence]) -> float | None:
+    """gamma of eq. D.5 from B_simple as one run measured it; None from fewer than two values.
+
+    Progress is ds = dS / (1 + B_simple / B), B_simple at the end of each interval of dS steps.
+    Where it was not resolved the batch stayed, so the next interval includes that one.
+
+    Args:
+      schedule: [[first step, batch], ...].
+      noise_scales: [[step, B_simple or None], ...], as the run was evaluated.
+    """
+    measured = [(step, scale) for step, scale in noise_scales if scale is not None]
+    if len(measured) < 2:
+        return None
+    progress = [0.0]
+    for (before, _), (step, scale) in itertools.pairwise(measured):
+        batch = [b for first, b in schedule if first <= step][-1]
+        progress.append(progress[-1] + (step - before) / (1 + scale / batch))
+    return noise.gamma([scale for _, scale in measured], progress)
+
+
+def _mean_gamma(runs):
+    reached = [run for run in runs if run["status"] == "reached"]
+    found = [gamma_of(run["schedule"], run["noise_scale"]) for run in reached]
+    found = [gamma for gamma in found if gamma is not None]
+    return statistics.mean(found) if found else None
+
+
+def dry_run(points: dict[str, ConfigDict]) -> str:
+    """The resolved plan of every point at its first batch."""
+    texts = []
+    for name, config in points.items():
+        rules = rules_of(config)
+        follows = "constant"
+        if rules.r is not None:
+            follows = f"sqrt({rules.r:g} B_simple), {rules.smallest:,} to {rules.largest:,}"
+        goals = ", ".join(f"{goal:g}" for goal in rules.goals)
+        texts.append(
+            f"{name}: dry run, nothing is trained\n"
+            f"{train_dry_run(point_at(config, rules.first_batch).config)}\n"
+            f"{'changes':>10}  {follows}\n"
+            f"{'goals':>10}  training loss below {goals}; at most {rules.budget:,} examples for "
+            f"each of {config.adaptive.seeds} seeds"
+        )
+    return "\n".join(texts)
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """What a finished point came to."""
+    ends, count = _ends(result), len(result["runs"])
+    diverged = sum(run["status"] == "diverged" for run in result["runs"])
+    text = f"{len(ends)} of {count} seeds reached a training loss below {result['goals'][-1]:g}"
+    if ends:
+        steps, examples = (statistics.median(column) for column in zip(*ends, strict=True))
+        text += f", in {steps:,.0f} steps and {examples:,.0f} examples (median)"
+    return text + (f"; {diverged} diverged" if diverged else "")
+
+
+def summarize(results: dict[str, dict[str, Any]]) -> str:
+    """A table of the finished points, by name, and how adaptive ones compare with fixed ones."""
+    head = ("point", "seeds", "steps", "range", "examples", "range", "gamma", "batches")
+    rows = [head]
+    for name, result in results.items():
+        ends, runs = _ends(result), result["runs"]
+        spans = [cell for column in zip(*ends, strict=True) for cell in _span(column)]
+        gamma = result["gamma"]
+        rows.append(
+            (
+                name,
+                f"{len(ends)}/{len(runs)}" + " div." * (result["status"] == "diverged"),
+                *(spans or ["-"] * 4),
+                "-" if gamma is None else f"{gamma:.3f}",
+                _schedule_text(runs[0]["schedule"]),
+            )
+        )
+    return "\n".join((text_table(rows), "", *_comparisons(results)))
+
+
+def _ends(result) -> list[tuple[int, int]]:
+    """(steps, examples) to the last goal of every seed that reached it."""
+    lasts = [run["goals"][-1] for run in result["runs"]]
+    return [(last["steps"], last["examples"]) for last in lasts if last["steps"] is not None]
+
+
+def _span(values):
+    return f"{statistics.median(values):,.0f}", f"{min(values):,} to {max(values):,}"
+
+
+def _schedule_text(schedule):
+    (_, first), *changes = schedule
+    return " -> ".join([f"{first:,}", *(f"{batch:,} at {step:,}" for step, batch in changes)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """The share of steps and of examples that runs spare against a fixed batch of their mean size.
+
+    Negative where they need more. `low` and `high` are the ends of a 95% interval, from how the
+    runs differ and how well the fit is known, put together by the method of variance estimates
+    recovery (Zou and Donner 2008); None for a single run.
+    """
+
+    share: float
+    low: float | None
+    high: float | None
+
+
+def saving(fit: StepsFit, ends: Sequence[tuple[int, int]]) -> Saving:
+    """What runs of (steps S, examples E) spare: 1 - S / S_fixed, at the fixed batch E / S.
+
+    On the hyperbola S_min / S + E_min / E = 1, eq. 2.11; elsewhere the sum is the factor by which
+    both S and E differ from it at the same E / S. Averaged over runs as logarithms.
+
+    Args:
+      fit: of the fixed batches, its intervals at 95%.
+      ends: of each run, all positive.
+    """
+    steps, examples = np.asarray(ends, float).T
+    logs = np.log(fit.s_min / steps + fit.e_min / examples)
+    middle = logs.mean()
+    if logs.size == 1:
+        return Saving(float(-np.expm1(-middle)), None, None)
+    mean_batch = np.exp(np.log(examples / steps).mean())
+    over_runs = stats.t.ppf(0.975, logs.size - 1) * stats.sem(logs)
+    with np.errstate(divide="ignore"):  # a curve that may be zero
+        low, high = np.log(fit.band(mean_batch)) - np.log(fit.steps(mean_batch))
+    low, high = middle - np.hypot(over_runs, low), middle + np.hypot(over_runs, high)
+    return Saving(*(float(-np.expm1(-x)) for x in (middle, low, high)))
+
+
+def _comparisons(results) -> Iterator[str]:
+    """A sentence for every adaptive point with a run that reached the last goal."""
+    fixed = {
+        result["global_batch"]: statistics.median(steps for steps, _ in _ends(result))
+        for result in results.values()
+        if result["kind"] == "fixed" and result["status"] == "reached"
+    }
+    fixed = {batch: steps for batch, steps in fixed.items() if steps > 0}
+    if len(fixed) < 3:
+        yield (
+            f"At {len(fixed)} fixed batch sizes all seeds reached the last goal; a fit to compare "
+            "with needs 3."
+        )
+        return
+    fit = fit_steps(list(fixed), list(fixed.values()))
+    yield (
+        f"Fixed batches: S_min {fit.s_min:,.0f} steps, E_min {fit.e_min:,.0f} examples; their "
+        f"medians scatter by {fit.residual_sd:.1%} about that fit."
+    )
+    for name, result in results.items():
+        ends = [end for end in _ends(result) if min(end) > 0]
+        if result["kind"] == "adaptive" and ends:
+            yield _comparison(name, ends, result["gamma"], fit)
+
+
+def _comparison(name, ends, gamma, fit):
+    steps, examples = (statistics.median(column) for column in zip(*ends, strict=True))
+    found = saving(fit, ends)
+    singles = [saving(fit, [end]).share for end in ends]
+    text = (
+        f"{name}: {steps:,.0f} steps, {examples:,.0f} examples, "
+        f"{'saves' if found.share >= 0 else 'loses'} {abs(found.share):.1%} of both against the "
+        f"fixed batch of its mean size, {examples / steps:,.0f} (single seeds {min(singles):+.1%} "
+        f"to {max(singles):+.1%}"
+    )
+    if found.low is None:
+        text += ")"
+    else:
+        told = "no more than" if found.low <= 0 <= found.high else "beyond"
+        text += f"; 95%: {found.low:+.1%} to {found.high:+.1%}), {told} the spread"
+    if examples > 1.2 * fit.e_min:  # nearer, no number of steps is certain
+        same = fit.s_min / (1 - fit.e_min / examples)
+        text += f". With as many examples a fixed batch takes {same:,.0f} steps"
+    if gamma is not None:
+        # Both ratios are 1 + sqrt(gamma) at r = E_min / S_min, where those of a fixed one are 2.
+        text += f". gamma {gamma:.3f} allows for {(1 - gamma**0.5) / 2:.1%}"
+    return text + "."

@@ -1,0 +1,313 @@
+"""Which batch size, on how many devices, at what cost: from measurements to advice.
+
+One point. It asks the compiler how much memory an update takes at each per-device batch, times
+those that fit, trains one run with its noise scale tracked (McCandlish 2018), takes the fitted
+curve of finished studies where `advise.records` names some, models the all-reduce, and combines
+
+    T(B, n) = S_min (1 + B_crit / B) x seconds of a step of batch B on n devices.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import advice, comms, noise
+from scaling.data import sources
+from scaling.errors import UserError, look_up
+from scaling.fits import StepsFit, fit_steps
+from scaling.optim import scale_learning_rate
+from scaling.record import RunDir, provenance, read_metrics, read_points
+from scaling.signals import Signals
+from scaling.studies.shared import in_parts, single_run, text_table
+from scaling.train import throughput
+from scaling.train.dry_run import dry_run as train_dry_run
+from scaling.train.loop import train_inside
+from scaling.train.point import Point, resolve
+from scaling.train.resolved import device_values
+
+KNEE_SHARE = 0.9  # of the best examples per second
+FEWEST_POINTS = 3  # batch sizes that a fit needs
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """One: the machine at hand."""
+    return [config.copy_and_resolve_references()]
+
+
+def name(config: ConfigDict) -> str:
+    """What the point's directory is called."""
+    del config
+    return "advice"
+
+
+def check(config: ConfigDict) -> None:
+    """The config can be used here, its data set and its records are there."""
+    wanted = config.advise
+    if config.batch_sizes:
+        raise UserError("batch_sizes is of other studies; name batches in advise.batches.")
+    if not config.noise_scale:
+        raise UserError("noise_scale is False, and advice rests on it; leave it True.")
+    for key in ("devices", "batches"):
+        if any(value < 1 for value in wanted[key]):
+            raise UserError(f"advise.{key} is {tuple(wanted[key])}; all must be at least 1.")
+    if not wanted.devices:
+        raise UserError("advise.devices is empty; name at least one number of devices.")
+    if not (wanted.seconds > 0 and wanted.largest > 0):
+        raise UserError(
+            f"advise.seconds is {wanted.seconds} and advise.largest {wanted.largest}; both must be "
+            "above 0."
+        )
+    scale_learning_rate(1.0, wanted.rule, 1, 1)
+    point = resolve(in_parts(single_run(config)))
+    # The plans that measurements will be put into, with numbers of no meaning.
+    critical = advice.CriticalBatch(1.0, None, None, "fit", (1, 1))
+    alone = advice.Throughput((1,), (1.0,))
+    _options(config, point, advice.Curve(critical), alone, _network(config, None)[0])
+    _fit(config)
+    sources.check_available(config.data.name, config.data.dir)
+
+
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """Measure this machine and this task, and advise.
+
+    Returns:
+      The result, JSON; docs/architecture.md lists its keys.
+    """
+    point = resolve(in_parts(single_run(config)))
+    devices = device_values(point.devices)
+    launches = (run.resolved or {}).get("launches", [])
+    run.resolve({"launches": [*launches, provenance() | {"devices": devices}], "devices": devices})
+
+    fits = throughput.memory(config, config.advise.largest)
+    fitting = [row.per_device_batch for row in fits if row.fits]
+    if not fitting:
+        raise UserError(
+            f"Not even {fits[0].per_device_batch} example(s) fit a device; use a smaller model."
+        )
+    speeds = throughput.speeds(config, fitting, config.advise.seconds)
+    # A batch that ran out of memory all the same does not fit, whatever the compiler said.
+    ran = speeds[-1].per_device_batch
+    fits = [dataclasses.replace(row, fits=row.fits and row.per_device_batch <= ran) for row in fits]
+    tracked = train_inside(point.config, run, f"{name} tracked", signals)
+    link, all_reduce = _measured_link(point)
+    network, network_name = _network(config, link)
+
+    measured = advice.Throughput(
+        tuple(s.per_device_batch for s in speeds), tuple(s.seconds for s in speeds)
+    )
+    fit = _fit(config)
+    reached = _steps_to_goal(config, run, tracked)
+    findings = advice.Findings(
+        throughput=measured,
+        too_large=next((row.per_device_batch for row in fits if not row.fits), None),
+        noise=_by_noise(tracked, reached),
+        fit=fit and advice.CriticalBatch.of_fit(fit),
+    )
+    curve = _curve(config, findings, fit, reached)
+    options = _options(config, point, curve, measured, network)
+    limits = config.advise.max_hours, config.advise.max_cost
+    recommendation = advice.recommend(options, *limits) if options else None
+    rate = lambda batch: scale_learning_rate(
+        config.optim.base_lr, config.advise.rule, batch, config.global_batch
+    )
+    words = advice.paragraph(
+        findings, recommendation, rate, config.advise.rule, config.advise.currency, KNEE_SHARE
+    )
+    return {
+        "study": config.study,
+        "status": "complete",
+        "paragraph": f"{words} {_network_words(point, network_name)}",
+        "memory": throughput.as_rows(fits),
+        "limit_bytes": throughput.limit_bytes(point),
+        "throughput": throughput.as_rows(speeds),
+        "throughput_knee": advice.throughput_knee(
+            measured.per_device_batches, measured.seconds, KNEE_SHARE
+        ),
+        "critical": {"noise_scale": _json(findings.noise), "fit": _json(findings.fit)},
+        "s_min": curve and curve.s_min,
+        "noise_scale": tracked["noise_scale"],
+        "options": [_option(option, rate) for option in options],
+        "recommended": {
+            key: _option(getattr(recommendation, key, None), rate)
+            for key in ("least_time", "least_cost", "knee")
+        },
+        "price_per_device_hour": config.advise.price,
+        "currency": config.advise.currency,
+        "unit_hours": curve is not None and not curve.relative,
+        "network": network_name,
+        "all_reduce": all_reduce,
+        "gradient_bytes": _gradient_bytes(point),
+        "devices": devices,
+        "train_size": point.info.sizes["train"],
+    }
+
+
+def _options(config, point, curve, measured, network):
+    if curve is None:
+        return []
+    wanted, size = config.advise, point.info.sizes["train"]
+    return advice.plans_table(
+        curve,
+        measured,
+        network,
+        _gradient_bytes(point),
+        wanted.devices,
+        wanted.batches or [2**i for i in range(size.bit_length())],
+        wanted.price,
+        wanted.overlap,
+    )
+
+
+def _by_noise(tracked, reached):
+    """The critical batch by the tracked run's noise: its average up to the goal, if reached."""
+    found = tracked["noise_scale"]
+    batch = found["b_big"]
+    windows = [noise.Window(**window) for window in found["windows"]]
+    if reached is not None:
+        windows = [w for w in windows if w.first_step <= reached]
+    mean = noise.average(windows)
+    value, low, high = mean.noise_scale, mean.low, mean.high
+    if value is None:
+        low, high = found["whole"]["low"], found["whole"]["high"]
+    return advice.CriticalBatch(value, low, high, "noise scale", (batch, batch))
+
+
+def _curve(config, findings, fit, reached):
+    """Steps to the goal: as fitted, else by the noise scale and the tracked run."""
+    if fit is not None and findings.fit.value is not None:
+        return advice.Curve.of_fit(fit)
+    if findings.noise.value is None:
+        return None
+    if reached is None:
+        return advice.Curve(findings.noise)
+    return advice.Curve.through(findings.noise, config.global_batch, reached)
+
+
+def _steps_to_goal(config, run, tracked):
+    """The first evaluation of the tracked run below the goal, or None."""
+    if config.advise.goal is None or tracked["status"] != "complete":
+        return None
+    rows = read_metrics(run.path / "tracked", "validation")
+    return next((row["step"] for row in rows if row["error"] < config.advise.goal), None)
+
+
+def _fit(config) -> StepsFit | None:
+    """S(B) fitted to the finished studies that `advise.records` names.
+
+    Raises:
+      UserError: no such study, one of another task, or too few batch sizes reached the goal.
+    """
+    reached = {}
+    for workdir in config.advise.records:
+        for theirs, result in read_points(Path(workdir)).values():
+            if theirs["study"] not in ("steps_to_target", "pareto"):
+                raise UserError(
+                    f"{workdir} holds a study of {theirs['study']!r}; advise.records takes studies "
+                    "of steps to a target."
+                )
+            for key in ("data", "model"):
+                if theirs[key]["name"] != config[key].name:
+                    raise UserError(
+                        f"{workdir} is of {key} {theirs[key]['name']!r} and this config of "
+                        f"{config[key].name!r}; advise on the same task."
+                    )
+            if result["steps_to_target"]:
+                reached[result["global_batch"]] = result["steps_to_target"]
+    if not config.advise.records:
+        return None
+    if len(reached) < FEWEST_POINTS:
+        raise UserError(
+            f"{', '.join(config.advise.records)}: {len(reached)} batch size(s) reached the goal, "
+            f"and a fit needs {FEWEST_POINTS}; search more of them or leave advise.records empty."
+        )
+    return fit_steps(list(reached), list(reached.values()))
+
+
+def _measured_link(point: Point):
+    """(link, [(bytes, seconds)]) of real devices; (None, None) of one, or of simulated ones."""
+    if len(point.devices) == 1 or point.devices[0].platform == "cpu":
+        return None, None
+    times = throughput.all_reduce_seconds(point.devices)
+    sizes, seconds = zip(*times, strict=True)
+    return comms.fit_link(sizes, seconds, len(point.devices)), times
+
+
+def _network(config, link):
+    """(network, its name): as given, as measured, or nominal."""
+    wanted = config.advise
+    if (wanted.latency is None) != (wanted.bandwidth is None):
+        raise UserError(
+            f"advise.latency is {wanted.latency} and advise.bandwidth {wanted.bandwidth}; give "
+            "both, in seconds and bytes per second, or neither."
+        )
+    nominal = look_up("advise.network", wanted.network, comms.NETWORKS)
+    if wanted.latency is not None:
+        given = comms.Link(wanted.latency, wanted.bandwidth)
+        return given, f"a link of {given.bandwidth / 1e9:g} GB/s and {given.latency:g} s, as given"
+    if link is not None:
+        text = f"{link.bandwidth / 1e9:.3g} GB/s and {link.latency:.2g} s per message"
+        return link, f"the link measured here, {text}"
+    return nominal, f"{wanted.network}, nominal"
+
+
+def _network_words(point, network_name):
+    return f"All-reduces of {_gradient_bytes(point) / 1e6:.3g} MB are modelled over {network_name}."
+
+
+def _gradient_bytes(point):
+    """Gradients are float32, whatever the model computes in."""
+    return 4 * point.parameter_count
+
+
+def _option(option, rate):
+    """JSON of an option, with the learning rate to start from."""
+    if option is None:
+        return None
+    values = dataclasses.asdict(option)
+    return values | {
+        "extrapolated": list(option.extrapolated),
+        "learning_rate": rate(option.global_batch),
+    }
+
+
+def _json(critical):
+    if critical is None:
+        return None
+    values = dataclasses.asdict(critical)
+    values["range"] = [float(end) for end in values.pop("measured")]
+    return values
+
+
+def dry_run(points: dict[str, ConfigDict]) -> str:
+    """What would be measured."""
+    (config,) = points.values()
+    wanted = config.advise
+    counts = ", ".join(f"{n:,}" for n in wanted.devices)
+    lines = [
+        f"memory and speed at per-device batches up to {wanted.largest:,}, then this run with its "
+        f"noise scale tracked, then plans on {counts} devices:",
+        train_dry_run(in_parts(single_run(config))),
+    ]
+    return "\n".join(lines)
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """What was found, shortly."""
+    knee = result["recommended"]["knee"]
+    if knee is None:
+        return "measured; the critical batch is not resolved, so there is nothing to recommend"
+    devices = f"{knee['devices']:,} device{'s' * (knee['devices'] > 1)}"
+    return f"batch {knee['global_batch']:,} on {devices} at the knee of time against cost"
+
+
+def summarize(results: dict[str, dict[str, Any]]) -> str:
+    """The front of time against cost as a table; the advice in words is the report's answer."""
+    keys = {field.name for field in dataclasses.fields(advice.Option)}
+    tables = []
+    for result in results.values():
+        rows = [{k: v for k, v in row.items() if k in keys} for row in result["options"]]
+        front = advice.front([advice.Option(**row) for row in rows])
+        tables.append(text_table(advice.table(front, result["currency"])))
+    return "\n\n".join(tables)

@@ -1,0 +1,202 @@
+"""The gradient noise scale of one tuned run, and what it depends on (McCandlish 2018).
+
+A point is one run with the noise tracked: the run itself, and runs that differ in one thing.
+B_simple should grow as the loss falls, be the same for models of other sizes at equal loss and at
+other batch sizes of equal temperature, and fall in proportion to the learning rate (Fig. 15,
+App. C); cut the rate for half an epoch and it should rise by that factor, and return.
+"""
+
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from scaling import noise
+from scaling.errors import UserError
+from scaling.models import couples_examples
+from scaling.record import RunDir
+from scaling.signals import Signals
+from scaling.studies import train
+from scaling.studies.shared import batch_name, text_table
+from scaling.train.dry_run import dry_run as train_dry_run
+from scaling.train.feed import ResidentFeed
+from scaling.train.loop import last_weights, train_point
+from scaling.train.planning import run_once
+from scaling.train.point import Point, data_info, resolve
+from scaling.train.step import init_state
+
+# Examples whose gradients are in memory at once, for the exact values.
+EXACT_NUMBERS = 2**24
+# Of tr(H Sigma), by random combinations of examples.
+HESSIAN_SAMPLES = 64
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """The run itself, then one config for everything that is varied.
+
+    Raises:
+      UserError: a temperature test on a schedule that is not constant, or a factor that is none.
+    """
+    varied = config.noise
+    if any(factor <= 0 for factor in varied.rates):
+        raise UserError(f"noise.rates is {tuple(varied.rates)}; all must be above 0.")
+    if varied.dip < 0:
+        raise UserError(f"noise.dip is {varied.dip}; divide by a number above 0, or 0 for no test.")
+    variants = [("base", "")]
+    variants += [("rate", f"{factor:g}") for factor in varied.rates]
+    variants += [("batch", f"{batch:d}") for batch in varied.batches]
+    variants += [("model", name) for name in varied.models]
+    if varied.dip:
+        variants.append(("temperature", f"{varied.dip:g}"))
+    return [_variant(config, kind, value) for kind, value in variants]
+
+
+def _variant(config, kind, value):
+    point = config.copy_and_resolve_references()
+    point.noise.kind, point.noise.value = kind, value
+    if point.noise_every is None:
+        point.noise_every = 1  # here the noise is the question, not the speed
+    if kind == "rate":
+        point.optim.base_lr *= float(value)
+    elif kind == "batch":
+        point.global_batch = int(value)
+    elif kind == "model":
+        point.model.update(config.noise.models[value])
+    elif kind == "temperature":
+        if config.schedule.name != "constant":
+            raise UserError(
+                f"The temperature test cuts a constant learning rate and schedule.name is "
+                f"{config.schedule.name!r}; set it to 'constant', or noise.dip to 0."
+            )
+        point.schedule.name, point.schedule.decay_factor = "dip", 1.0 / config.noise.dip
+        point.schedule.boundaries = (config.noise.dip_from, config.noise.dip_to)
+    return point
+
+
+def name(config: ConfigDict) -> str:
+    """What a point's directory is called."""
+    kind, value = config.noise.kind, config.noise.value
+    if kind == "batch":
+        return batch_name(config)
+    return {"rate": f"rate_x{value}", "model": f"model_{value}"}.get(kind, kind)
+
+
+def check(config: ConfigDict) -> None:
+    """The config can be used here, and its data set is there."""
+    if not config.noise_scale:
+        raise UserError("noise_scale is False in a study of it; leave it True.")
+    if config.batch_sizes:
+        raise UserError("batch_sizes is of other studies; name other batches in noise.batches.")
+    if config.noise.exact and data_info(config.data).streaming:
+        raise UserError(
+            f"noise.exact needs all examples at once and {config.data.name} is streamed; set it to "
+            "False."
+        )
+    train.check(config)
+
+
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """Train one point and look at its noise."""
+    result = train_point(config, run, name, signals)
+    point = resolve(config)
+    if config.noise.exact and result["noise_scale"] and not couples_examples(point.task.model):
+        result["noise_scale"]["exact"] = _exact(point, run)
+    dip = None
+    if config.noise.kind == "temperature":
+        first, last = (int(step) for step in point.hparams["boundaries"])
+        dip = {"factor": config.noise.dip, "first_step": first + 1, "last_step": last}
+    return result | {
+        "study": config.study,
+        "kind": config.noise.kind,
+        "label": _label(config),
+        "parameters": point.parameter_count,
+        "train_size": point.info.sizes["train"],
+        "dip": dip,
+    }
+
+
+def _label(config):
+    kind, value = config.noise.kind, config.noise.value
+    return {
+        "base": "the tuned run",
+        "rate": f"learning rate x {value}",
+        "batch": f"batch {config.global_batch:,}",
+        "model": value,
+        "temperature": f"learning rate / {value} from {config.noise.dip_from} to "
+        f"{config.noise.dip_to}",
+    }[kind]
+
+
+def _exact(point: Point, run: RunDir) -> dict[str, Any]:
+    """B_simple and B_noise over all training examples, at the first and at the last weights.
+
+    Without augmentation and dropout, which add to the gradients' variance.
+    """
+    feed = ResidentFeed(point, None, 1)
+    init_key, _ = jax.random.split(jax.random.key(point.config.seed))
+    make = point.make_optimizer, point.hparams
+    start = run_once(lambda key: init_state(point.task, *make, key), init_key)
+    return {
+        "start": _exact_at(point, feed.data, start.params),
+        "end": _exact_at(point, feed.data, last_weights(run, start).params),
+    }
+
+
+def _exact_at(point, data, params):
+    def loss(params, example):
+        batch = point.preprocess(None, jax.tree.map(lambda leaf: leaf[None], example))
+        return point.task.eval_metrics(params, {}, batch)["loss"][0]
+
+    rows = max(1, min(1024, EXACT_NUMBERS // point.parameter_count))
+    moments = noise.per_example_moments(loss, params, data, batch=rows)
+    curved = noise.hessian_noise_scale(
+        loss, params, data, batch=rows, samples=HESSIAN_SAMPLES, key=jax.random.key(0)
+    )
+    return {
+        "grad_sq_norm": moments.grad_sq_norm,
+        "grad_variance_trace": moments.grad_variance_trace,
+        "noise_scale": moments.noise_scale,
+        "hessian_noise_scale": curved.noise_scale,
+    }
+
+
+def dry_run(points: dict[str, ConfigDict]) -> str:
+    """The resolved plan of every point."""
+    return "\n".join(
+        f"{name}: {_label(point)}; dry run, nothing is trained\n{train_dry_run(point)}"
+        for name, point in points.items()
+    )
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """What a finished point came to."""
+    tracked = result["noise_scale"]
+    scale = _number(tracked["average"])
+    text = f"B_simple {_number(tracked['start']['noise_scale'])} at first, {scale} on average"
+    return text + " before it diverged" * (result["status"] == "diverged")
+
+
+def summarize(results: dict[str, dict[str, Any]]) -> str:
+    """A table of the finished points, by name."""
+    head = ("point", "rate", "batch", "train loss", "B_simple: start", "average", "end", "95% CI")
+    rows = [head]
+    for name, result in results.items():
+        tracked = result["noise_scale"]
+        end = tracked["end"]
+        rows.append(
+            (
+                name,
+                f"{result['learning_rate']:.3g}",
+                f"{result['global_batch']:,}",
+                _number(result["train"]["loss"]) + " div." * (result["status"] == "diverged"),
+                _number(tracked["start"]["noise_scale"]),
+                _number(tracked["average"]),
+                _number(end["noise_scale"]),
+                f"{_number(end['low'])} to {_number(end['high'])}",
+            )
+        )
+    return text_table(rows)
+
+
+def _number(value):
+    return "-" if value is None else format(value, ",.3g" if value < 1000 else ",.0f")

@@ -1,0 +1,146 @@
+"""Steps against examples for several goals, and the noise scale beside them (McCandlish 2018).
+
+A point is one batch size of `steps_to_target`, searched until the lowest of `pareto.goals` is
+reached on the training loss; the higher goals were crossed on the way, each by whichever trial came
+first. Then the best trial runs once more with its noise tracked, up to where it reached the goal.
+Across batch sizes every goal gives a hyperbola and so a critical batch size (Fig. 7), to be
+compared with the noise scale that a run at that loss shows (Fig. 14, Table 1).
+
+The paper smooths the training loss of the updates themselves; here the loss is evaluated on a fixed
+part of the training examples, without dropout, so there is no smoothing to choose.
+"""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling.errors import UserError
+from scaling.fits import fit_steps
+from scaling.record import RunDir, read_metrics
+from scaling.signals import Signals
+from scaling.studies import steps_to_target
+from scaling.studies.shared import batch_name, in_parts, single_run, text_table
+from scaling.train.loop import train_inside
+
+name = batch_name
+sentence = steps_to_target.sentence
+dry_run = steps_to_target.dry_run
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """One config for each batch size; its goal is the lowest.
+
+    Raises:
+      UserError: no goals.
+    """
+    if not config.pareto.goals:
+        raise UserError("pareto.goals is empty; name at least one goal of the training loss.")
+    configs = steps_to_target.points(config)
+    for point in configs:
+        point.target.goal = float(min(point.pareto.goals))
+    return configs
+
+
+def check(config: ConfigDict) -> None:
+    """The config can be used here, and its data set is there."""
+    steps_to_target.check(config)
+
+
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """One batch size: the search, every goal's steps, and the best trial's noise.
+
+    Returns:
+      The result of `steps_to_target`, "goals" and "tracked"; docs/architecture.md lists the keys.
+    """
+    result = steps_to_target.measure(config, run, name, signals)
+    target = config.target
+    goals = sorted((float(goal) for goal in config.pareto.goals), reverse=True)
+    rows = read_metrics(run.path, target.split)
+    tracked = None
+    if result["steps_to_target"] and config.global_batch > 1:
+        tracked = _tracked(config, result, run, name, signals)
+    crossings = [_crossing(rows, target.metric, goal, config.global_batch) for goal in goals]
+    return result | {"study": config.study, "goals": crossings, "tracked": tracked}
+
+
+def _crossing(rows, metric, goal, batch):
+    """The first evaluation of any trial below a goal, and that trial's evaluation before."""
+    below = [(r["step"], r["trial"]) for r in rows if r[metric] is not None and r[metric] < goal]
+    if not below:
+        return {"goal": goal, "steps": None, "before": None, "examples": None}
+    step, trial = min(below)
+    before = max((r["step"] for r in rows if r["trial"] == trial and r["step"] < step), default=0)
+    return {"goal": goal, "steps": step, "before": before, "examples": step * batch}
+
+
+def _tracked(config, result, run, name, signals):
+    """The noise of the best trial, run once more: same values, seed and order of examples."""
+    tracked = tracked_config(config, result)
+    return train_inside(tracked, run, f"{name} tracked", signals)["noise_scale"]
+
+
+def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
+    """The config of a single run of a search's best trial that tracks the noise scale.
+
+    It lasts as long as the trial took to the goal, or where its schedule has an end that was
+    searched, until that.
+    """
+    c = single_run(config)
+    c.title = f"The best trial at batch {config.global_batch:,}, its gradient noise tracked"
+    c.seed = result["trials"][result["best_trial"]]["seed"]
+    c.eval.test = False
+    steps = result["steps_to_target"]
+    if config.schedule.name not in ("constant", "step"):
+        steps = config_steps(config)
+    for key, value in result["best"].items():
+        if key == "learning_rate":
+            c.optim.base_lr = value
+        elif key == "decay_steps":
+            steps = round(value)
+        elif key == "decay_share":
+            steps = round(value * config_steps(config))
+        elif key == "warmup_steps":
+            c.schedule.warmup = f"{round(value)} steps"
+        elif key == "label_smoothing":
+            c.loss.label_smoothing = value
+        elif key in c.optim:
+            c.optim[key] = value
+        elif key in c.schedule:
+            c.schedule[key] = value
+    c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
+    return in_parts(c)
+
+
+def config_steps(config: ConfigDict) -> int:
+    """The budget of a point in steps, as `steps_to_target.points` wrote it."""
+    return int(config.duration.split()[0])
+
+
+def summarize(results: dict[str, dict[str, Any]]) -> str:
+    """The table of the search, and one of the goals."""
+    head = ("goal", "batches", "S_min", "E_min", "B_crit", "95% interval")
+    rows = [head]
+    goals = [entry["goal"] for entry in next(iter(results.values()))["goals"]] if results else []
+    for i, goal in enumerate(goals):
+        reached = {
+            result["global_batch"]: result["goals"][i]["steps"]
+            for result in results.values()
+            if result["goals"][i]["steps"]
+        }
+        if len(reached) < 3:
+            rows.append((f"{goal:g}", str(len(reached)), "-", "-", "-", "-"))
+            continue
+        fit = fit_steps(list(reached), list(reached.values()))
+        low, high = fit.b_crit_interval
+        rows.append(
+            (
+                f"{goal:g}",
+                str(len(reached)),
+                f"{fit.s_min:,.0f}",
+                f"{fit.s_min * fit.b_crit:,.0f}",
+                f"{fit.b_crit:,.3g}",
+                f"{low:,.3g} to {high:,.3g}",
+            )
+        )
+    return f"{steps_to_target.summarize(results)}\n\n{text_table(rows)}"

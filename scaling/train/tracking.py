@@ -1,0 +1,90 @@
+"""The gradient noise scale of a run, from the norms that its updates record (McCandlish 2018)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scaling import noise
+from scaling.batch import BatchPlan
+from scaling.models import couples_examples
+from scaling.record import RunDir, read_metrics
+from scaling.train.planning import noise_every
+from scaling.train.point import Point
+from scaling.train.step import noise_parts
+
+# Of the live averages, in measurements: the newest hundred or so count.
+MEMORY = 100
+
+
+class NoiseTracker:
+    """The live value while a run trains; `state`, from a checkpoint, goes on where that one was."""
+
+    def __init__(self, global_batch: int, state: Mapping[str, Any] | None = None):
+        self._global_batch = global_batch
+        decay = 1.0 - 1.0 / MEMORY
+        self._average = noise.Tracker(**state) if state else noise.Tracker(decay=decay)
+
+    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Metrics of consecutive updates, as `step.make_update` gives them."""
+        self._average.add(*_terms(metrics, self._global_batch))
+
+    @property
+    def noise_scale(self) -> float | None:
+        """B_simple, examples; None: not resolved yet."""
+        return self._average.noise_scale
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """JSON."""
+        return self._average.as_dict()
+
+
+def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] | None:
+    """B_simple over a run, from its metrics.jsonl; docs/architecture.md lists the keys.
+
+    None where it was not tracked.
+    """
+    every = noise_every(point.config, plan)
+    if every is None:
+        return None
+    names = ("step", "loss", "grad_sq_norm", "local_grad_sq_norm")
+    names += ("part_grad_sq_norm", "part_batch")
+    rows = [
+        row
+        for row in read_metrics(run.path, "train")
+        if None not in (row["part_grad_sq_norm"], row["grad_sq_norm"], row["loss"])
+    ]
+    columns = {name: np.asarray([row[name] for row in rows], float) for name in names}
+    terms = _terms(columns, plan.global_batch)
+    source, b_small = noise_parts(plan)
+    spans = noise.windows(columns["step"], *terms, columns["loss"])
+    by_devices = None
+    if source == "microbatches" and plan.devices > 1 and rows:
+        norms = columns["local_grad_sq_norm"].mean(axis=-1)
+        sizes = plan.per_device_batch, plan.global_batch
+        by_devices = noise.noise_scale(*noise.estimate(norms, columns["grad_sq_norm"], *sizes))
+    nothing, mean = noise.noise_scale([], []), noise.average(spans)
+    return {
+        "source": source,
+        "b_small": b_small,
+        "b_big": plan.global_batch,
+        "every": every,
+        "coupled": couples_examples(point.task.model),
+        "start": (spans[0] if spans else nothing).as_dict(),
+        "end": (spans[-1] if spans else nothing).as_dict(),
+        "whole": noise.noise_scale(*terms).as_dict(),
+        "average": mean.noise_scale,
+        "average_low": mean.low,
+        "average_high": mean.high,
+        "windows": [span.as_dict() for span in spans],
+        "by_devices": by_devices and by_devices.as_dict(),
+        "exact": None,
+    }
+
+
+def _terms(metrics, global_batch):
+    """Unbiased |G|^2 and tr(Sigma) of every update; NaN of those that were not measured."""
+    names = "part_grad_sq_norm", "grad_sq_norm", "part_batch"
+    small, big, b_small = (np.asarray(metrics[name], np.float64) for name in names)
+    return noise.estimate(small, big, b_small, global_batch)

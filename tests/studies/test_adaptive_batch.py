@@ -1,0 +1,292 @@
+"""The study of batches that follow the noise scale, on a tiny net in this process."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs.adaptive_batch import get_config
+from scaling.config import default_config, model_config
+from scaling.errors import UserError
+from scaling.fits import fit_steps
+from scaling.record import RunDir, read_metrics
+from scaling.studies import adaptive_batch, points_of, run_study
+from scaling.studies.adaptive_batch import (
+    check,
+    dry_run,
+    gamma_of,
+    point_at,
+    saving,
+    sentence,
+    summarize,
+)
+from scaling.train.phases import Trajectory
+
+KEYS = """study kind status global_batch r goals runs gamma train_size learning_rates seconds
+devices"""
+GOALS = (1.0, 0.5)
+
+
+def _config(**changes):
+    c = default_config("adaptive_batch")
+    c.devices, c.duration, c.optim.name = 1, "12 epochs", "sgd"
+    c.model = model_config("mlp", widths=(8,))
+    a = c.adaptive
+    a.batches, a.r, a.seeds, a.goals, a.resolution = (16, 64), (64.0,), 2, GOALS[::-1], 0.1
+    a.rate_star, a.batch_star, a.alpha, a.largest = 0.6, 48.0, 0.9, 256
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def _point(**changes):
+    (point,) = points_of(_config(**{"adaptive.r": ()} | changes), "0:1").values()
+    return point
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """(workdir, results, what was said)."""
+    path, said = tmp_path_factory.mktemp("study"), []
+    return path, run_study(_config(), path, None, said.append), said
+
+
+def test_points_and_their_names():
+    config = _config(**{"adaptive.batches": (16, 2048), "adaptive.r": (0.5, 1000.0)})
+    named = points_of(config)
+    assert list(named) == ["fixed_bs16", "fixed_bs2k", "adaptive_r0.5", "adaptive_r1000"]
+    # A point is a study of its own with that one point: adding others does not change it.
+    assert list(points_of(named["adaptive_r0.5"])) == ["adaptive_r0.5"]
+    assert named["fixed_bs2k"].global_batch == 2048
+    assert named["adaptive_r0.5"].global_batch == config.adaptive.first_batch
+    with pytest.raises(UserError, match="fixed_bs16 is named twice"):
+        points_of(_config(**{"adaptive.batches": (16, 16)}))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"schedule.name": "cosine"}, "schedule.name is 'cosine', but here the learning rate"),
+        ({"schedule.warmup": "1 epoch"}, "leave it '0 steps'"),
+        ({"optim.scaling_rule": "linear"}, "leave it 'none'"),
+        ({"optim.base_lr": 0.2}, "follows from adaptive.rate_star"),
+        ({"micro_batch": 4}, "adaptive.parts says"),
+        ({"noise_scale": False}, "leave it True"),
+        ({"noise_every": 2}, "measured at every update"),
+        ({"eval.test": True}, "only the training loss"),
+        ({"metrics.weight_distance": True}, "of the 'train' study"),
+        ({"batch_sizes": (8, 16)}, "name fixed batches in adaptive.batches"),
+        ({"duration": "500 steps"}, "write it in epochs or examples"),
+        ({"adaptive.seeds": 0}, "adaptive.seeds is 0; it must be 1 to"),
+        ({"adaptive.memory": 0.5}, "adaptive.memory is 0.5"),
+        ({"adaptive.goals": ()}, "at least one training loss"),
+        ({"adaptive.goals": (1.0, 0.0)}, "all above 0"),
+        ({"adaptive.batches": (1,)}, "every batch at least 2"),
+        ({"adaptive.r": (-3.0,)}, "every r must be above 0"),
+        ({"adaptive.first_batch": 512}, "within adaptive.smallest and adaptive.largest, 2 and 256"),
+        ({"adaptive.smallest": 10, "adaptive.largest": 12}, "No power of two lies between"),
+        ({"devices": 2, "adaptive.batches": (9,)}, "does not divide over 2 devices"),
+        ({"devices": 4, "adaptive.batches": ()}, "Global batch 2 does not divide over 4 devices"),
+        ({"data.name": "imagenet"}, "imagenet is streamed"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_runs(changes, words):
+    with pytest.raises(UserError) as error:
+        for point in points_of(_config(**changes)).values():
+            check(point)
+    assert words in str(error.value)
+
+
+def test_parts_do_not_depend_on_the_devices():
+    for devices, batch, accum, micro in (
+        (1, 64, 8, 8),
+        (2, 64, 4, 8),
+        (8, 64, 1, 8),
+        (1, 2, 2, 1),
+        (1, 12, 6, 2),
+    ):
+        point = point_at(_point(devices=devices), batch)
+        assert point.config.micro_batch == micro == batch // (accum * devices)
+        assert point.hparams["peak"] == pytest.approx(0.6 / (1 + 48 / batch) ** 0.9)
+    whole = point_at(_point(**{"model.norm": "batch"}), 64)  # its statistics are of all examples
+    assert whole.config.micro_batch == 64 and whole.config.noise_every == 1
+    images = _point(model=model_config("simple_cnn", size="narrow"))
+    assert point_at(images, 1024).config.micro_batch == 32  # for the cache of a CPU
+
+
+def test_the_result_follows_from_the_metrics(studied):
+    path, results, _ = studied
+    for name, result in results.items():
+        assert set(result) == set(KEYS.split())
+        assert result["goals"] == list(GOALS) and result["status"] == "reached"
+        assert [run["seed"] for run in result["runs"]] == [0, 1]
+        rows, evaluations = (read_metrics(path / name, s) for s in ("train", "train_eval"))
+        for trial, run in enumerate(result["runs"]):
+            own = [row for row in rows if row["trial"] == trial]
+            assert [row["step"] for row in own] == list(range(1, len(own) + 1))
+            examples = np.cumsum([0, *(row["batch"] for row in own)])
+            judged = [row for row in evaluations if row["trial"] == trial]
+            for goal, found in zip(GOALS, run["goals"], strict=True):
+                step = next(row["step"] for row in judged if row["loss"] < goal)
+                assert found == {"goal": goal, "steps": step, "examples": examples[step]}
+            assert found["steps"] == len(own)  # it stops there
+            measured = [[row["step"], row["noise_scale"]] for row in judged]
+            assert [[s, b and float(f"{b:.9g}")] for s, b in run["noise_scale"]] == measured
+            changes = [[1, own[0]["batch"]]]
+            for before, row in itertools.pairwise(own):
+                if row["batch"] != before["batch"]:
+                    changes.append([row["step"], row["batch"]])
+            assert run["schedule"] == changes
+            for row in own:
+                rate = 0.6 / (1 + 48 / row["batch"]) ** 0.9
+                assert row["learning_rate"] == pytest.approx(rate, rel=1e-6)
+                assert result["learning_rates"][str(row["batch"])] == pytest.approx(rate)
+        used = {batch for run in result["runs"] for _, batch in run["schedule"]}
+        assert set(map(int, result["learning_rates"])) == used
+    fixed, adaptive = results["fixed_bs64"], results["adaptive_r64"]
+    assert (fixed["kind"], fixed["global_batch"], fixed["r"]) == ("fixed", 64, None)
+    assert (adaptive["kind"], adaptive["global_batch"], adaptive["r"]) == ("adaptive", None, 64.0)
+    assert fixed["gamma"] is None and 0 < adaptive["gamma"] < 1
+    assert any(len(run["schedule"]) > 1 for run in adaptive["runs"])
+
+
+def test_it_is_told_and_a_second_launch_finds_it(studied):
+    path, results, said = studied
+    steps = [run["goals"][-1]["steps"] for run in results["fixed_bs16"]["runs"]]
+    text = f"2 of 2 seeds reached a training loss below 0.5, in {np.median(steps):,.0f} steps"
+    assert any(text in line for line in said)
+    table = summarize(results)
+    assert "adaptive_r64" in table and "needs 3" in table
+    again = []
+    assert run_study(_config(), path, None, again.append) == results
+    assert sum("finished before" in line for line in again) == 3
+
+
+@pytest.mark.parametrize(
+    "changes, status, words",
+    [
+        ({"duration": "40 examples"}, "target_not_reached", "0 of 2 seeds reached"),
+        # The weights grow by 10^4 at every update.
+        ({"optim.weight_decay": 6e4}, "diverged", "2 diverged"),
+    ],
+)
+def test_what_did_not_come_to_the_goal_is_a_result(tmp_path, changes, status, words):
+    config = _config(**{"adaptive.batches": (16,), "adaptive.r": ()} | changes)
+    (result,) = run_study(config, tmp_path, None, lambda text: None).values()
+    assert result["status"] == status == result["runs"][1]["status"]
+    assert result["runs"][0]["goals"][-1] == {"goal": 0.5, "steps": None, "examples": None}
+    assert words in sentence(result)
+    assert "0/2" in summarize({"fixed_bs16": result})
+
+
+def test_the_worst_seed_gives_the_status(tmp_path, monkeypatch):
+    goals = [{"goal": goal, "steps": 5, "examples": 80} for goal in GOALS]
+    seeds = {
+        "reached": Trajectory(0, [[1, 16]], {}, goals=goals),
+        "target_not_reached": Trajectory(1, [[1, 16]], {}, goals=goals[:1]),
+        "diverged": Trajectory(2, [[1, 16]], {}, goals=goals[:1], diverged_at=9),
+    }
+    for count, status in ((1, "reached"), (2, "target_not_reached"), (3, "diverged")):
+        trajectories = list(seeds.values())[:count]
+        monkeypatch.setattr(adaptive_batch, "train_phases", lambda *_, t=trajectories: (t, {}))
+        with RunDir(tmp_path) as run:
+            result = adaptive_batch.measure(_point(), run, "test", None)
+        assert result["status"] == status
+        assert [run["status"] for run in result["runs"]] == list(seeds)[:count]
+
+
+def test_gamma_by_hand():
+    """(int sqrt(B) ds)^2 / (int ds int B ds) by trapezoids, s from dS / (1 + B_simple / B)."""
+    noise_scales = [[0, None], [5, 16.0], [8, None], [20, 48.0], [30, 144.0]]
+    schedule = [[1, 16], [21, 72]]
+    ds = 15 / (1 + 48 / 16), 10 / (1 + 144 / 72)
+    trapezoid = lambda y: ds[0] * (y[0] + y[1]) / 2 + ds[1] * (y[1] + y[2]) / 2
+    scales = (16.0, 48.0, 144.0)
+    expected = trapezoid([math.sqrt(b) for b in scales]) ** 2 / (sum(ds) * trapezoid(scales))
+    assert gamma_of(schedule, noise_scales) == pytest.approx(expected)
+    assert gamma_of(schedule, noise_scales[:3]) is None
+    assert gamma_of([[1, 16]], [[step, 50.0] for step in (3, 7, 30)]) == pytest.approx(1.0)
+
+
+def _made_up(batch, ends, r=None, gamma=None):
+    """A result with these (steps, examples) to its one goal."""
+    return {
+        "kind": "fixed" if r is None else "adaptive",
+        "status": "reached",
+        "global_batch": batch,
+        "r": r,
+        "goals": [0.1],
+        "gamma": gamma,
+        "runs": [
+            {
+                "status": "reached",
+                "goals": [{"goal": 0.1, "steps": steps, "examples": examples}],
+                "schedule": [[1, 16], [121, 1024]],
+            }
+            for steps, examples in ends
+        ],
+    }
+
+
+def _hyperbola(batches=(8, 32, 128, 640)):
+    """Fixed batches of S_min 100 and E_min 6,400."""
+    steps = {batch: 100 + 6_400 // batch for batch in batches}
+    return {f"fixed_bs{b}": _made_up(b, [(s, s * b)] * 3) for b, s in steps.items()}
+
+
+def test_what_an_adaptive_run_saves():
+    """On the hyperbola at batch 64: 200 steps and 12,800 examples. A fifth less of both is 20%."""
+    ends = [(160, 10_240), (150, 9_600), (170, 10_880)]
+    results = _hyperbola() | {"adaptive_r64": _made_up(None, ends, 64.0, 0.81)}
+    text = summarize(results)
+    assert "S_min 100 steps, E_min 6,400 examples" in text
+    assert "160 steps, 10,240 examples, saves 20.1% of both" in text  # the geometric mean
+    assert "fixed batch of its mean size, 64 (single seeds +15.0% to +25.0%" in text
+    assert "beyond the spread" in text
+    # 100 / (1 - 6,400 / 10,240)
+    assert "With as many examples a fixed batch takes 267 steps" in text
+    assert "gamma 0.810 allows for 5.0%" in text
+    assert "16 -> 1,024 at 121" in text
+
+    ends = [(180, 11_520), (225, 14_400), (210, 13_440)]
+    results["adaptive_r64"] = _made_up(None, ends, 64.0)
+    text = summarize(results)
+    assert "loses 2.1% of both" in text and "no more than the spread" in text
+    results["adaptive_r64"] = _made_up(None, ends[:1], 64.0)
+    assert "(single seeds +10.0% to +10.0%)" in summarize(results)
+
+
+def test_the_interval_of_a_saving():
+    """Where the fit is exact, Student's t of the logarithms; where it is not, wider by its band."""
+    batches = np.array([8, 32, 128, 512])
+    exact = fit_steps(batches, 100 + 6_400 / batches)
+    ends = [(160, 10_240), (150, 9_600), (170, 10_880)]
+    logs = np.log(200 / np.array([160, 150, 170]))
+    low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+    found = saving(exact, ends)
+    expected = [1 - math.exp(-x) for x in (logs.mean(), low, high)]
+    np.testing.assert_allclose([found.share, found.low, found.high], expected, rtol=1e-3)
+
+    rough = fit_steps(batches, (100 + 6_400 / batches) * [1.1, 0.9, 1.1, 0.9])
+    wider, same = saving(rough, ends), saving(rough, [ends[0]] * 3)
+    assert wider.low < same.low < same.share < same.high < wider.high
+    band = np.array([x.item() for x in rough.band(64.0)])
+    np.testing.assert_allclose([same.low, same.high], 1 - 160 / band, rtol=1e-9)
+
+
+def test_dry_run_names_what_would_happen():
+    text = dry_run(points_of(_config()))
+    assert "fixed_bs16: dry run" in text and f"learning rate {0.6 / 4**0.9:.6g}" in text
+    assert "sqrt(64 B_simple), 2 to 256" in text
+    assert "loss below 1, 0.5; at most 14,364 examples for each of 2 seeds" in text
+
+
+@pytest.mark.parametrize("task", ["digits", "fashion_mnist"])
+def test_the_configs_can_be_used(task):
+    points = points_of(get_config(task))
+    assert {"fixed", "adaptive"} == {name.split("_")[0] for name in points}
+    for point in points.values():
+        point.devices = 1
+        if task == "digits":  # the other's data may not be there
+            check(point)

@@ -1,0 +1,123 @@
+"""Advice from measurements of this machine, in this process, on digits."""
+
+import json
+
+import pytest
+
+from scaling.config import default_config, model_config
+from scaling.errors import UserError
+from scaling.studies import advise, run_study
+
+
+def _config(**changes):
+    c = default_config("advise")
+    c.global_batch, c.devices = 64, 1
+    c.duration, c.eval.every, c.eval.test = "80 steps", "5 steps", False
+    c.model = model_config("mlp", widths=(8,))
+    c.optim.base_lr = 0.05
+    c.advise.largest, c.advise.seconds, c.advise.devices = 64, 0.01, (1, 2, 4)
+    c.advise.goal, c.advise.rule, c.advise.price = 0.3, "linear", 3.0
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def _advice(workdir, **changes):
+    (result,) = run_study(_config(**changes), workdir, None, lambda text: None).values()
+    return result
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return _advice(tmp_path_factory.mktemp("advise"))
+
+
+def test_what_was_measured(result):
+    sizes = [1, 2, 4, 8, 16, 32, 64]
+    assert [row["per_device_batch"] for row in result["memory"]] == sizes
+    assert [row["per_device_batch"] for row in result["throughput"]] == sizes
+    assert all(row["fits"] and row["bytes"] < result["limit_bytes"] for row in result["memory"])
+    critical = result["critical"]["noise_scale"]
+    assert critical["low"] < critical["value"] < critical["high"] and critical["range"] == [64, 64]
+    assert result["critical"]["fit"] is None
+    json.dumps(result, allow_nan=False)
+
+
+def test_options_are_the_formula(result):
+    """T(B, n) = S_min (1 + B_crit / B) x step, S(64) being the steps of the tracked run."""
+    b_crit, s_min = result["critical"]["noise_scale"]["value"], result["s_min"]
+    assert {o["devices"] for o in result["options"]} == {1, 2, 4}
+    assert {o["global_batch"] for o in result["options"]} == {2**i for i in range(11)}
+    (steps,) = {o["steps"] for o in result["options"] if o["global_batch"] == 64}
+    assert steps == pytest.approx(round(steps)) and steps % 5 == 0
+    for option in result["options"]:
+        batch = option["global_batch"]
+        assert option["steps"] == pytest.approx(s_min * (1 + b_crit / batch))
+        hours = option["steps"] * option["step_seconds"] / 3600
+        assert option["hours"] == pytest.approx(hours)
+        assert option["cost"] == pytest.approx(hours * option["devices"] * 3.0)
+        assert option["learning_rate"] == pytest.approx(0.05 * batch / 64)
+        assert any("64 of the noise scale" in r for r in option["extrapolated"]) == (batch != 64)
+        assert any("modelled" in r for r in option["extrapolated"]) == (option["devices"] > 1)
+
+
+def test_words_and_table(result):
+    text = result["paragraph"]
+    assert "by the noise scale" in text and "linear rule" in text and "100gbe" in text
+    assert "devices" in advise.summarize({"advice": result})
+    assert "at the knee" in advise.sentence(result)
+
+
+def test_a_curve_from_records(tmp_path):
+    study = default_config("steps_to_target")
+    study.batch_sizes, study.devices, study.model = (
+        (8, 32, 128),
+        1,
+        model_config("mlp", widths=(8,)),
+    )
+    study.search.trials, study.search.space = 4, {"learning_rate": ("log", 0.02, 0.5)}
+    study.target.goal, study.target.budget, study.target.repeats = 0.5, ("200 steps",), 0
+    run_study(study, tmp_path / "steps", None, lambda text: None)
+    found = _advice(tmp_path / "advice", **{"advise.records": (str(tmp_path / "steps"),)})
+    assert found["critical"]["fit"]["range"] == [8, 128]
+    assert "by the fit" in found["paragraph"]
+    other = {"advise.records": (str(tmp_path / "steps"),), "data.name": "synthetic"}
+    with pytest.raises(UserError, match="is of data 'digits' and this config of 'synthetic'"):
+        _advice(tmp_path / "other", **other)
+
+
+def test_without_a_goal_times_are_relative(tmp_path):
+    found = _advice(tmp_path, **{"advise.goal": None})
+    assert not found["unit_hours"] and found["s_min"] is None
+    assert "times S_min" in found["paragraph"]
+
+
+def test_a_noise_scale_that_is_not_resolved(tmp_path):
+    changes = {"duration": "5 steps", "eval.every": "5 steps", "advise.goal": None}
+    found = _advice(tmp_path, **changes)
+    assert found["options"] == [] and found["recommended"]["knee"] is None
+    assert "nothing to recommend" in found["paragraph"]
+    assert "nothing to recommend" in advise.sentence(found)
+    advise.summarize({"advice": found})
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"advise.network": "nvlink44"}, "nvlink4"),
+        ({"advise.latency": 1e-6}, "give both"),
+        ({"advise.devices": ()}, "advise.devices is empty"),
+        ({"advise.devices": (0,)}, "at least 1"),
+        ({"advise.rule": "cube"}, "linear"),
+        ({"advise.records": ("nowhere",)}, "holds no finished point"),
+        ({"advise.price": -1.0}, "price"),
+        ({"advise.seconds": 0.0}, "above 0"),
+        ({"batch_sizes": (1, 2)}, "advise.batches"),
+        ({"noise_scale": False}, "leave it True"),
+        ({"advise.overlap": 2.0}, "overlap"),
+        ({"advise.devices": (7,), "advise.batches": (8,)}, "multiples of a device count"),
+    ],
+)
+def test_bad_configs_are_one_sentence(tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        _advice(tmp_path, **changes)
+    assert not any(tmp_path.iterdir())

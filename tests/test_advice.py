@@ -1,0 +1,533 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from scaling.advice import (
+    CriticalBatch,
+    Curve,
+    Findings,
+    Throughput,
+    disagreement,
+    front,
+    paragraph,
+    plans_table,
+    recommend,
+    table,
+    throughput_knee,
+)
+from scaling.comms import PERFECT, Link, all_reduce_seconds
+from scaling.errors import UserError
+from scaling.fits import fit_steps
+
+S_MIN, B_CRIT = 1000.0, 512.0
+BATCHES = [2**k for k in range(3, 14)]  # 8 to 8,192
+SLOW = Link(latency=1e-4, bandwidth=1e8)
+# A millisecond per example, whatever the batch.
+LINEAR = Throughput((1, 1024), (1e-3, 1.024))
+
+
+def critical(value=B_CRIT, low=None, high=None, source="fit", measured=(8, 8192)):
+    return CriticalBatch(value, low, high, source, measured)
+
+
+def curve(**bounds):
+    return Curve(critical(**bounds), S_MIN, S_MIN / 2, S_MIN * 2)
+
+
+def options(network=PERFECT, throughput=LINEAR, counts=(1,), batches=BATCHES, **more):
+    more = {"curve": curve(), "gradient_bytes": 1e6, "price_per_device_hour": 2.0} | more
+    return plans_table(
+        throughput=throughput, network=network, device_counts=counts, batches=batches, **more
+    )
+
+
+def one(**more):
+    (option,) = options(**more)
+    return option
+
+
+# --- throughput ---
+
+
+def test_compute_is_linear_between_measurements():
+    throughput = Throughput((16, 64, 256), (0.1, 0.2, 0.8))
+    for batch, seconds in ((16, 0.1), (40, 0.15), (64, 0.2), (160, 0.5), (256, 0.8)):
+        compute = throughput.compute(batch)
+        assert compute.seconds == throughput.compute_seconds(batch) == pytest.approx(seconds)
+        assert (compute.accum_steps, compute.micro_batch) == (1, batch)
+        assert not compute.extrapolated
+
+
+def test_below_the_smallest_measured_its_time_and_a_flag():
+    compute = Throughput((16, 64), (0.1, 0.2)).compute(4)
+    assert (compute.seconds, compute.extrapolated) == (0.1, True)
+
+
+def test_above_the_largest_microbatches_one_after_another():
+    throughput = Throughput((16, 64), (0.1, 0.2))
+    compute = throughput.compute(64 * 5)
+    assert (compute.accum_steps, compute.micro_batch, compute.extrapolated) == (5, 64, False)
+    assert compute.seconds == pytest.approx(5 * 0.2)
+    # 96 = 2 x 48, the largest equal parts that fit.
+    assert throughput.compute(96).seconds == pytest.approx(2 * (0.1 + 32 / 48 * 0.1))
+    # 67 is prime: only microbatches of one example divide it.
+    prime = throughput.compute(67)
+    assert (prime.accum_steps, prime.micro_batch, prime.extrapolated) == (67, 1, True)
+
+
+def test_the_microbatch_is_the_fastest_measured_one():
+    # As on a CPU whose cache the larger batch overflows.
+    throughput = Throughput((8, 16, 32), (0.08, 0.1, 0.4))
+    compute = throughput.compute(64)
+    assert (compute.accum_steps, compute.micro_batch) == (4, 16)
+    # What was measured in one piece stays so, and what was not measured is not preferred.
+    assert throughput.compute(32).seconds == 0.4
+    assert Throughput((8, 12), (0.1, 10.0)).compute(36).micro_batch == 9
+
+
+def test_throughput_knee():
+    batches, seconds = (1, 2, 4, 8), (1.0, 1.1, 1.3, 2.5)  # 1, 1.8, 3.1 and 3.2 examples per second
+    assert throughput_knee(batches, seconds) == 4
+    assert throughput_knee(batches, seconds, share=0.5) == 2
+    assert throughput_knee(batches, seconds, share=1.0) == 8
+    assert throughput_knee(batches, seconds, share=0.01) == 1
+
+
+# --- curves ---
+
+
+def test_steps_and_their_interval():
+    known = curve(low=100, high=1000)
+    assert known.steps(B_CRIT) == pytest.approx(2 * S_MIN)
+    assert known.steps_interval(100) == pytest.approx((S_MIN / 2 * 2, S_MIN * 2 * 11))
+    assert curve(low=100).steps_interval(100) == (pytest.approx(S_MIN), None)
+    assert Curve(critical(low=100, high=1000), S_MIN).steps_interval(100) == (0, None)
+
+
+def test_steps_are_in_units_of_an_unknown_s_min():
+    relative = Curve(critical(low=100, high=1000))
+    assert relative.relative and not curve().relative
+    assert relative.steps(B_CRIT) == 2
+    assert relative.steps_interval(100) == pytest.approx((2, 11))
+
+
+def test_a_curve_through_one_run():
+    anchored = Curve.through(noise(500, 200, 1000), 100, 3000.0)
+    s_min = 3000 / (1 + 500 / 100)
+    assert not anchored.relative and anchored.s_min == pytest.approx(s_min)
+    for batch in (10, 100, 1000, 1e9):
+        assert anchored.steps(batch) == pytest.approx(s_min * (1 + 500 / batch))
+    # What the run took is known whatever the critical batch; beyond it, steps fall with it.
+    assert anchored.steps_interval(100) == pytest.approx((3000, 3000))
+    assert anchored.steps_interval(1000) == pytest.approx((3000 * 2 / 11, 3000 * 1.2 / 3))
+    assert anchored.steps_interval(10) == pytest.approx((3000 * 21 / 3, 3000 * 101 / 11))
+    # With no upper end, perfect scaling is possible; with no lower one, none at all.
+    open_ended = Curve.through(noise(500, None, None), 100, 3000.0)
+    assert open_ended.steps_interval(1000) == pytest.approx((300, 3000))
+    assert open_ended.steps_interval(10) == pytest.approx((3000, 30000))
+
+
+def test_a_fit_gives_its_own_steps_and_band():
+    batch = np.array(BATCHES, float)
+    steps = S_MIN * (1 + B_CRIT / batch) * np.exp(0.05 * np.cos(batch))
+    fit = fit_steps(batch, steps)
+    fitted = Curve.of_fit(fit)
+    assert fitted.critical.measured == (8, 8192)
+    assert fitted.steps(100) == pytest.approx(fit.s_min * (1 + fit.b_crit / 100))
+    low, high = fitted.steps_interval(100)
+    assert (low, high) == tuple(float(end) for end in fit.band(100))
+    # The ends of both intervals together say less.
+    widest = dataclasses.replace(fitted, fit=None).steps_interval(100)
+    assert widest[0] < low < fitted.steps(100) < high < widest[1]
+
+
+def test_a_fit_on_the_perfect_scaling_line_has_steps_and_no_critical_batch():
+    batch = np.array([8.0, 16, 32, 64])
+    fitted = Curve.of_fit(fit_steps(batch, 8e4 / batch))
+    assert fitted.critical.value is None and fitted.critical.high is None
+    assert fitted.critical.low > 64
+    assert fitted.steps(100) == pytest.approx(800)
+    assert "not resolved yet (above " in str(fitted.critical)
+    option = one(curve=fitted, batches=[32])
+    assert option.steps == pytest.approx(2500)
+    assert option.hours_low <= option.hours <= option.hours_high
+
+
+# --- options ---
+
+
+def test_an_option_written_out():
+    option = one(
+        network=SLOW, counts=[4], batches=[4096 * 2], overlap=0.5, curve=curve(low=256, high=1024)
+    )
+    compute, reduce = 2 * 1.024, all_reduce_seconds(1e6, 4, SLOW, "best")
+    step = compute + reduce / 2
+    assert (option.per_device_batch, option.accum_steps, option.micro_batch) == (2048, 2, 1024)
+    assert option.steps == pytest.approx(1000 * (1 + 512 / 8192))
+    assert option.examples == pytest.approx(option.steps * 8192)
+    assert option.compute_seconds == pytest.approx(compute)
+    assert option.all_reduce_seconds == pytest.approx(reduce)
+    assert option.step_seconds == pytest.approx(step)
+    assert option.efficiency == pytest.approx(compute / step)
+    assert option.hours == pytest.approx(option.steps * step / 3600)
+    assert option.hours_low == pytest.approx(500 * (1 + 256 / 8192) * step / 3600)
+    assert option.hours_high == pytest.approx(2000 * (1 + 1024 / 8192) * step / 3600)
+    assert option.device_hours == pytest.approx(4 * option.hours)
+    for end in ("", "_low", "_high"):
+        hours, cost = getattr(option, f"hours{end}"), getattr(option, f"cost{end}")
+        assert cost == pytest.approx(hours * 4 * 2.0)
+    assert json.loads(json.dumps(dataclasses.asdict(option)))["global_batch"] == 8192
+
+
+def test_only_the_last_microbatch_hides_the_all_reduce():
+    # Two microbatches of 0.1 s: no more than 2/3 of one hides an all-reduce of 10 s and more.
+    option = one(
+        network=Link(1.0, 1e5),
+        throughput=Throughput((10,), (0.1,)),
+        counts=[2],
+        batches=[40],
+        overlap=1.0,
+    )
+    hidden = option.compute_seconds + option.all_reduce_seconds - option.step_seconds
+    assert hidden == pytest.approx(0.1 * 2 / 3)
+
+
+def test_a_wild_fit_leaves_hours_unbounded():
+    wild = Curve.of_fit(fit_steps([8, 16, 32], [1e200, 1, 1e200]))
+    option = one(curve=wild, batches=[16])
+    assert option.hours_high is None and option.cost_high is None
+    json.dumps(dataclasses.asdict(option), allow_nan=False)
+
+
+def test_only_whole_batches_per_device():
+    pairs = [(o.devices, o.global_batch) for o in options(counts=[4, 1, 3], batches=[12, 8, 8, 2])]
+    assert pairs == [(1, 2), (1, 8), (1, 12), (3, 12), (4, 8), (4, 12)]
+
+
+def test_what_is_extrapolated_says_so():
+    throughput = Throughput((8, 1024), (0.008, 1.024))
+    found = options(throughput=throughput, counts=[1, 4], batches=[4, 32, 4096, 16384])
+    reasons = {(o.devices, o.global_batch): o.extrapolated for o in found}
+    batch = "batch beyond the 8 to 8,192 of the fit"
+    devices = "devices beyond the 1 measured: the all-reduce is modelled"
+    small = "per-device batch below the smallest measured"
+    assert reasons == {
+        (1, 4): (batch, small),
+        (1, 32): (),
+        (1, 4096): (),  # accumulated, which is exact
+        (1, 16384): (batch,),
+        (4, 4): (batch, devices, small),
+        (4, 32): (devices,),
+        (4, 4096): (devices,),
+        (4, 16384): (batch, devices),
+    }
+    assert not one(counts=[4], batches=[64], measured_devices=4).extrapolated
+    by_noise = Curve(critical(source="noise scale", measured=(128, 128)))
+    (reason,) = one(batches=[64], curve=by_noise).extrapolated
+    assert reason == "batch beyond the 128 of the noise scale"
+
+
+# --- the two ends and the knee, in closed form ---
+
+
+def proportional(**more):
+    """Perfect scaling: the devices grow with the batch, 8 examples on each."""
+    return [o for o in options(counts=[b // 8 for b in BATCHES], **more) if o.per_device_batch == 8]
+
+
+def test_at_perfect_scaling_the_knee_is_the_critical_batch():
+    found = proportional()
+    assert len(front(found)) == len(BATCHES)
+    best = recommend(found)
+    assert best.least_time.global_batch == max(BATCHES)
+    assert best.least_cost.global_batch == min(BATCHES)
+    assert best.knee.global_batch == B_CRIT
+    # Hours tend to those of S_min steps, cost to that of E_min = S_min B_crit examples.
+    assert best.knee.hours == pytest.approx(2 * S_MIN * 8e-3 / 3600)
+    assert best.knee.cost == pytest.approx(2 * S_MIN * B_CRIT * 1e-3 / 3600 * 2.0)
+
+
+def test_doubling_the_critical_batch():
+    before, after = one(batches=[512]), one(batches=[512], curve=curve(value=2 * B_CRIT))
+    assert after.cost / before.cost == pytest.approx(3 / 2)  # (1 + 2) / (1 + 1)
+    tiny, twice = (one(batches=[8], curve=curve(value=value)) for value in (1e6, 2e6))
+    assert twice.cost / tiny.cost == pytest.approx(2, rel=1e-4)
+
+
+def test_on_one_device_of_linear_compute_small_batches_win_everything():
+    best = recommend(options())
+    assert best.least_time == best.least_cost == best.knee
+    assert best.knee.global_batch == min(BATCHES)
+
+
+def test_on_one_device_of_constant_compute_large_batches_do():
+    best = recommend(options(throughput=Throughput((1, 8192), (1.0, 1.0))))
+    assert best.least_time == best.least_cost == best.knee
+    assert best.knee.global_batch == max(BATCHES)
+
+
+def test_ties_go_to_fewer_devices():
+    option = one(batches=[64])
+    # Equal in hours and device-hours, apart from a rounding: the smaller batch.
+    same = dataclasses.replace(option, global_batch=128, hours=option.hours * (1 - 1e-13))
+    assert front([same, option]) == front([option, same]) == [option]
+    # More devices that make nothing faster.
+    wasted = dataclasses.replace(option, devices=8, hours=option.hours * (1 - 1e-13))
+    assert front([wasted, option]) == front([option, wasted]) == [option]
+    # Half the hours for twice the cost: both are on the front, and their products are equal.
+    traded = dataclasses.replace(option, devices=4, hours=option.hours / 2 * (1 - 1e-13))
+    assert front([option, traded]) == [traded, option]
+    assert recommend([option, traded]).knee == recommend([traded, option]).knee == option
+
+
+def test_the_front_is_what_nothing_beats():
+    rng = np.random.default_rng(0)
+    base = one(batches=[64])
+    for _ in range(20):
+        found = [
+            dataclasses.replace(base, hours=float(h), devices=int(n), global_batch=int(b))
+            for h, n, b in zip(
+                rng.uniform(1, 10, 30), rng.integers(1, 9, 30), range(30), strict=True
+            )
+        ]
+        beaten = lambda o, others: any(
+            p.hours < o.hours and p.device_hours < o.device_hours for p in others
+        )
+        expected = {o.global_batch for o in found if not beaten(o, found)}
+        assert {o.global_batch for o in front(found)} == expected
+        knee = min(found, key=lambda o: o.hours * o.device_hours)
+        assert recommend(found).knee == knee
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_more_of_everything_bad_is_never_better(seed):
+    rng = np.random.default_rng(seed)
+    sizes = (8, 64, 512)
+    seconds = tuple(np.cumsum(rng.uniform(0.01, 1, 3)))
+    link = Link(rng.uniform(0, 1e-3), rng.uniform(1e7, 1e9))
+    base = {
+        "throughput": Throughput(sizes, seconds),
+        "network": link,
+        "counts": [1, 2, 6],
+        "batches": [48, 480, 4800],
+        "overlap": rng.uniform(0, 0.5),
+    }
+    worse = {
+        "throughput": Throughput(sizes, tuple(1.1 * s for s in seconds)),
+        "network": Link(link.latency, link.bandwidth / 2),
+        "gradient_bytes": 2e6,
+        "overlap": 0.0,
+        "curve": curve(value=1.1 * B_CRIT),
+        "price_per_device_hour": 3.0,
+    }
+    for name, value in worse.items():
+        for before, after in zip(options(**base), options(**base | {name: value}), strict=True):
+            assert after.hours >= before.hours and after.cost >= before.cost
+        assert any(
+            after.cost > before.cost
+            for before, after in zip(options(**base), options(**base | {name: value}), strict=True)
+        )
+
+
+def test_free_devices_cost_nothing_and_the_front_stays():
+    paid, free = proportional(), proportional(price_per_device_hour=0.0)
+    assert all(o.cost == o.cost_low == o.cost_high == 0 for o in free if o.cost_high is not None)
+    assert [o.global_batch for o in front(free)] == [o.global_batch for o in front(paid)]
+    assert recommend(free).knee.global_batch == B_CRIT
+
+
+def test_limits():
+    found = proportional()
+    best = recommend(found)
+    slower = recommend(found, max_cost=best.knee.cost)
+    assert slower.least_time.global_batch == B_CRIT
+    assert slower.least_cost == best.least_cost
+    faster = recommend(found, max_hours=best.knee.hours)
+    assert faster.least_cost.global_batch == B_CRIT
+    assert faster.least_time == best.least_time
+    nothing = recommend(found, max_hours=best.least_time.hours / 2)
+    assert nothing.least_time is nothing.least_cost is nothing.knee is None
+
+
+def test_an_unknown_s_min_changes_no_recommendation_but_forbids_limits():
+    relative = proportional(curve=Curve(critical()))
+    best = recommend(relative)
+    assert best.knee.global_batch == B_CRIT and best.knee.steps == 2
+    known = proportional(curve=Curve(critical(), S_MIN))
+    for a, b in zip(relative, known, strict=True):
+        assert a.relative and S_MIN * a.hours == pytest.approx(b.hours)
+    with pytest.raises(UserError, match=r"limit of 3 .*S_min is unknown"):
+        recommend(relative, max_hours=3)
+
+
+# --- two critical batches ---
+
+
+def noise(value=2000.0, low=1500.0, high=3000.0):
+    return critical(value, low, high, "noise scale", (128, 128))
+
+
+@pytest.mark.parametrize(
+    "by_noise, by_fit, ratio, overlap, words",
+    [
+        (noise(600, 400, 900), critical(500, 300, 800), 1.2, True, ("1.2 times", "overlap.")),
+        (noise(), critical(500, 300, 800), 4, False, ("4 times", "2 to 8 is usual", "Hessian")),
+        (noise(9000, 8000, None), critical(500, 300, 800), 18, False, ("18 times", "leaves out")),
+        (noise(50, 40, 60), critical(500, 300, 800), 0.1, False, ("0.1 times", "early")),
+        (noise(None, 900, None), critical(500, 300, 800), None, False, ("by value yet", "grows")),
+        (noise(None, None, None), critical(500, 300, 800), None, True, ("by value yet",)),
+        (noise(), critical(None, 1000, None), None, True, ("overlap.",)),
+    ],
+)
+def test_disagreement(by_noise, by_fit, ratio, overlap, words):
+    found = disagreement(by_noise, by_fit)
+    assert (found.ratio, found.overlap) == (ratio and pytest.approx(ratio), overlap)
+    assert ("do not overlap" in found.sentence) is not overlap
+    assert all(word in found.sentence for word in words), found.sentence
+
+
+@pytest.mark.parametrize(
+    "found, text",
+    [
+        (critical(812.4, 450, 1600), "812 (450 to 1,600)"),
+        (critical(812.4, 450), "812 (above 450)"),
+        (critical(812.4, 0, 1600), "812 (below 1,600)"),
+        (critical(812.4), "812"),
+        (critical(None, 700), "not resolved yet (above 700)"),
+        (critical(None), "not resolved yet"),
+    ],
+)
+def test_a_critical_batch_in_words(found, text):
+    assert str(found) == text
+
+
+# --- words ---
+
+
+def advice(found=None, **more):
+    settings = {"too_large": 2048, "noise": noise(), "fit": critical(low=300, high=800)}
+    settings |= {key: more.pop(key) for key in list(more) if key in settings}
+    best = recommend(proportional() if found is None else found)
+    arguments = {"learning_rate": lambda b: 0.1 * b / 256, "scaling_rule": "linear"} | more
+    return paragraph(Findings(LINEAR, **settings), best, **arguments)
+
+
+def test_the_paragraph():
+    batches = [64, 512, 4096]
+    known = curve(low=256, high=1024)
+    throughput = Throughput((8, 64), (0.4, 1.6))
+    found = options(throughput=throughput, counts=[1, 8], batches=batches, curve=known)
+    findings = Findings(throughput, 128, noise(), critical(low=300, high=800))
+    text = paragraph(findings, recommend(found), lambda b: 0.1 * b / 256, "linear", "EUR")
+    # On 8 devices 1,000 (1 + 512 / 512) updates of 1.6 s; on one, 64 examples in the same time.
+    assert text == (
+        "A device holds 64 examples but not 128. "
+        "Its best throughput is 40 examples per second; 90% of that takes a per-device batch of "
+        "64. "
+        "The critical batch is 2,000 (1,500 to 3,000) by the noise scale and 512 (300 to 800) by "
+        "the fit. "
+        "The noise scale is 3.91 times that of the fit, and their intervals do not overlap. A "
+        "ratio of 2 to 8 is usual for image classification: B_simple leaves out the Hessian and "
+        "grows while the loss falls, and the fit depends on how well each batch was tuned. "
+        "For the least time and the least time x cost: batch 512 on 8 devices, 2,000 steps, "
+        "53.3 minutes (20 to 160), 14.2 EUR (5.33 to 42.7), starting from a learning rate of 0.2. "
+        "For the least cost: batch 64 on 1 device, 9,000 steps, 4 hours (1.11 to 15.1), 8 EUR "
+        "(2.22 to 30.2), starting from a learning rate of 0.025. "
+        "The fastest takes 0.222 of the time of the cheapest and 1.78 times its device-hours. "
+        "Learning rates follow the linear rule; they are where to start tuning. "
+        "Extrapolated: devices beyond the 1 measured: the all-reduce is modelled."
+    )
+
+
+def test_words_for_what_is_unknown_or_single():
+    text = advice(options(), too_large=None, noise=None, fit=None, scaling_rule="none")
+    assert "A device holds 1,024 examples, the most that was tried." in text
+    assert "The critical batch is not measured." in text
+    by_noise = advice(options(), noise=critical(low=300, source="noise scale"), fit=None)
+    assert "The critical batch is 512 (above 300) by the noise scale." in by_noise
+    assert (
+        "For the least time, the least cost and the least time x cost: batch 8 on 1 device, "
+        in (text)
+    )
+    assert " or more)" in text  # the critical batch has no upper end
+    assert "Learning rates are not scaled" in text and "Nothing is extrapolated." in text
+    assert "fastest" not in text and "intervals" not in text
+    tiny = Findings(Throughput((1,), (1.0,)), 2, None, None)
+    nothing = recommend(options(), max_hours=0)
+    text = paragraph(tiny, nothing, lambda b: 0.1, "none")
+    assert "A device holds 1 example but not 2." in text
+    assert text.endswith("No option keeps within the limits.")
+    assert "1 step, " in advice([dataclasses.replace(one(batches=[8]), steps=1.0)])
+
+
+def test_words_without_s_min_give_no_hours():
+    text = advice(proportional(curve=Curve(critical())))
+    assert "batch 512 on 64 devices, 2 times S_min steps of 0.008 seconds" in text
+    assert "has not been measured" in text and "USD" not in text
+    assert not any(f" {unit}" in text for unit in ("minutes", "hours (", "days"))
+
+
+def test_words_without_any_critical_batch_recommend_nothing():
+    findings = Findings(LINEAR, None, noise(None, 900, None), None)
+    text = paragraph(findings, None, lambda b: 0.1, "none")
+    assert "not resolved yet (above 900) by the noise scale." in text
+    assert "nothing to recommend" in text and "learning rate" not in text
+
+
+def test_words_of_microbatches():
+    assert "batch 4,096 on 1 device in 4 microbatches of 1,024, " in advice([one(batches=[4096])])
+
+
+def test_words_of_free_devices_give_no_cost():
+    assert "USD" in advice(proportional())
+    assert "USD" not in advice(proportional(price_per_device_hour=0.0))
+
+
+def test_the_table():
+    known = curve(low=256, high=1024)
+    found = options(network=SLOW, counts=[2], batches=[4096, 16384], curve=known)
+    head, first, second = table(found, "EUR")
+    assert len(head) == len(first) == len(second)
+    row = dict(zip(head, second, strict=True))
+    assert row["batch"] == "16,384" and row["microbatches"] == "8 x 1,024"
+    assert row["steps"] == "1,030" and row["efficiency"] == "100%"
+    assert row["extrapolated"].startswith("batch beyond the 8 to 8,192 of the fit; devices")
+    assert dict(zip(head, first, strict=True))["interval"] == "0.304 to 1.43"
+    relative = table(options(curve=Curve(critical())))
+    assert "hours / S_min" in relative[0] and "USD / S_min" in relative[0]
+    assert dict(zip(*relative[:2], strict=True))["interval"].endswith(" or more")
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: Throughput((), ()), ("0 per-device batches",)),
+        (lambda: Throughput((1, 2), (1.0,)), ("2 per-device batches and 1 times",)),
+        (lambda: Throughput((2, 1), (1.0, 2.0)), ("[2, 1]", "increase")),
+        (lambda: Throughput((0, 1), (1.0, 2.0)), ("at least 1",)),
+        (lambda: Throughput((1,), (0.0,)), ("0.0 seconds",)),
+        (lambda: LINEAR.compute(0), ("is 0", "at least 1")),
+        (lambda: throughput_knee((1,), (1.0,), share=0), ("share", "is 0")),
+        (lambda: critical(500, 600), ("500", "600", "rising")),
+        (lambda: critical(0.0), ("0.0", "positive")),
+        (lambda: critical(1.0, -1.0), ("-1.0",)),
+        (lambda: Curve(critical(None, 700)), ("not resolved",)),
+        (lambda: Curve(critical(), s_min=0.0), ("S_min is 0.0",)),
+        (lambda: options(price_per_device_hour=-1), ("price is -1",)),
+        (lambda: options(price_per_device_hour=math.nan), ("price is nan",)),
+        (lambda: options(counts=[0]), ("device counts is 0",)),
+        (lambda: options(batches=[0]), ("batches is 0",)),
+        (lambda: options(counts=[3], batches=[8, 16]), ("[8, 16]", "[3]", "multiples")),
+        (lambda: options(counts=[]), ("any of []",)),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(UserError) as error:
+        call()
+    assert all(word in str(error.value) for word in words), error.value

@@ -1,0 +1,608 @@
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from scaling import noise
+from scaling.errors import UserError
+from scaling.noise import Tracker, estimate, noise_scale
+
+
+def gradients(rng, shape, mean, factor):
+    """Normal gradients [*shape, P] with this mean [P] and the covariance factor^T factor."""
+    return mean + rng.standard_normal((*shape, len(factor))) @ factor
+
+
+def shard_norms(rng, draws, steps, b_simple, shard, shards=8, directions=32):
+    """Squared norms ([draws, steps] of shards, of their mean) of drawn gradient vectors, |G| = 1.
+
+    The covariance has eigenvalues in proportion to 1, 1/2, 1/3, ...
+    """
+    values = 1 / np.arange(1, directions + 1)
+    values *= b_simple / values.sum()
+    mean = np.sqrt(values / b_simple)
+    small, big = np.empty((2, draws, steps))
+    for draw in range(draws):
+        drawn = gradients(rng, (steps, shards), mean, np.diag(np.sqrt(values / shard)))
+        small[draw] = np.square(drawn).sum(-1).mean(-1)
+        big[draw] = np.square(drawn.mean(1)).sum(-1)
+    return small, big
+
+
+# --- two batch sizes ---
+
+
+def test_estimates_are_unbiased_for_a_full_covariance():
+    """E|G_B|^2 = |G|^2 + tr(Sigma) / B, and A.2 undoes it."""
+    rng = np.random.default_rng(0)
+    mean, factor = 3 * rng.standard_normal(12), 2 * rng.standard_normal((12, 12))
+    examples = gradients(rng, (40_000, 8), mean, factor)  # 40,000 batches of 8
+    small = np.square(examples.reshape(40_000, 4, 2, 12).mean(2)).sum(-1).mean(1)  # pairs
+    big = np.square(examples.mean(1)).sum(-1)
+    truth = mean @ mean, np.trace(factor.T @ factor)
+    for found, expected in zip(estimate(small, big, 2, 8), truth, strict=True):
+        assert abs(found.mean() - expected) < 4 * stats.sem(found)
+        assert stats.sem(found) < 0.02 * expected
+
+
+def test_estimates_by_hand():
+    # |G|^2 = 3 and tr(Sigma) = 80 give 3 + 80 / 4 and 3 + 80 / 16.
+    assert estimate(23.0, 8.0, 4, 16) == pytest.approx((3.0, 80.0))
+    pair = estimate([[23.0], [13.0]], [8.0, 3.0], 4, 16)
+    assert pair[0].shape == pair[1].shape == (2, 2)
+    assert pair[0][0, 1] < 0  # kept, not clipped: clipping would bias the average
+    assert [float(a[1, 0]) for a in pair] == pytest.approx([19 / 3, 80 / 3])
+
+
+def test_a_published_example_of_a_small_difference():
+    """|G_32|^2 = 0.041 and |G_512|^2 = 0.0028 +- 5%: about 5,150, from 3,230 to 12,580."""
+    ratios = []
+    for big in (0.0028, 0.0028 * 1.05, 0.0028 * 0.95):
+        grad_sq_norm, trace = estimate(0.041, big, 32, 512)
+        ratios.append(float(trace / grad_sq_norm))
+    assert ratios == pytest.approx([5150, 3230, 12580], rel=2e-3)
+
+
+def test_batches_without_replacement():
+    """Over all batches of 4 out of 6 and all halves of each, by enumeration."""
+    rows = np.random.default_rng(1).standard_normal((6, 3)) + 1
+    mean = rows.mean(0)
+    trace = np.square(rows - mean).sum() / 6
+    batches = [rows[list(order)] for order in itertools.permutations(range(6), 4)]
+    small = [np.square(b.reshape(2, 2, 3).mean(1)).sum(-1).mean() for b in batches]
+    big = [np.square(b.mean(0)).sum() for b in batches]
+    found = [a.mean() for a in estimate(small, big, 2, 4)]
+    assert found == pytest.approx([mean @ mean - trace / 5, trace * 6 / 5])
+
+
+def test_what_was_not_measured_stays_missing():
+    found = estimate([1.0, np.nan], [0.5, 0.5], [4, np.nan], 8)
+    assert [np.isnan(a).tolist() for a in found] == [[False, True]] * 2
+
+
+@pytest.mark.parametrize("small, big", [(8, 8), (16, 8), (0, 8), ([4, 8], 8)])
+def test_the_small_batch_is_smaller(small, big):
+    with pytest.raises(ValueError, match="the small one must be positive and smaller"):
+        estimate(1.0, 1.0, small, big)
+
+
+# --- the ratio and its interval ---
+
+
+def test_coverage_with_eight_shards():
+    """B_simple 2,000, shards of 128 examples, 1,000 steps."""
+    rng = np.random.default_rng(2)
+    small, big = shard_norms(rng, 100, 1000, 2000, 128)
+    found = [noise_scale(*estimate(s, b, 128, 1024)) for s, b in zip(small, big, strict=True)]
+    ratios = np.array([e.noise_scale for e in found]) / 2000
+    assert all(e.resolved and e.measurements == 1000 for e in found)
+    assert abs(ratios.mean() - 1) < 0.012  # bias; the mean's own error is 0.004
+    assert np.quantile(abs(ratios - 1), 0.95) < 0.1
+    held = sum(e.low <= 2000 <= e.high for e in found)
+    assert 90 <= held <= 99
+    assert np.median([e.high / e.low for e in found]) < 1.25
+
+
+@pytest.mark.parametrize("steps", [8, 50])
+def test_far_beyond_the_batch_there_is_a_lower_bound_and_no_number(steps):
+    """B_simple at 100 times the batch."""
+    rng = np.random.default_rng(3)
+    small, big = shard_norms(rng, 200, steps, 25_600, 32)
+    pairs = zip(*estimate(small, big, 32, 256), strict=True)
+    found = [noise_scale(*pair) for pair in pairs]
+    unresolved = [e for e in found if not e.resolved]
+    assert len(unresolved) > 180  # 97.5% or nearly: |G|^2 = 0 would be
+    assert all(e.noise_scale is None and e.high is None for e in unresolved)
+    assert sum(e.low is not None for e in unresolved) > 0.85 * len(unresolved)
+    assert sum((e.low or 0) <= 25_600 <= (e.high or math.inf) for e in found) > 180
+
+
+@pytest.mark.parametrize("fall", [4.0, 50.0])
+def test_a_trend_is_part_of_the_average_and_not_noise(fall):
+    """|G|^2 falls by e^fall."""
+    rng = np.random.default_rng(4)
+    path = np.exp(-np.arange(1000) * fall / 1000) + 0.1
+    noise_of = 0.3 * rng.standard_normal((2, 100, 1000))
+    found = [noise_scale(path + a, 20 + b) for a, b in zip(*noise_of, strict=True)]
+    truth = 20 / path.mean()
+    held = [e.low <= truth <= e.high for e in found]
+    assert sum(held) >= 90
+    # Without the trend: +- 2 x 0.3 / sqrt(1,000) / mean(|G|^2), both ways.
+    plain = 1 + 4 * 0.3 / 1000**0.5 / path.mean()
+    assert np.median([e.high / e.low for e in found]) < 1 + (3 if fall < 10 else 6) * (plain - 1)
+
+
+def test_serial_correlation_widens_the_interval():
+    """Noise with a memory of 5 measurements: independent ones would make it 3.2 times too sure."""
+    rng = np.random.default_rng(5)
+    keep = math.exp(-1 / 5)
+    drawn = rng.standard_normal((2, 200, 1000))
+    for t in range(1, 1000):
+        drawn[..., t] = keep * drawn[..., t - 1] + math.sqrt(1 - keep**2) * drawn[..., t]
+    found = [noise_scale(1 + a, 100 + 10 * b) for a, b in zip(*drawn, strict=True)]
+    held = sum(e.resolved and e.low <= 100 <= e.high for e in found)
+    assert 178 <= held <= 198
+
+
+def test_the_interval_is_every_ratio_that_a_t_test_allows():
+    """Fieller's set by its definition: (top - r bottom)^2 <= t^2 Var(top - r bottom)."""
+    rng = np.random.default_rng(6)
+    bottom, top = 1 + rng.standard_normal(20), 50 + 20 * rng.standard_normal(20)
+    found = noise_scale(bottom, top, confidence=0.8)
+    # 20 blocks of one: variance from successive differences, 2 x 19^2 / 56 degrees of freedom.
+    t = stats.t.ppf(0.9, 2 * 19**2 / 56)
+    for ratio in (found.low, found.high):
+        rest = top - ratio * bottom
+        variance = np.square(np.diff(rest)).sum() / 2 / 19 / 20
+        assert rest.mean() ** 2 == pytest.approx(t**2 * variance)
+    assert found.low < found.noise_scale < found.high
+    assert found.noise_scale == pytest.approx(top.mean() / bottom.mean())
+
+
+def test_blocks_of_unequal_size():
+    """For independent noise the interval is about as wide as for blocks of equal size."""
+    rng = np.random.default_rng(7)
+    widths = {}
+    for count in (39, 40):  # 19 blocks of two and one of one; all of two
+        bottom, top = 5 + rng.standard_normal((2, 400, count))
+        found = [noise_scale(b, t) for b, t in zip(bottom, top, strict=True)]
+        widths[count] = np.mean([e.high - e.low for e in found])
+        assert 0.92 < np.mean([e.low <= 1 <= e.high for e in found]) < 0.98
+    assert widths[39] == pytest.approx(widths[40], rel=0.06)
+
+
+def test_signs_that_leave_the_noise_scale_open():
+    wave = np.tile([1.0, -1.0], 10)  # as many as there are blocks
+    # |G|^2 surely positive, tr(Sigma) not: an upper bound, and no number.
+    found = noise_scale(5 + 0.1 * wave, -0.01 + wave)
+    assert (found.resolved, found.noise_scale, found.low) == (False, None, None)
+    assert 0 < found.high < 1
+    assert found.grad_variance_trace == pytest.approx(-0.01)
+    # |G|^2 not, tr(Sigma) surely: a lower bound.
+    found = noise_scale(-0.1 + wave, 1000 + wave)
+    assert (found.resolved, found.noise_scale, found.high) == (False, None, None)
+    assert 500 < found.low < 5000
+    # Neither; one or the other surely negative: nothing at all.
+    for bottom, top in [(0, 0), (-5, 9), (-5, -0.01), (5, -9)]:
+        found = noise_scale(bottom + wave, top + np.roll(wave, bottom == 0))
+        assert (found.noise_scale, found.low, found.high) == (None, None, None)
+        assert not found.resolved
+
+
+def test_without_noise_the_interval_is_a_point():
+    found = noise_scale(np.full(10, 2.0), np.full(10, 60.0))
+    assert (found.noise_scale, found.low, found.high) == pytest.approx((30, 30, 30))
+    for top in (0.0, 1.0):
+        nothing = noise_scale(np.zeros(10), np.full(10, top))
+        assert not nothing.resolved
+        assert (nothing.noise_scale, nothing.low, nothing.high) == (None, None, None)
+
+
+def test_measurements_that_are_missing_or_few():
+    rng = np.random.default_rng(8)
+    bottom, top = 3 + rng.standard_normal((2, 60))
+    holes_b, holes_t = (np.insert(a, [3, 10, 60], np.nan) for a in (bottom, top))
+    holes_t[3], holes_b[11] = 1e9, 1e9  # their pairs are missing
+    assert noise_scale(holes_b, holes_t) == noise_scale(bottom, top)
+    few = noise_scale(bottom[: noise.FEWEST - 1], top[: noise.FEWEST - 1])
+    assert few.measurements == noise.FEWEST - 1 and few.grad_sq_norm is not None
+    assert (few.resolved, few.noise_scale, few.low, few.high) == (False, None, None, None)
+    none = noise_scale([math.nan], [1.0])
+    assert none.measurements == 0 and not none.resolved
+    for found in (noise_scale(bottom, top), few, none):
+        assert json.loads(json.dumps(found.as_dict(), allow_nan=False)) == found.as_dict()
+
+
+def test_bad_series_are_refused():
+    with pytest.raises(UserError, match=r"2 estimates of .* and 1 of"):
+        noise_scale([1.0, 2.0], [1.0])
+    with pytest.raises(UserError, match=r"confidence is 95; it must be between 0 and 1"):
+        noise_scale([1.0], [1.0], confidence=95)
+
+
+# --- windows ---
+
+
+def series(count):
+    """|G|^2 falls, tr(Sigma) stays; a little noise."""
+    rng = np.random.default_rng(9)
+    bottom = np.linspace(4, 1, count) + 0.01 * rng.standard_normal(count)
+    return bottom, 100 + rng.standard_normal(count)
+
+
+def test_windows_grow_with_the_step():
+    bottom, top = series(1000)
+    steps, losses = np.arange(1000) * 2, np.linspace(2, 0, 1000)
+    found = noise.windows(steps, bottom, top, losses, count=10)
+    sizes = [w.measurements for w in found]
+    assert sum(sizes) == 1000 and sizes[0] == 20 and len(sizes) == 10
+    ends = np.cumsum(sizes)
+    assert np.allclose(ends[1:] / ends[:-1], 50 ** (1 / 9), rtol=0.03)
+    assert [(w.first_step, w.last_step) for w in found[:1]] == [(0, 38)]
+    first, last = ends[1:3]
+    third = noise_scale(bottom[first:last], top[first:last])
+    assert {**third.as_dict(), "first_step": 2 * first, "last_step": 2 * (last - 1)} == {
+        k: v for k, v in found[2].as_dict().items() if k != "loss"
+    }
+    assert found[2].loss == pytest.approx(losses[first:last].mean())
+    spans = zip([0, *ends[:-1]], ends, strict=True)
+    expected = [100 / np.linspace(4, 1, 1000)[a:b].mean() for a, b in spans]
+    assert [w.noise_scale for w in found] == pytest.approx(expected, rel=0.01)
+    mean = np.average(expected, weights=sizes)
+    assert noise.average(found).noise_scale == pytest.approx(mean, rel=0.01)
+    # The ratio over the whole run is another number: 40, not 45.
+    assert noise_scale(bottom, top).noise_scale == pytest.approx(40, rel=0.01)
+    assert mean > 44
+
+
+def test_windows_of_a_run_measured_now_and_then():
+    bottom, top = (np.full(100, np.nan) for _ in range(2))
+    bottom[5::5], top[5::5] = series(19)
+    losses = np.arange(100.0)
+    losses[99] = np.inf
+    found = noise.windows(np.arange(100), bottom, top, losses, count=20)
+    assert [w.measurements for w in found] == [8, 11]  # no window of less than FEWEST
+    assert [(w.first_step, w.last_step) for w in found] == [(0, 44), (45, 99)]
+    assert found[0].loss == 22 and found[1].loss is None
+    json.dumps(found[1].as_dict(), allow_nan=False)
+    assert noise.windows(range(3), [np.nan] * 3, [1.0] * 3, [0.0] * 3) == []
+    assert len(noise.windows(range(3), [1.0] * 3, [1.0] * 3, [0.0] * 3)) == 1
+    sizes = [w.measurements for w in noise.windows(range(30), *[[1.0, 2.0] * 15] * 3)]
+    assert sum(sizes) == 30 and min(sizes) >= noise.FEWEST
+
+
+def test_the_average_weights_by_steps_and_leaves_out_the_unresolved():
+    def window(value, first, last, low=None, high=None):
+        known = value is not None
+        return noise.Window(1.0, 1.0, value, low, high, known, 9, first, last, 0.0)
+
+    nothing = window(None, 40, 49, low=100.0)
+    found = noise.average([window(10.0, 0, 9, 6, 18), window(40.0, 10, 39, 36, 60), nothing])
+    assert found.noise_scale == pytest.approx(0.25 * 10 + 0.75 * 40)
+    assert found.low == pytest.approx(32.5 - math.hypot(0.25 * 4, 0.75 * 4))
+    assert found.high == pytest.approx(32.5 + math.hypot(0.25 * 8, 0.75 * 20))
+    assert noise.average([nothing]) == noise.average([]) == noise.Average(None, None, None)
+
+
+def test_bad_windows_are_refused():
+    with pytest.raises(UserError, match="3 steps, 2 losses and 2 measurements"):
+        noise.windows([1, 2, 3], [1.0] * 2, [1.0] * 2, [0.0] * 2)
+    with pytest.raises(UserError, match="count is 0"):
+        noise.windows([1], [1.0], [1.0], [0.0], count=0)
+
+
+# --- the tracker ---
+
+
+def test_the_tracker_against_the_recursion_written_out():
+    rng = np.random.default_rng(10)
+    bottom, top = 2 + rng.standard_normal(30), 50 + rng.standard_normal(30)
+    tracker = Tracker(0.9)
+    tracker.add(bottom, top)
+    weights = 0.9 ** np.arange(29, -1, -1.0)
+    assert tracker.grad_sq_norm == pytest.approx(np.average(bottom, weights=weights))
+    assert tracker.grad_variance_trace == pytest.approx(np.average(top, weights=weights))
+    ratio = np.average(top, weights=weights) / np.average(bottom, weights=weights)
+    assert tracker.noise_scale == pytest.approx(ratio)
+    assert tracker.measurements == 30
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
+def test_pieces_give_the_state_of_the_whole(decay):
+    rng = np.random.default_rng(11)
+    bottom, top = 0.3 + rng.standard_normal(20_000), 70 + rng.standard_normal(20_000)
+    bottom[::7] = np.nan
+    whole, pieces, single = Tracker(decay), Tracker(decay), Tracker(decay)
+    whole.add(bottom, top)
+    start = 0
+    while start < 20_000:
+        size = int(rng.integers(1, 700))
+        pieces.add(bottom[start : start + size], top[start : start + size])
+        pieces = Tracker(**json.loads(json.dumps(pieces.as_dict())))
+        start += size
+    for pair in zip(bottom, top, strict=True):
+        single.add(*pair)
+    assert whole.as_dict() == pieces.as_dict() == single.as_dict()
+    assert whole.measurements == np.isfinite(bottom).sum()
+
+
+def test_the_tracker_knows_when_it_does_not_know():
+    tracker = Tracker(0.5)
+    assert tracker.grad_sq_norm is None and tracker.noise_scale is None
+    tracker.add(np.ones(noise.FEWEST - 1), np.full(noise.FEWEST - 1, 9.0))
+    assert tracker.noise_scale is None and tracker.grad_sq_norm == pytest.approx(1)
+    tracker.add(1.0, 9.0)
+    assert tracker.noise_scale == pytest.approx(9)
+    tracker.add(-5.0, 9.0)
+    assert tracker.noise_scale is None and tracker.grad_sq_norm < 0
+    tracker.add([5.0, 5.0, 5.0], [9.0] * 3)
+    assert tracker.noise_scale > 0
+    before = tracker.as_dict()
+    tracker.add([np.nan, 1.0], [1.0, np.inf])
+    assert tracker.as_dict() == before
+    for decay in (1.0, -0.1, math.nan):
+        with pytest.raises(UserError, match="decay is"):
+            Tracker(decay)
+
+
+# --- formulas ---
+
+
+def test_learning_rates():
+    # 0.27 B / (96 + B), the paper's own law for SVHN.
+    batch = np.array([24, 96, 1e9])
+    assert noise.optimal_rate(batch, 96, 0.27) == pytest.approx([0.054, 0.135, 0.27])
+    assert noise.central_rate(batch, 0.27, 96) == pytest.approx([0.054, 0.135, 0.27])
+    assert noise.central_rate(32, 0.1, 96, alpha=0.5) == pytest.approx(0.05)
+    # Far below the scale the rate is linear in B, or goes with its root.
+    assert noise.central_rate(2, 1, 1e6) / noise.central_rate(1, 1, 1e6) == pytest.approx(2)
+    half = [noise.central_rate(b, 1, 1e6, 0.5) for b in (1, 2)]
+    assert half[1] / half[0] == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize(
+    "value, r, expected",
+    [
+        (100, 100, 128),  # of 64 and 128
+        (100, 81, 64),  # 90: the middle in log B is 90.5
+        (92, 92, 128),  # 92: nearer 64 by difference
+        (1, 1, 16),  # the powers of two from 10 to 3,000 begin with 16 ...
+        (1e6, 1e6, 2048),  # ... and end with 2,048
+    ],
+)
+def test_adaptive_batch(value, r, expected):
+    found = noise.adaptive_batch(value, r, 10, 3000)
+    assert found == expected and isinstance(found, int)
+
+
+def test_bad_adaptive_batches_are_refused():
+    with pytest.raises(UserError, match="No power of two lies between 65 and 100"):
+        noise.adaptive_batch(10, 10, 65, 100)
+    with pytest.raises(UserError, match="No power of two lies between 0 and 0"):
+        noise.adaptive_batch(10, 10, 0, 0)
+    for value, r in [(0, 1), (-3, 1), (1, 0), (math.nan, 1)]:
+        with pytest.raises(UserError, match="both must be positive"):
+            noise.adaptive_batch(value, r)
+
+
+def test_gamma():
+    s = np.linspace(0, 7, 20_001)
+    # The paper's case, B = 10 sqrt(s): 24 / 25.
+    assert noise.gamma(np.maximum(10 * np.sqrt(s), 1e-12), s) == pytest.approx(24 / 25, rel=1e-5)
+    assert noise.gamma(np.full(5, 300.0), [0, 1, 4, 5, 9]) == pytest.approx(1)
+    scale = lambda s: 20 + s**3
+    root, examples = (integrate.quad(f, 0, 7)[0] for f in (lambda s: math.sqrt(scale(s)), scale))
+    assert noise.gamma(scale(s), s) == pytest.approx(root**2 / (7 * examples), rel=1e-6)
+    coarse = np.array([0.0, 1.0, 3.0])  # trapezia: 1 / 2 (y0 + y1) + (y1 + y2)
+    assert noise.gamma([4.0, 9.0, 16.0], coarse) == pytest.approx((2.5 + 7) ** 2 / 3 / (6.5 + 25))
+
+
+def test_bad_series_for_gamma_are_refused():
+    with pytest.raises(UserError, match="2 noise scales at 3 points"):
+        noise.gamma([1.0, 2.0], [0, 1, 2])
+    with pytest.raises(UserError, match="at least two"):
+        noise.gamma([1.0], [0])
+    for values, s in [([1.0, 0.0], [0, 1]), ([1.0, 1.0], [0, 0]), ([1.0, math.nan], [0, 1])]:
+        with pytest.raises(UserError, match="Progress must increase"):
+            noise.gamma(values, s)
+
+
+# --- the exact mode ---
+
+
+def squared_error(weights, example):
+    return 0.5 * (weights @ example["x"] - example["y"]) ** 2
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """Linear regression, and its moments in float64: gradients r_i x_i, Hessian X^T X / N."""
+    rng = np.random.default_rng(12)
+    x = rng.standard_normal((100, 6)) * [3, 1, 1, 0.5, 0.5, 0.1] + 0.5
+    y, weights = rng.standard_normal(100), rng.standard_normal(6)
+    x, y, weights = (a.astype(np.float32) for a in (x, y, weights))
+    rows = (x.astype(float) @ weights - y)[:, None] * x
+    mean, hessian = rows.mean(0), x.T.astype(float) @ x / 100
+    sigma = (rows - mean).T @ (rows - mean) / 100
+    return (weights, {"x": x, "y": y}), rows, mean, sigma, hessian
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50, 100, 256])
+def test_moments_of_linear_regression(regression, batch):
+    given, _, mean, sigma, _ = regression
+    found = noise.per_example_moments(squared_error, *given, batch=batch)
+    assert found.grad_sq_norm == pytest.approx(mean @ mean, rel=1e-5)
+    assert found.grad_variance_trace == pytest.approx(np.trace(sigma), rel=1e-5)
+    assert found.noise_scale == pytest.approx(np.trace(sigma) / (mean @ mean), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [7, 256])
+def test_hessian_noise_scale_of_linear_regression(regression, batch):
+    given, _, mean, sigma, hessian = regression
+    found = noise.hessian_noise_scale(squared_error, *given, batch=batch)
+    curvature, trace = mean @ hessian @ mean, np.trace(hessian @ sigma)
+    assert found.gradient_curvature == pytest.approx(curvature, rel=1e-5)
+    assert found.hessian_variance_trace == pytest.approx(trace, rel=1e-5)
+    assert found.noise_scale == pytest.approx(trace / curvature, rel=1e-5)
+    assert found.standard_error is None
+    # On a quadratic the step of eq. 2.6 gains exactly what eq. 2.7 says.
+    (weights, data), rate = given, found.rate_max
+    loss = lambda w: 0.5 * np.mean((data["x"].astype(float) @ w - data["y"]) ** 2)
+    assert loss(weights) - loss(weights - rate * mean) == pytest.approx(
+        found.improvement_max, rel=1e-4
+    )
+    assert loss(weights - 1.1 * rate * mean) > loss(weights - rate * mean)
+    # And the best rate for a batch of 5, by the expected gain over rates.
+    rates = np.linspace(0, 2 * rate, 20_001)
+    gains = rates * (mean @ mean) - rates**2 / 2 * (curvature + trace / 5)
+    assert noise.optimal_rate(5, found.noise_scale, rate) == pytest.approx(
+        rates[gains.argmax()], rel=1e-3
+    )
+
+
+def test_sampled_trace_and_its_error(regression):
+    given, rows, mean, sigma, hessian = regression
+    found = noise.hessian_noise_scale(
+        squared_error, *given, batch=64, samples=600, key=jax.random.key(0)
+    )
+    curvature = mean @ hessian @ mean
+    truth = np.trace(hessian @ sigma) / curvature
+    # z^T H z = r^T M r has the variance 2 sum M_ij^2 over i != j.
+    form = (rows - mean) @ hessian @ (rows - mean).T / 100
+    error = math.sqrt(2 * (np.square(form).sum() - np.square(np.diag(form)).sum()) / 600)
+    assert found.standard_error == pytest.approx(error / curvature, rel=0.2)
+    assert abs(found.noise_scale - truth) < 3 * found.standard_error
+    again = noise.hessian_noise_scale(
+        squared_error, *given, batch=100, samples=600, key=jax.random.key(0)
+    )
+    assert again.noise_scale == pytest.approx(found.noise_scale, rel=1e-5)
+
+
+@jax.custom_vjp
+def doubled(x):
+    """Twice x, with a gradient of its own; so it has no forward derivative."""
+    return 2 * x
+
+
+doubled.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
+
+
+def mlp_loss(params, example):
+    image, label = example
+    hidden = jnp.tanh(image @ params["first"]["kernel"] + params["first"]["bias"])
+    logits = doubled(hidden) @ params["second"]
+    return -jax.nn.log_softmax(logits)[label]
+
+
+def mlp(rng, sizes, dtype=np.float32):
+    inputs, hidden, classes = sizes
+    draw = lambda *shape: (rng.standard_normal(shape) / shape[0] ** 0.5).astype(dtype)
+    first = {"kernel": draw(inputs, hidden), "bias": draw(hidden)}
+    return {"first": first, "second": draw(hidden, classes)}
+
+
+def test_against_a_dense_hessian_and_covariance():
+    """Everything materialised, in float64; and the same code in float64, to rounding."""
+    rng = np.random.default_rng(13)
+    examples = (rng.standard_normal((45, 4)), rng.integers(0, 3, 45))
+    with jax.enable_x64(True):
+        params = mlp(rng, (4, 5, 3), float)
+        flat, restore = jax.flatten_util.ravel_pytree(params)
+        loss = lambda flat, example: mlp_loss(restore(flat), example)
+        rows = np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(flat, examples))
+        # Reverse over reverse; the code under test goes forward over reverse.
+        whole = lambda flat: jax.vmap(loss, (None, 0))(flat, examples).mean()
+        hessian = np.asarray(jax.jit(jax.jacrev(jax.grad(whole)))(flat))
+        exact = noise.hessian_noise_scale(mlp_loss, params, examples, batch=16)
+        moments = noise.per_example_moments(mlp_loss, params, examples, batch=16)
+    mean, sigma = rows.mean(0), np.cov(rows.T, bias=True)
+    curvature, trace = mean @ hessian @ mean, np.trace(hessian @ sigma)
+    assert curvature > 0 and trace > 0
+    assert moments.grad_sq_norm == pytest.approx(mean @ mean, rel=1e-10)
+    assert moments.grad_variance_trace == pytest.approx(np.trace(sigma), rel=1e-10)
+    assert exact.noise_scale == pytest.approx(trace / curvature, rel=1e-10)
+    assert exact.rate_max == pytest.approx(mean @ mean / curvature, rel=1e-10)
+    assert exact.improvement_max == pytest.approx((mean @ mean) ** 2 / 2 / curvature, rel=1e-10)
+    # The two noise scales are not the same thing.
+    assert abs(exact.noise_scale / moments.noise_scale - 1) > 0.05
+    single = jax.tree.map(np.float32, params)
+    found = noise.hessian_noise_scale(mlp_loss, single, (np.float32(examples[0]), examples[1]), 16)
+    assert found.noise_scale == pytest.approx(exact.noise_scale, rel=1e-4)
+
+
+def test_a_small_variance_beside_a_large_gradient():
+    """Single precision: E|g_i|^2 - |G|^2 would be rounding only."""
+    rng = np.random.default_rng(14)
+    rows = (1000 + 0.01 * rng.standard_normal((300, 50))).astype(np.float32)
+    found = noise.per_example_moments(jnp.vdot, np.zeros(50, np.float32), rows, batch=128)
+    assert found.grad_variance_trace == pytest.approx(rows.astype(float).var(0).sum(), rel=1e-3)
+    assert found.grad_sq_norm == pytest.approx(5e7, rel=1e-4)
+
+
+def test_curvature_that_is_not_positive():
+    found = noise.hessian_noise_scale(
+        lambda w, example: -example * w**2, np.float32(1.0), np.array([1, 2, 3], np.float32)
+    )
+    # G = -4 and H = -4; the gradients are -2, -4 and -6.
+    assert found.gradient_curvature == pytest.approx(-64)
+    assert found.hessian_variance_trace == pytest.approx(-4 * 8 / 3)
+    assert (found.noise_scale, found.rate_max, found.improvement_max) == (None, None, None)
+    flat = noise.per_example_moments(lambda w, example: w * example, 1.0, np.array([-1.0, 1.0]))
+    assert (flat.grad_sq_norm, flat.grad_variance_trace, flat.noise_scale) == (0, 1, None)
+
+
+def test_the_estimator_agrees_with_the_exact_mode_on_a_trained_network():
+    """Digits; batches of 8 x 16 drawn with replacement, the parameters held."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    examples = (np.float32(images / 16), labels)
+    rng = np.random.default_rng(15)
+    params = mlp(rng, (64, 12, 10))
+    mean_loss = lambda params: jax.vmap(mlp_loss, (None, 0))(params, examples).mean()
+    step = jax.jit(lambda p: jax.tree.map(lambda w, g: w - 0.1 * g, p, jax.grad(mean_loss)(p)))
+    before = mean_loss(params)
+    for _ in range(60):
+        params = step(params)
+    assert mean_loss(params) < 0.7 * before
+    exact = noise.per_example_moments(mlp_loss, params, examples)
+    rows = jax.jit(jax.vmap(jax.grad(mlp_loss), (None, 0)))(params, examples)
+    rows = np.concatenate([np.reshape(r, (1797, -1)) for r in jax.tree.leaves(rows)], 1)
+    products = rows.astype(float) @ rows.T  # a mean gradient's squared norm is a mean of these
+    small, big = np.empty((2, 600))
+    for i in range(600):
+        drawn = rng.integers(1797, size=128)
+        table = products[np.ix_(drawn, drawn)].reshape(8, 16, 8, 16).mean((1, 3))
+        small[i], big[i] = np.trace(table) / 8, table.mean()
+    found = noise_scale(*estimate(small, big, 16, 128))
+    assert found.resolved and found.high < 1.5 * found.low
+    assert found.low < exact.noise_scale < found.high
+    assert found.noise_scale == pytest.approx(exact.noise_scale, rel=0.1)
+    assert found.grad_variance_trace == pytest.approx(exact.grad_variance_trace, rel=0.03)
+
+
+def test_bad_examples_are_refused():
+    loss, weights = squared_error, np.ones(2, np.float32)
+    data = {"x": np.ones((3, 2)), "y": np.ones(3)}
+    with pytest.raises(UserError, match=r"have the lengths \[2, 3\]"):
+        noise.per_example_moments(loss, weights, data | {"y": np.ones(2)})
+    with pytest.raises(UserError, match=r"have the lengths \[0\]"):
+        noise.per_example_moments(loss, weights, {"x": np.ones((0, 2)), "y": np.ones(0)})
+    with pytest.raises(UserError, match="batch is 0"):
+        noise.hessian_noise_scale(loss, weights, data, batch=0)
+    for samples, key in [(1, jax.random.key(0)), (10, None)]:
+        with pytest.raises(UserError, match="at least 2 samples and a key"):
+            noise.hessian_noise_scale(loss, weights, data, samples=samples, key=key)
+
+
+def test_only_the_exact_mode_needs_jax():
+    """A report is made where there may be none."""
+    code = "import sys; sys.modules['jax'] = None; import scaling.noise"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,110 @@
+"""docs/your_model.md, as a reader follows it: its file, its commands, and what goes wrong."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from program import ROOT, launch
+
+PAGE = (ROOT / "docs/your_model.md").read_text()
+(CONFIG,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+(SHELL,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+DRY_RUN, STUDY, TRAIN, ADVISE = (shlex.split(line)[2:] for line in SHELL.splitlines())
+PARAMETERS = 3 * 3 * 8 + 4 * 4 * 8 * 10 + 10
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "my_task.py").write_text(CONFIG)
+    return tmp_path
+
+
+def test_the_file_is_short():
+    assert len([line for line in CONFIG.splitlines() if line]) < 40
+
+
+def test_dry_run(folder):
+    code, out, err = launch(*DRY_RUN, cwd=folder)
+    assert code == 0, err
+    assert f"my_cnn(features=8), {PARAMETERS:,} parameters" in out
+    assert "my_digits: 1,397 train, 200 validation, 200 test" in out
+    assert not (folder / "runs").exists()
+
+
+def test_study_by_two_workers(folder):
+    tiny = (
+        "--config.batch_sizes=32,128",
+        "--config.search.trials=2",
+        "--config.target.goal=0.5",
+        "--config.target.repeats=0",
+        "--config.model.features=4",
+    )
+    code, _, err = launch(*STUDY, *tiny, "--workers=2", "--workdir=study", cwd=folder)
+    assert code == 0, err
+    for name in ("bs32", "bs128"):
+        run = folder / "study" / name
+        assert json.loads((run / "result.json").read_text())["status"] == "reached"
+        resolved = json.loads((run / "resolved.json").read_text())
+        parameters = 3 * 3 * 4 + 4 * 4 * 4 * 10 + 10
+        assert resolved["model"] == {"name": "my_cnn", "parameters": parameters}
+    page = (folder / "study/report.html").read_text()
+    assert "my_digits" in page and "my_cnn" in page
+
+
+def test_single_training(folder):
+    code, _, err = launch(*TRAIN, "--workdir=train", cwd=folder)
+    assert code == 0, err
+    result = json.loads((folder / "train/bs64/result.json").read_text())
+    assert result["status"] == "complete" and result["validation"]["error"] < 0.2
+    resolved = json.loads((folder / "train/bs64/resolved.json").read_text())
+    assert resolved["model"] == {"name": "my_cnn", "parameters": PARAMETERS}
+
+
+def test_advice(folder):
+    quick = ("--config.advise.largest=64", "--config.advise.seconds=0.01", "--workdir=advice")
+    code, out, err = launch(*ADVISE, *quick, cwd=folder)
+    assert code == 0, err
+    result = json.loads((folder / "advice/advice/result.json").read_text())
+    assert result["gradient_bytes"] == 4 * PARAMETERS
+    assert result["price_per_device_hour"] == 2.5
+    assert result["options"] and result["paragraph"] in out
+
+
+@pytest.mark.parametrize(
+    "old, new, arguments, words",
+    [
+        ("[..., None]", "", (), "(1397, 8, 8), and (1397, 8, 8, 1) is registered"),
+        (
+            '"train": 1397',
+            '"train": 1400',
+            (),
+            "(1397, 8, 8, 1), and (1400, 8, 8, 1) is registered",
+        ),
+        ("num_classes: int", "classes: int = 10", (), "no field `num_classes: int`"),
+        ("features=8)\n", "feature=8)\n", (), "did you mean 'features'"),
+        ("", "", ("--config.model.feature=16",), "did you mean 'features'"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(folder, old, new, arguments, words):
+    assert old in CONFIG
+    (folder / "my_task.py").write_text(CONFIG.replace(old, new))
+    code, _, err = launch(*TRAIN, *arguments, "--workdir=train", cwd=folder)
+    assert code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+def test_the_file_starts_no_device_however_often_it_is_loaded(folder):
+    code = """
+import runpy
+from jax._src import xla_bridge
+for _ in range(2):
+    runpy.run_path("my_task.py")["get_config"]()
+print(xla_bridge.backends_are_initialized())
+"""
+    command = [sys.executable, "-c", code]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    out = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert out.stdout.strip() == "False", out.stderr

@@ -1,0 +1,305 @@
+"""Batches that change on the way, against training written out and against runs cut to pieces."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from scaling import noise
+from scaling.config import default_config, model_config
+from scaling.crossings import next_evaluation
+from scaling.data import sources
+from scaling.data.resident import EpochOrder
+from scaling.errors import UserError
+from scaling.record import RunDir, read_metrics
+from scaling.signals import Interrupted
+from scaling.train import phases, planning
+from scaling.train.loop import train_point
+from scaling.train.phases import Rules, next_batch, train_phases
+from scaling.train.point import resolve
+from scaling.train.step import init_state
+
+FOLLOW = Rules(16, (1.0, 0.2), 0.2, 20_000, r=100.0, largest=128, memory=20.0)
+STAY = dataclasses.replace(FOLLOW, r=None, goals=(1e-9,), budget=16 * 40)
+
+
+def _config(batch, rate=0.004, **changes):
+    c = default_config()
+    c.global_batch, c.micro_batch, c.devices = batch, batch // 4, 1
+    c.noise_scale, c.noise_every, c.eval.test = True, 1, False
+    c.model = model_config("mlp", widths=(8,))
+    c.optim.name, c.optim.base_lr = "sgd", rate * batch
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def point_at(batch, **changes):
+    return resolve(_config(batch, **changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """Programs are compiled once for all tests whose points do not differ."""
+    plain = planning.choose
+    cached = functools.cache(lambda batch: plain(point_at(batch)))
+
+    def choose(point, recorded=None):
+        same = point.config.to_json() == point_at(point.global_batch).config.to_json()
+        return cached(point.global_batch) if same else plain(point)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "choose", choose)
+        yield
+
+
+def _train(path, rules, seeds=(3,), at=point_at, signals=None):
+    with RunDir(path) as run:
+        return train_phases(at, rules, seeds, run, "test", signals)[0]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """(run directory, trajectories) of two seeds that follow the noise scale."""
+    path = tmp_path_factory.mktemp("followed")
+    return path, _train(path, FOLLOW, (3, 4))
+
+
+@pytest.mark.parametrize(
+    "octaves, found",
+    [(0.74, 64), (-0.74, 64), (0.76, 128), (-0.76, 32), (2.4, 256), (9.0, 1024), (-9.0, 4)],
+)
+def test_the_batch_moves_to_the_nearest_power_of_two(octaves, found):
+    """Unless it is within three quarters of an octave."""
+    rules = Rules(16, (1.0,), 0.1, 1, r=50.0, smallest=3, largest=1500)
+    scale = (64 * 2**octaves) ** 2 / 50.0
+    assert next_batch(64, scale, rules) == found
+    assert next_batch(64, None, rules) == 64
+    assert next_batch(64, scale, dataclasses.replace(rules, r=None)) == 64
+
+
+def test_a_batch_that_stays_trains_as_every_run_does(tmp_path):
+    """The same numbers as `loop`'s, augmentation included."""
+    augmented = {"data.augment": "crop_flip"}
+    _train(tmp_path / "a", STAY, at=lambda batch: point_at(batch, **augmented))
+    config = _config(16, seed=3, duration="40 steps", **augmented)
+    with RunDir(tmp_path / "b") as run:
+        run.begin(json.loads(config.to_json_best_effort()))
+        train_point(config, run, "test")
+    ours, theirs = (read_metrics(tmp_path / name, "train") for name in "ab")
+    assert len(ours) == 40
+    assert [{k: v for k, v in row.items() if k not in ("trial", "batch")} for row in ours] == theirs
+
+
+def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
+    """SGD in float64 on the consecutive examples of the order, at every batch's own rate."""
+    wanted = iter([16, 16, 64, 64, 64, 24, 24, 200])
+    monkeypatch.setattr(phases, "next_batch", lambda batch, *_: next(wanted, 200))
+    at = lambda batch: point_at(batch, **{"model.widths": ()})
+    rules = dataclasses.replace(FOLLOW, goals=(1e-9,), budget=1_500, resolution=0.3)
+    (trajectory,) = _train(tmp_path, rules, at=at)
+    assert [batch for _, batch in trajectory.schedule] == [16, 64, 24, 200]
+
+    point = at(16)
+    key, _ = jax.random.split(jax.random.key(3))
+    state = init_state(point.task, point.make_optimizer, point.hparams, key)
+    (layer,) = jax.tree.map(lambda a: np.asarray(a, np.float64), state.params).values()
+    weights, bias = layer["kernel"], layer["bias"]
+    split, info = sources.load("digits", "train", None), point.info
+    images = (split.images.reshape(1197, -1) / 255 - info.mean[0]) / info.std[0]
+    order, start, losses, examples = EpochOrder(3, 1197), 0, [], []
+    rows = read_metrics(tmp_path, "train")
+    for step in range(1, len(rows) + 1):
+        batch = [b for first, b in trajectory.schedule if first <= step][-1]
+        chosen = order[start : start + batch]
+        start += batch
+        logits = images[chosen] @ weights + bias
+        share = np.exp(logits - logits.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        target = np.eye(10)[split.labels[chosen]]
+        losses.append(-np.log((share * target).sum(1)).mean())
+        gradient = (share - target) / batch
+        weights = weights - 0.004 * batch * images[chosen].T @ gradient
+        bias = bias - 0.004 * batch * gradient.sum(0)
+        examples.append(start)
+    np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=1e-4)
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert trajectory.examples == start <= 1_500 < start + 200
+    seen = {row["step"]: row["examples"] for row in read_metrics(tmp_path, "train_eval")}
+    assert seen == {0: 0} | {step: examples[step - 1] for step in seen if step}
+
+
+def test_the_batch_follows_the_recorded_norms(followed):
+    """The schedule from metrics.jsonl alone: A.2, averages, and the rule, written out."""
+    path, trajectories = followed
+    assert max(len(trajectory.schedule) for trajectory in trajectories) > 3
+    rows, evaluations = read_metrics(path, "train"), read_metrics(path, "train_eval")
+    for trial, trajectory in enumerate(trajectories):
+        square = trace = weight = 0.0
+        batch, schedule, found, updates = 16, [[1, 16]], [], {}
+        for row in (r for r in rows if r["trial"] == trial):
+            updates[row["step"]] = row
+        ends = [r["step"] for r in evaluations if r["trial"] == trial]
+        for before, end in itertools.pairwise([0, *ends]):
+            for step in range(before + 1, end + 1):
+                row = updates[step]
+                assert row["batch"] == batch
+                small, big = row["part_grad_sq_norm"], row["grad_sq_norm"]
+                part = batch / 4
+                weight = 0.95 * weight + 0.05
+                square = 0.95 * square + 0.05 * (batch * big - part * small) / (batch - part)
+                trace = 0.95 * trace + 0.05 * (small - big) / (1 / part - 1 / batch)
+            resolved = end >= noise.FEWEST and square > 0 and trace > 0
+            found.append(trace / square if resolved else None)
+            if resolved and end != ends[-1]:
+                wanted = np.log2(100 * trace / square) / 2
+                if abs(wanted - np.log2(batch)) > 0.75:
+                    batch = int(2 ** np.clip(np.round(wanted), 1, 7))
+                    schedule.append([end + 1, batch])
+        assert trajectory.schedule == schedule and len(schedule) > 1
+        assert [step for step, _ in trajectory.noise_scale] == ends
+        measured = [value for _, value in trajectory.noise_scale]
+        assert [value is None for value in measured] == [value is None for value in found]
+        numbers = [[v for v in values if v is not None] for values in (measured, found)]
+        np.testing.assert_allclose(*numbers, rtol=1e-4)
+
+
+def test_evaluations_are_on_the_grid_and_goals_strictly_below(tmp_path, monkeypatch):
+    losses = iter([2.0, 1.5, 1.0, 0.6, 0.5, 0.5, 0.49, 0.2])
+    monkeypatch.setattr(phases, "means", lambda calls: {"loss": next(losses), "error": 0.0})
+    rules = dataclasses.replace(STAY, goals=(1.0, 0.7, 0.5))
+    (trajectory,) = _train(tmp_path, rules)
+    grid = [0]
+    while len(grid) < 7:
+        grid.append(next_evaluation(grid[-1], 0.2))
+    assert [row["step"] for row in read_metrics(tmp_path, "train_eval")] == grid
+    assert [(g["goal"], g["steps"]) for g in trajectory.goals] == [(1.0, 3), (0.7, 3), (0.5, 6)]
+    assert trajectory.done and trajectory.step == 6 == len(read_metrics(tmp_path, "train"))
+
+
+def test_the_loss_of_an_evaluation_is_that_of_the_first_examples(tmp_path):
+    (trajectory,) = _train(tmp_path, dataclasses.replace(STAY, budget=0))
+    assert trajectory.done and trajectory.step == 0
+    point = point_at(16)
+    key, _ = jax.random.split(jax.random.key(3))
+    state = init_state(point.task, point.make_optimizer, point.hparams, key)
+    split = sources.load("digits", "train", None)
+    batch = point.preprocess(None, {"image": split.images[:300], "label": split.labels[:300]})
+    loss = point.task.eval_metrics(state.params, {}, batch)["loss"].mean()
+    (row,) = read_metrics(tmp_path, "train_eval")
+    assert row["loss"] == pytest.approx(float(loss), rel=1e-5) and row["noise_scale"] is None
+
+
+def test_an_exhausted_budget(tmp_path):
+    (trajectory,) = _train(tmp_path, dataclasses.replace(STAY, budget=16 * 25 + 15))
+    assert trajectory.done and not trajectory.goals and trajectory.diverged_at is None
+    assert (trajectory.step, trajectory.examples) == (25, 400)
+    assert trajectory.noise_scale[-1][0] == 25  # judged where it ends
+
+
+def test_divergence_ends_one_seed_and_not_the_next(tmp_path):
+    # Weights grow by 10^4 at every update: the loss overflows between the evaluations at 4 and 8.
+    at = lambda batch: point_at(batch, **{"optim.weight_decay": 1e4 / (0.004 * 16)})
+    found = _train(tmp_path, dataclasses.replace(STAY, resolution=1.0), (3, 4), at)
+    rows = read_metrics(tmp_path, "train")
+    for trial, trajectory in enumerate(found):
+        own = [row for row in rows if row["trial"] == trial]
+        assert trajectory.done and trajectory.diverged_at == trajectory.step == len(own) < 8
+        norms = lambda row: [row["loss"], row["grad_sq_norm"], *row["local_grad_sq_norm"]]
+        assert None in norms(own[-1]) and not any(None in norms(row) for row in own[:-1])
+
+
+def test_an_evaluation_that_is_not_finite_is_divergence(tmp_path, monkeypatch):
+    losses = iter([2.0, 1.5, np.nan])
+    monkeypatch.setattr(phases, "means", lambda calls: {"loss": next(losses), "error": 0.0})
+    (trajectory,) = _train(tmp_path, STAY)
+    assert trajectory.diverged_at == trajectory.step == 2
+
+
+def test_one_program_for_every_batch_size(tmp_path, monkeypatch):
+    compiled, choose = [], planning.choose
+
+    def counting(point):
+        compiled.append(point.global_batch)
+        return choose(point)
+
+    monkeypatch.setattr(planning, "choose", counting)
+    found = _train(tmp_path, FOLLOW, (3, 4))
+    used = {batch for trajectory in found for _, batch in trajectory.schedule}
+    assert sorted(compiled) == sorted(used) and len(used) > 2
+
+
+def test_a_batch_beyond_the_memory_is_refused(tmp_path):
+    at = lambda batch: point_at(batch, memory_limit_gib=1e-5)
+    with pytest.raises(UserError, match=r"Batch 16 in microbatches of 4 needs .* larger adaptive"):
+        _train(tmp_path, STAY, at=at)
+
+
+class StopAt:
+    """A signal that comes when it is looked for the `looks`-th time."""
+
+    def __init__(self, looks):
+        self._looks = itertools.count(1)
+        self._stop = looks
+
+    @property
+    def received(self):
+        return signal.SIGTERM if next(self._looks) >= self._stop else None
+
+
+@pytest.mark.parametrize("every", [1, 25, 45])
+def test_stopped_anywhere_a_run_goes_on_as_if_never_stopped(followed, tmp_path, monkeypatch, every):
+    """Also where calls are cut otherwise."""
+    path, expected = followed
+    if every == 45:
+        monkeypatch.setattr(phases, "CHUNK_SECONDS", 1e-9)  # one update per call
+    for launches in itertools.count(1):
+        # The first stop of the first case is before anything was done.
+        signals = StopAt(launches if every == 1 else every)
+        try:
+            found = _train(tmp_path, FOLLOW, (3, 4), signals=signals)
+            break
+        except Interrupted as error:
+            assert "what was done is saved" in str(error)
+    assert launches > 2
+    assert found == expected
+    assert (tmp_path / "metrics.jsonl").read_text() == (path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("appends", [9, 45])
+def test_killed_anywhere_a_run_goes_on_as_if_never_killed(followed, tmp_path, monkeypatch, appends):
+    """The metrics are ahead of the checkpoint, and their last line is cut off."""
+    path, expected = followed
+    at = lambda batch: point_at(batch, **{"checkpoint.every_seconds": 0.0})
+    appended, plain = itertools.count(1), RunDir.append
+
+    def append(self, lines):
+        if next(appended) == appends:
+            plain(self, lines[: len(lines) // 2])
+            raise KeyboardInterrupt
+        plain(self, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "append", append)
+        with pytest.raises(KeyboardInterrupt):
+            _train(tmp_path, FOLLOW, (3, 4), at)
+    assert _train(tmp_path, FOLLOW, (3, 4)) == expected
+    assert (tmp_path / "metrics.jsonl").read_text() == (path / "metrics.jsonl").read_text()
+
+
+def test_two_devices_change_nothing_but_rounding(followed, tmp_path):
+    """The parts whose gradients differ are the same examples: so is the noise, and the batch."""
+    path, expected = followed
+    at = lambda batch: point_at(batch, devices=2)
+    found = _train(tmp_path, dataclasses.replace(FOLLOW, goals=(1e-9,), budget=1_000), at=at)
+    rows = read_metrics(tmp_path, "train")
+    same = [row for row in read_metrics(path, "train") if row["trial"] == 0][: len(rows)]
+    for name in ("loss", "grad_sq_norm", "part_grad_sq_norm", "batch"):
+        values = ([row[name] for row in each] for each in (rows, same))
+        np.testing.assert_allclose(*values, rtol=2e-3)
+    assert len(found[0].schedule) > 1
+    assert found[0].schedule == expected[0].schedule[: len(found[0].schedule)]
