@@ -76,7 +76,9 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.decay_factor = placeholder(float)
 
     c.noise_scale = False  # track the gradient noise scale, see scaling/noise.py
-    c.noise_every = placeholder(int)  # updates per measurement; None: each where it costs nothing
+    # Updates per measurement; None: 64 where a batch must be cut in halves for it, 8 where it is in
+    # microbatches. One microbatch per device costs nothing and is measured at every update.
+    c.noise_every = placeholder(int)
 
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0

@@ -245,9 +245,8 @@ def average(windows: Sequence[Window]) -> Average:
         return Average(None, None, None)
     steps = np.array([w.last_step - w.first_step + 1 for w in resolved])
     weights = steps / steps.sum()
-    scales, lows, highs = (
-        np.array([getattr(w, end) for w in resolved]) for end in ("noise_scale", "low", "high")
-    )
+    scales = np.array([w.noise_scale for w in resolved])
+    lows, highs = np.array([w.low or 0.0 for w in resolved]), np.array([w.high for w in resolved])
     mean = float(weights @ scales)
     below, above = (
         float(np.linalg.norm(weights * side)) for side in (scales - lows, highs - scales)

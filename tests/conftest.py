@@ -4,6 +4,7 @@ And small TFDS directories of array_record files, written without TensorFlow.
 """
 
 import dataclasses
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,14 @@ from scaling.data import sources  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go_of_programs():
+    """Every compiled program holds memory maps, of which a process may have 65,530."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

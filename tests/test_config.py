@@ -29,6 +29,8 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.duration, c.adaptive.batches, c.adaptive.seeds = "3000 examples", (32,), 1
     else:
         c.duration, c.eval.every = "2 steps", "1 step"
+    if study == "noise_scale":
+        c.duration, c.noise.dip_from, c.noise.dip_to = "10 steps", "1 steps", "9 steps"
     if study == "advise":
         c.advise.largest, c.advise.seconds = 4, 1e-3
     with c.unlocked():

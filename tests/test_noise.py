@@ -288,6 +288,8 @@ def test_the_average_weights_by_steps_and_leaves_out_the_unresolved():
     assert found.noise_scale == pytest.approx(0.25 * 10 + 0.75 * 40)
     assert found.low == pytest.approx(32.5 - math.hypot(0.25 * 4, 0.75 * 4))
     assert found.high == pytest.approx(32.5 + math.hypot(0.25 * 8, 0.75 * 20))
+    unbounded = noise.average([window(10.0, 0, 9, None, 18)])  # tr(Sigma) may be zero
+    assert (unbounded.low, unbounded.high) == (0.0, 18.0)
     assert noise.average([nothing]) == noise.average([]) == noise.Average(None, None, None)
 
 

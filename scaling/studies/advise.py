@@ -8,24 +8,27 @@ curve of finished studies where `advise.records` names some, models the all-redu
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from scaling import advice, comms, noise
+from scaling.config import differences
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
 from scaling.record import RunDir, provenance, read_metrics, read_points
 from scaling.signals import Signals
-from scaling.studies.shared import in_parts, single_run, text_table
+from scaling.studies.shared import in_parts, numbers, single_run, text_table
 from scaling.train import throughput
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_inside
 from scaling.train.point import Point, resolve
 from scaling.train.resolved import device_values
+from scaling.train.tensorboard import check_installed
 
 KNEE_SHARE = 0.9  # of the best examples per second
 FEWEST_POINTS = 3  # batch sizes that a fit needs
@@ -49,24 +52,36 @@ def check(config: ConfigDict) -> None:
         raise UserError("batch_sizes is of other studies; name batches in advise.batches.")
     if not config.noise_scale:
         raise UserError("noise_scale is False, and advice rests on it; leave it True.")
-    for key in ("devices", "batches"):
-        if any(value < 1 for value in wanted[key]):
-            raise UserError(f"advise.{key} is {tuple(wanted[key])}; all must be at least 1.")
-    if not wanted.devices:
+    if not numbers(config, "advise.devices"):
         raise UserError("advise.devices is empty; name at least one number of devices.")
+    numbers(config, "advise.batches")
     if not (wanted.seconds > 0 and wanted.largest > 0):
         raise UserError(
             f"advise.seconds is {wanted.seconds} and advise.largest {wanted.largest}; both must be "
             "above 0."
         )
+    limited = wanted.max_hours is not None or wanted.max_cost is not None
+    if limited and wanted.goal is None and not wanted.records:
+        raise UserError(
+            "advise.max_hours and max_cost need steps to a goal; set advise.goal or advise.records."
+        )
     scale_learning_rate(1.0, wanted.rule, 1, 1)
-    point = resolve(in_parts(single_run(config)))
+    point = _point(config)
     # The plans that measurements will be put into, with numbers of no meaning.
     critical = advice.CriticalBatch(1.0, None, None, "fit", (1, 1))
-    alone = advice.Throughput((1,), (1.0,))
-    _options(config, point, advice.Curve(critical), alone, _network(config, None)[0])
-    _fit(config)
+    every = advice.Throughput((1, 2**31), (1.0, 1.0))
+    _options(config, point, advice.Curve(critical), every, _network(config, None)[0])
+    _recorded(config)
+    if config.metrics.tensorboard:
+        check_installed()
     sources.check_available(config.data.name, config.data.dir)
+
+
+def _point(config):
+    """The run whose noise is tracked."""
+    run = single_run(config)
+    run.title, run.eval.test = "", False
+    return resolve(in_parts(run))
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
@@ -75,64 +90,43 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     Returns:
       The result, JSON; docs/architecture.md lists its keys.
     """
-    point = resolve(in_parts(single_run(config)))
+    point = _point(config)
     devices = device_values(point.devices)
     launches = (run.resolved or {}).get("launches", [])
     run.resolve({"launches": [*launches, provenance() | {"devices": devices}], "devices": devices})
-
-    fits = throughput.memory(config, config.advise.largest)
-    fitting = [row.per_device_batch for row in fits if row.fits]
-    if not fitting:
-        raise UserError(
-            f"Not even {fits[0].per_device_batch} example(s) fit a device; use a smaller model."
-        )
-    speeds = throughput.speeds(config, fitting, config.advise.seconds)
-    # A batch that ran out of memory all the same does not fit, whatever the compiler said.
-    ran = speeds[-1].per_device_batch
-    fits = [dataclasses.replace(row, fits=row.fits and row.per_device_batch <= ran) for row in fits]
+    fits, speeds = _device(config)
     tracked = train_inside(point.config, run, f"{name} tracked", signals)
     link, all_reduce = _measured_link(point)
     network, network_name = _network(config, link)
 
-    measured = advice.Throughput(
-        tuple(s.per_device_batch for s in speeds), tuple(s.seconds for s in speeds)
-    )
-    fit = _fit(config)
-    reached = _steps_to_goal(config, run, tracked)
+    recorded = _recorded(config)
+    reached = None if recorded else _steps_to_goal(config, run, tracked)
     findings = advice.Findings(
-        throughput=measured,
+        throughput=advice.Throughput(
+            tuple(s.per_device_batch for s in speeds), tuple(s.seconds for s in speeds)
+        ),
         too_large=next((row.per_device_batch for row in fits if not row.fits), None),
         noise=_by_noise(tracked, reached),
-        fit=fit and advice.CriticalBatch.of_fit(fit),
+        fit=recorded and advice.CriticalBatch.of_fit(recorded.fit),
     )
-    curve = _curve(config, findings, fit, reached)
-    options = _options(config, point, curve, measured, network)
-    limits = config.advise.max_hours, config.advise.max_cost
-    recommendation = advice.recommend(options, *limits) if options else None
-    rate = lambda batch: scale_learning_rate(
-        config.optim.base_lr, config.advise.rule, batch, config.global_batch
-    )
-    words = advice.paragraph(
-        findings, recommendation, rate, config.advise.rule, config.advise.currency, KNEE_SHARE
-    )
+    curve = _curve(config, findings, recorded, reached)
+    plans = _plans(config, point, curve, findings, network)
+    remarks = [
+        *_noise_words(tracked),
+        *_goal_words(config, recorded, reached),
+        f"All-reduces of {_gradient_bytes(point) / 1e6:.3g} MB are modelled over {network_name}.",
+    ]
     return {
         "study": config.study,
         "status": "complete",
-        "paragraph": f"{words} {_network_words(point, network_name)}",
+        "paragraph": " ".join([plans.pop("words"), *remarks]),
         "memory": throughput.as_rows(fits),
         "limit_bytes": throughput.limit_bytes(point),
         "throughput": throughput.as_rows(speeds),
-        "throughput_knee": advice.throughput_knee(
-            measured.per_device_batches, measured.seconds, KNEE_SHARE
-        ),
         "critical": {"noise_scale": _json(findings.noise), "fit": _json(findings.fit)},
         "s_min": curve and curve.s_min,
         "noise_scale": tracked["noise_scale"],
-        "options": [_option(option, rate) for option in options],
-        "recommended": {
-            key: _option(getattr(recommendation, key, None), rate)
-            for key in ("least_time", "least_cost", "knee")
-        },
+        **plans,
         "price_per_device_hour": config.advise.price,
         "currency": config.advise.currency,
         "unit_hours": curve is not None and not curve.relative,
@@ -144,20 +138,78 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     }
 
 
+def _device(config):
+    """Memory and speed of one device over its batches."""
+    fits = throughput.memory(config, config.advise.largest)
+    fitting = [row.per_device_batch for row in fits if row.fits]
+    if not fitting:
+        raise UserError(
+            f"Not even {fits[0].per_device_batch} example(s) fit a device; use a smaller model."
+        )
+    speeds = throughput.speeds(config, fitting, config.advise.seconds)
+    # A batch that ran out of memory all the same does not fit, whatever the compiler said.
+    ran = speeds[-1].per_device_batch
+    fits = [dataclasses.replace(row, fits=row.fits and row.per_device_batch <= ran) for row in fits]
+    return fits, speeds
+
+
+def _plans(config, point, curve, findings, network):
+    """Options, the recommended ones, and the words; JSON."""
+    wanted, measured = config.advise, findings.throughput
+    options, chosen = [], None
+    if curve is not None:
+        options = _options(config, point, curve, measured, network)
+        limits = (None, None) if curve.relative else (wanted.max_hours, wanted.max_cost)
+        chosen = advice.recommend(options, *limits)
+    rate = lambda batch: scale_learning_rate(point.peak, wanted.rule, batch, point.global_batch)
+    return {
+        "words": advice.paragraph(findings, chosen, rate, wanted.rule, wanted.currency, KNEE_SHARE),
+        "throughput_knee": advice.throughput_knee(
+            measured.per_device_batches, measured.seconds, KNEE_SHARE
+        ),
+        "options": [_option(option, rate) for option in options],
+        "recommended": {
+            key: _option(getattr(chosen, key, None), rate)
+            for key in ("least_time", "least_cost", "knee")
+        },
+    }
+
+
 def _options(config, point, curve, measured, network):
-    if curve is None:
-        return []
+    """Plans that training would accept: batches that divide into devices and ghost batches."""
     wanted, size = config.advise, point.info.sizes["train"]
-    return advice.plans_table(
-        curve,
-        measured,
-        network,
-        _gradient_bytes(point),
-        wanted.devices,
-        wanted.batches or [2**i for i in range(size.bit_length())],
-        wanted.price,
-        wanted.overlap,
-    )
+    smallest = throughput.smallest_batch(config)
+    batches = wanted.batches or [smallest * 2**i for i in range((size // smallest).bit_length())]
+    whole = config.model.get("norm") == "batch"  # over the global batch: in one microbatch
+    largest = measured.per_device_batches[-1]
+    options = []
+    for devices in wanted.devices:
+        fitting = [
+            int(batch)
+            for batch in batches
+            if batch % smallest == 0
+            and batch % devices == 0
+            and (batch // devices) % smallest == 0
+            and not (whole and batch // devices > largest)
+        ]
+        if fitting:
+            options += advice.plans_table(
+                curve,
+                measured,
+                network,
+                _gradient_bytes(point),
+                [int(devices)],
+                fitting,
+                wanted.price,
+                wanted.overlap,
+            )
+    if not options:
+        ghosts = f" into ghost batches of {smallest}" if smallest > 1 else ""
+        raise UserError(
+            f"None of the batches {tuple(batches)} divides over any of {tuple(wanted.devices)} "
+            f"devices{ghosts}; set advise.batches to multiples of a device count."
+        )
+    return options
 
 
 def _by_noise(tracked, reached):
@@ -167,17 +219,49 @@ def _by_noise(tracked, reached):
     windows = [noise.Window(**window) for window in found["windows"]]
     if reached is not None:
         windows = [w for w in windows if w.first_step <= reached]
-    mean = noise.average(windows)
+    mean, whole = noise.average(windows), found["whole"]
     value, low, high = mean.noise_scale, mean.low, mean.high
-    if value is None:
-        low, high = found["whole"]["low"], found["whole"]["high"]
+    if value is None:  # no window is resolved by itself; all of them may be
+        value, low, high = whole["noise_scale"], whole["low"], whole["high"]
     return advice.CriticalBatch(value, low, high, "noise scale", (batch, batch))
 
 
-def _curve(config, findings, fit, reached):
+def _noise_words(tracked):
+    """What makes the noise scale less than it seems."""
+    found = tracked["noise_scale"]
+    if tracked["status"] == "diverged":
+        yield f"The run that it was measured in diverged after {tracked['steps']:,} steps."
+    if found["coupled"]:
+        yield (
+            f"Batch norm couples examples: the noise scale is of parts of {found['b_small']:g} of "
+            "them."
+        )
+    steps = sum(w["last_step"] - w["first_step"] + 1 for w in found["windows"])
+    resolved = sum(w["last_step"] - w["first_step"] + 1 for w in found["windows"] if w["resolved"])
+    if 0 < resolved < steps:
+        yield (
+            f"The noise scale is resolved in {resolved / steps:.0%} of the run's steps; in the "
+            "others it is probably larger."
+        )
+
+
+def _goal_words(config, recorded, reached):
+    """What the steps lead to."""
+    if recorded:
+        yield f"Steps are to {recorded.goal}, as in the records."
+    elif reached is not None:
+        yield f"Steps are to a validation error below {config.advise.goal:g}."
+    elif config.advise.goal is not None:
+        yield (
+            f"The run did not reach a validation error below {config.advise.goal:g}, so times are "
+            "relative and no limit was applied."
+        )
+
+
+def _curve(config, findings, recorded, reached):
     """Steps to the goal: as fitted, else by the noise scale and the tracked run."""
-    if fit is not None and findings.fit.value is not None:
-        return advice.Curve.of_fit(fit)
+    if recorded and findings.fit.value is not None:
+        return advice.Curve.of_fit(recorded.fit)
     if findings.noise.value is None:
         return None
     if reached is None:
@@ -193,13 +277,24 @@ def _steps_to_goal(config, run, tracked):
     return next((row["step"] for row in rows if row["error"] < config.advise.goal), None)
 
 
-def _fit(config) -> StepsFit | None:
+@dataclasses.dataclass(frozen=True)
+class _Recorded:
+    """A curve from finished studies, and what its steps are to."""
+
+    fit: StepsFit
+    goal: str
+
+
+def _recorded(config) -> _Recorded | None:
     """S(B) fitted to the finished studies that `advise.records` names.
 
     Raises:
-      UserError: no such study, one of another task, or too few batch sizes reached the goal.
+      UserError: no such study, one of another task or goal, or too few batch sizes that reached it.
     """
-    reached = {}
+    if not config.advise.records:
+        return None
+    ours = json.loads(config.to_json_best_effort())
+    targets, steps, tried = set(), {}, {}
     for workdir in config.advise.records:
         for theirs, result in read_points(Path(workdir)).values():
             if theirs["study"] not in ("steps_to_target", "pareto"):
@@ -208,21 +303,34 @@ def _fit(config) -> StepsFit | None:
                     "of steps to a target."
                 )
             for key in ("data", "model"):
-                if theirs[key]["name"] != config[key].name:
+                if changed := differences(_task(theirs[key]), _task(ours[key])):
                     raise UserError(
-                        f"{workdir} is of {key} {theirs[key]['name']!r} and this config of "
-                        f"{config[key].name!r}; advise on the same task."
+                        f"{workdir} is of another task than this config ({key}.{changed[0]}); "
+                        "advise on the task that was studied."
                     )
-            if result["steps_to_target"]:
-                reached[result["global_batch"]] = result["steps_to_target"]
-    if not config.advise.records:
-        return None
+            split = "training" if result.get("split") == "train" else "validation"
+            targets.add(f"a {split} {result['metric']} below {result['goal']:g}")
+            batch = result["global_batch"]
+            steps[batch], tried[batch] = result["steps_to_target"], result["stopped_at_step"]
+    if len(targets) > 1:
+        raise UserError(
+            f"advise.records holds steps to {' and to '.join(sorted(targets))}; name records of "
+            "one goal."
+        )
+    reached = [batch for batch in steps if steps[batch]]
     if len(reached) < FEWEST_POINTS:
         raise UserError(
             f"{', '.join(config.advise.records)}: {len(reached)} batch size(s) reached the goal, "
             f"and a fit needs {FEWEST_POINTS}; search more of them or leave advise.records empty."
         )
-    return fit_steps(list(reached), list(reached.values()))
+    missed = [None if steps[batch] else tried[batch] for batch in steps]
+    fit = fit_steps(list(steps), [steps[batch] for batch in steps], censored_at=missed)
+    return _Recorded(fit, targets.pop())
+
+
+def _task(section):
+    """A section of a config without where its files are."""
+    return {key: value for key, value in section.items() if key != "dir"}
 
 
 def _measured_link(point: Point):
@@ -250,10 +358,6 @@ def _network(config, link):
         text = f"{link.bandwidth / 1e9:.3g} GB/s and {link.latency:.2g} s per message"
         return link, f"the link measured here, {text}"
     return nominal, f"{wanted.network}, nominal"
-
-
-def _network_words(point, network_name):
-    return f"All-reduces of {_gradient_bytes(point) / 1e6:.3g} MB are modelled over {network_name}."
 
 
 def _gradient_bytes(point):
@@ -288,7 +392,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     lines = [
         f"memory and speed at per-device batches up to {wanted.largest:,}, then this run with its "
         f"noise scale tracked, then plans on {counts} devices:",
-        train_dry_run(in_parts(single_run(config))),
+        train_dry_run(_point(config).config),
     ]
     return "\n".join(lines)
 
@@ -296,8 +400,10 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
 def sentence(result: dict[str, Any]) -> str:
     """What was found, shortly."""
     knee = result["recommended"]["knee"]
-    if knee is None:
+    if not result["options"]:
         return "measured; the critical batch is not resolved, so there is nothing to recommend"
+    if knee is None:
+        return "measured; no option keeps within the limits"
     devices = f"{knee['devices']:,} device{'s' * (knee['devices'] > 1)}"
     return f"batch {knee['global_batch']:,} on {devices} at the knee of time against cost"
 

@@ -15,14 +15,14 @@ from scaling import noise
 from scaling.errors import UserError
 from scaling.models import couples_examples
 from scaling.record import RunDir
-from scaling.signals import Signals
+from scaling.signals import Interrupted, Signals
 from scaling.studies import train
-from scaling.studies.shared import batch_name, text_table
+from scaling.studies.shared import batch_name, numbers, text_table
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.feed import ResidentFeed
 from scaling.train.loop import last_weights, train_point
 from scaling.train.planning import run_once
-from scaling.train.point import Point, data_info, resolve
+from scaling.train.point import data_info, resolve, task_of
 from scaling.train.step import init_state
 
 # Examples whose gradients are in memory at once, for the exact values.
@@ -38,13 +38,11 @@ def points(config: ConfigDict) -> list[ConfigDict]:
       UserError: a temperature test on a schedule that is not constant, or a factor that is none.
     """
     varied = config.noise
-    if any(factor <= 0 for factor in varied.rates):
-        raise UserError(f"noise.rates is {tuple(varied.rates)}; all must be above 0.")
     if varied.dip < 0:
         raise UserError(f"noise.dip is {varied.dip}; divide by a number above 0, or 0 for no test.")
     variants = [("base", "")]
-    variants += [("rate", f"{factor:g}") for factor in varied.rates]
-    variants += [("batch", f"{batch:d}") for batch in varied.batches]
+    variants += [("rate", f"{factor:g}") for factor in numbers(config, "noise.rates")]
+    variants += [("batch", f"{int(batch)}") for batch in numbers(config, "noise.batches")]
     variants += [("model", name) for name in varied.models]
     if varied.dip:
         variants.append(("temperature", f"{varied.dip:g}"))
@@ -61,7 +59,8 @@ def _variant(config, kind, value):
     elif kind == "batch":
         point.global_batch = int(value)
     elif kind == "model":
-        point.model.update(config.noise.models[value])
+        with point.unlocked():  # an option that the model lacks is told when it is built
+            point.model.update(config.noise.models[value])
     elif kind == "temperature":
         if config.schedule.name != "constant":
             raise UserError(
@@ -87,20 +86,43 @@ def check(config: ConfigDict) -> None:
         raise UserError("noise_scale is False in a study of it; leave it True.")
     if config.batch_sizes:
         raise UserError("batch_sizes is of other studies; name other batches in noise.batches.")
-    if config.noise.exact and data_info(config.data).streaming:
-        raise UserError(
-            f"noise.exact needs all examples at once and {config.data.name} is streamed; set it to "
-            "False."
-        )
+    info = data_info(config.data)
+    if config.noise.exact:
+        coupled = couples_examples(task_of(config, info).model)
+        for bad, why in (
+            (info.streaming, f"needs all examples at once and {info.name} is streamed"),
+            (coupled, "is about single examples and batch norm couples them"),
+            (config.loss.label_smoothing, "knows no label smoothing"),
+        ):
+            if bad:
+                raise UserError(f"noise.exact {why}; set noise.exact to False.")
     train.check(config)
+    if config.noise.kind == "temperature":
+        _check_dip(config)
+
+
+def _check_dip(config):
+    point = resolve(config)
+    first, last = point.hparams["boundaries"]
+    if not 0 <= first < last < point.total_steps:
+        raise UserError(
+            f"The temperature test is from step {first} to {last} of {point.total_steps}; set "
+            "noise.dip_from and noise.dip_to, in this order, within the run."
+        )
+    if last - first < noise.FEWEST:
+        raise UserError(
+            f"The temperature test is {last - first} updates long, and a noise scale needs "
+            f"{noise.FEWEST}; set noise.dip_to later."
+        )
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
     """Train one point and look at its noise."""
     result = train_point(config, run, name, signals)
     point = resolve(config)
-    if config.noise.exact and result["noise_scale"] and not couples_examples(point.task.model):
-        result["noise_scale"]["exact"] = _exact(point, run)
+    if config.noise.exact:
+        finished = result["status"] == "complete"
+        result["noise_scale"]["exact"] = _exact(point, run, finished, signals, name)
     dip = None
     if config.noise.kind == "temperature":
         first, last = (int(step) for step in point.hparams["boundaries"])
@@ -127,19 +149,22 @@ def _label(config):
     }[kind]
 
 
-def _exact(point: Point, run: RunDir) -> dict[str, Any]:
+def _exact(point, run, finished, signals, name) -> dict[str, Any]:
     """B_simple and B_noise over all training examples, at the first and at the last weights.
 
-    Without augmentation and dropout, which add to the gradients' variance.
+    Without augmentation and dropout, which add to the gradients' variance. A run that diverged has
+    no last weights.
     """
     feed = ResidentFeed(point, None, 1)
     init_key, _ = jax.random.split(jax.random.key(point.config.seed))
     make = point.make_optimizer, point.hparams
     start = run_once(lambda key: init_state(point.task, *make, key), init_key)
-    return {
-        "start": _exact_at(point, feed.data, start.params),
-        "end": _exact_at(point, feed.data, last_weights(run, start).params),
-    }
+    found = {"start": _exact_at(point, feed.data, start.params), "end": None}
+    if signals.received:
+        raise Interrupted(signals.received, f"after the training of {name}, which is saved.")
+    if finished:
+        found["end"] = _exact_at(point, feed.data, last_weights(run, start).params)
+    return found
 
 
 def _exact_at(point, data, params):

@@ -15,13 +15,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from scaling import durations
+from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.fits import fit_steps
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Signals
 from scaling.studies import steps_to_target
-from scaling.studies.shared import batch_name, in_parts, single_run, text_table
+from scaling.studies.shared import batch_name, in_parts, numbers, single_run, text_table
 from scaling.train.loop import train_inside
+from scaling.train.point import data_info
 
 name = batch_name
 sentence = steps_to_target.sentence
@@ -32,10 +35,15 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     """One config for each batch size; its goal is the lowest.
 
     Raises:
-      UserError: no goals.
+      UserError: no goals, or a target.goal beside them.
     """
-    if not config.pareto.goals:
+    if not numbers(config, "pareto.goals"):
         raise UserError("pareto.goals is empty; name at least one goal of the training loss.")
+    if config.target.goal != default_config(config.study).target.goal:
+        raise UserError(
+            f"target.goal is {config.target.goal:g}, but this study's goals are pareto.goals; set "
+            "those instead."
+        )
     configs = steps_to_target.points(config)
     for point in configs:
         point.target.goal = float(min(point.pareto.goals))
@@ -57,11 +65,17 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     target = config.target
     goals = sorted((float(goal) for goal in config.pareto.goals), reverse=True)
     rows = read_metrics(run.path, target.split)
-    tracked = None
+    tracked = {"noise_scale": None, "status": None}
     if result["steps_to_target"] and config.global_batch > 1:
-        tracked = _tracked(config, result, run, name, signals)
+        again = tracked_config(config, result)
+        tracked = train_inside(again, run, f"{name} tracked", signals)
     crossings = [_crossing(rows, target.metric, goal, config.global_batch) for goal in goals]
-    return result | {"study": config.study, "goals": crossings, "tracked": tracked}
+    return result | {
+        "study": config.study,
+        "goals": crossings,
+        "tracked": tracked["noise_scale"],
+        "tracked_status": tracked["status"],
+    }
 
 
 def _crossing(rows, metric, goal, batch):
@@ -74,17 +88,12 @@ def _crossing(rows, metric, goal, batch):
     return {"goal": goal, "steps": step, "before": before, "examples": step * batch}
 
 
-def _tracked(config, result, run, name, signals):
-    """The noise of the best trial, run once more: same values, seed and order of examples."""
-    tracked = tracked_config(config, result)
-    return train_inside(tracked, run, f"{name} tracked", signals)["noise_scale"]
-
-
 def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
-    """The config of a single run of a search's best trial that tracks the noise scale.
+    """The config of the best trial of a search as a single run that tracks the noise scale.
 
-    It lasts as long as the trial took to the goal, or where its schedule has an end that was
-    searched, until that.
+    Same values, same seed and, but for streamed data, which all trials read in one order, the same
+    order of examples. It lasts as long as the trial took to the goal; where its schedule has an
+    end, until that.
     """
     c = single_run(config)
     c.title = f"The best trial at batch {config.global_batch:,}, its gradient noise tracked"
@@ -108,6 +117,8 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
             c.optim[key] = value
         elif key in c.schedule:
             c.schedule[key] = value
+    size = data_info(c.data).sizes["train"]
+    steps = max(steps, durations.to_steps(c.schedule.warmup, c.global_batch, size))
     c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
     return in_parts(c)
 
@@ -123,20 +134,20 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
     rows = [head]
     goals = [entry["goal"] for entry in next(iter(results.values()))["goals"]] if results else []
     for i, goal in enumerate(goals):
-        reached = {
-            result["global_batch"]: result["goals"][i]["steps"]
-            for result in results.values()
-            if result["goals"][i]["steps"]
-        }
-        if len(reached) < 3:
-            rows.append((f"{goal:g}", str(len(reached)), "-", "-", "-", "-"))
+        batches = [result["global_batch"] for result in results.values()]
+        steps = [result["goals"][i]["steps"] for result in results.values()]
+        tried = [result["stopped_at_step"] for result in results.values()]
+        reached = sum(step is not None for step in steps)
+        if reached < 3:
+            rows.append((f"{goal:g}", str(reached), "-", "-", "-", "-"))
             continue
-        fit = fit_steps(list(reached), list(reached.values()))
+        censored = [None if s else t for s, t in zip(steps, tried, strict=True)]
+        fit = fit_steps(batches, steps, censored_at=censored)
         low, high = fit.b_crit_interval
         rows.append(
             (
                 f"{goal:g}",
-                str(len(reached)),
+                str(reached),
                 f"{fit.s_min:,.0f}",
                 f"{fit.s_min * fit.b_crit:,.0f}",
                 f"{fit.b_crit:,.3g}",

@@ -3,13 +3,19 @@
 import math
 from collections.abc import Sequence
 
+import jax
 from ml_collections import ConfigDict
 
+from scaling.batch import plans
 from scaling.config import default_config
+from scaling.errors import UserError
+from scaling.train.planning import NOISE_EVERY
 from scaling.train.point import resolve
 
-# Microbatches of a run whose noise is tracked: it comes from how their gradients differ.
-PARTS = 8
+# Parts of a batch whose gradients are compared where the noise is the question, and the examples in
+# each: more parts tell more, and large ones might not fit the memory.
+PARTS, LARGEST_PART = 8, 256
+MEASUREMENTS = 200  # of a run, if it has so many updates
 
 
 def by_batch_size(config: ConfigDict) -> list[ConfigDict]:
@@ -40,13 +46,43 @@ def single_run(config: ConfigDict) -> ConfigDict:
 
 
 def in_parts(config: ConfigDict) -> ConfigDict:
-    """The run with its noise measured at every update, from microbatches where it allows some."""
+    """The run with its noise measured often: at every update by parts of the batch, as many as
+    `PARTS` and no larger than `LARGEST_PART` where it allows that; else in halves, now and then.
+
+    It uses as many of the devices as divide its batch.
+    """
     config.noise_scale = True
-    config.noise_every = config.noise_every or 1
-    parts = math.gcd(PARTS, config.global_batch)
-    if config.micro_batch is None and parts > 1 and resolve(config).ghost_batch is None:
-        config.micro_batch = config.global_batch // parts
+    available = config.devices or jax.local_device_count()
+    config.devices = math.gcd(config.global_batch, available)
+    point = resolve(config)
+    if config.micro_batch is None:
+        layouts = plans(config.global_batch, config.devices, point.ghost_batch)
+        wanted = min(config.global_batch // (PARTS * config.devices), LARGEST_PART)
+        small = [plan for plan in layouts if plan.micro_batch <= wanted] or layouts[-1:]
+        if small[0].micro_batch < config.global_batch:
+            config.micro_batch = small[0].micro_batch
+    if config.noise_every is None:
+        fewest = NOISE_EVERY["microbatches" if config.micro_batch else "halves"]
+        config.noise_every = max(1, min(fewest, point.total_steps // MEASUREMENTS))
     return config
+
+
+def numbers(config: ConfigDict, path: str) -> list[float]:
+    """The values of a config key that holds several numbers.
+
+    Raises:
+      UserError: one of them is no number, or not above zero.
+    """
+    section, key = path.split(".")
+    values = config[section][key]
+    for value in values:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
+            raise UserError(f"{path} holds {value!r}; all must be numbers above 0.")
+    return list(values)
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

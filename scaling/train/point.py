@@ -95,6 +95,11 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     """
     check_keys(config)
     _check_ranges(config)
+    if config.noise_scale and config.global_batch == 1:
+        raise UserError(
+            "noise_scale compares the gradients of parts of a batch, and global_batch is 1; set it "
+            "to 2 or more, or noise_scale to False."
+        )
     devices = _devices(config.devices)
     info = data_info(config.data)
     look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))

@@ -95,7 +95,7 @@ def make_gradient(
 
     Args:
       noise_every: also give "part_grad_sq_norm", the mean of |g|^2 over the gradients of the parts
-        that `noise_parts` names, of every so manieth update, and NaN of the others.
+        that `noise_parts` names, at every so manieth update, and NaN at the others.
     """
 
     def losses(params, batch_stats, data, micro, index, key, hparams):
@@ -134,12 +134,12 @@ def make_gradient(
             if noise_every is None:
                 grads, (metrics, batch_stats), _ = whole(*args)
                 return (grads, metrics), batch_stats
+            measure = step % noise_every == 0
             if plan.devices * plan.accum_steps == 1:
-                measure = step % noise_every == 0
                 grads, (metrics, batch_stats), norm = lax.cond(measure, in_halves, whole, *args)
             else:
-                grads, (metrics, batch_stats), _ = whole(*args)
-                norm = squared_norm(grads)
+                grads, (metrics, batch_stats), unknown = whole(*args)
+                norm = lax.cond(measure, squared_norm, lambda _: unknown, grads)
             return (grads, metrics | {"part_grad_sq_norm": norm}), batch_stats
 
         def add(carry, inputs):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
@@ -16,7 +15,7 @@ from scaling.errors import UserError
 from scaling.train import planning
 from scaling.train.feed import make_feed
 from scaling.train.point import Point, resolve
-from scaling.train.step import AXIS, init_state, on_devices, replicate
+from scaling.train.step import AXIS, init_state, on_devices, replicate, shard
 
 REPEATS = 3
 # Elements of the float32 arrays whose all-reduce is timed.
@@ -58,30 +57,33 @@ def alone(config: ConfigDict, per_device_batch: int, micro_batch: int | None = N
 
 
 def memory(config: ConfigDict, largest: int) -> list[Fit]:
-    """Powers of two in one microbatch, from the smallest that the model allows up to the first that
-    does not fit or to `largest`; nothing runs.
+    """Powers of two of the smallest batch that the model allows, one example or one ghost batch, in
+    one microbatch, up to the first that does not fit or to `largest`; nothing runs.
 
     Raises:
-      UserError: none of them can be laid out.
+      UserError: `largest` is below a ghost batch.
     """
-    rows, refusal = [], None
-    for exponent in range(largest.bit_length()):
-        batch = 2**exponent
-        try:
-            point = alone(config, batch, micro_batch=batch)
-        except UserError as error:
-            if rows:
-                raise
-            refusal = error  # below the ghost batch, or above every one
-            continue
+    smallest = smallest_batch(config)
+    if largest < smallest:
+        raise UserError(
+            f"The largest batch to try is {largest} and a ghost batch is {smallest}; try more."
+        )
+    rows = []
+    for exponent in range((largest // smallest).bit_length()):
+        batch = smallest * 2**exponent
+        point = alone(config, batch, micro_batch=batch)
         need = _bytes(point)
         fits = need is not None and need <= planning.memory_limit(point)
         rows.append(Fit(batch, need, fits))
         if not fits:
             break
-    if not rows:
-        raise refusal
     return rows
+
+
+def smallest_batch(config: ConfigDict) -> int:
+    """What all batches of the model are multiples of: its ghost batch, or 1."""
+    ghost = config.model.get("norm") == "ghost"
+    return config.model.ghost_batch if ghost else 1
 
 
 def _bytes(point):
@@ -105,7 +107,7 @@ def speeds(config: ConfigDict, batches: Sequence[int], seconds: float) -> list[S
     """
     found, data = [], None
     for batch in batches:
-        point = alone(config, batch, config.micro_batch if batch == config.global_batch else None)
+        point = alone(config, batch)
         try:
             program = planning.choose(point)
             feed = make_feed(point, program.plan, program.capacity)
@@ -128,6 +130,7 @@ def _speed(point, program, feed, data, at_least):
         batches = _stand_in(point, program.plan)
     else:
         batches = feed.batches(0, program.capacity)
+    batches = shard(batches, point.devices)
 
     def call(state, count):
         start = time.perf_counter()
@@ -160,7 +163,7 @@ def _stand_in(point, plan):
 def all_reduce_seconds(devices: Sequence, sizes: Sequence[int] = ALL_REDUCE_SIZES):
     """(bytes, seconds) of the mean over `devices` of float32 arrays of some sizes, measured."""
     mean = on_devices(lambda x: lax.pmean(x, AXIS), devices, 0, 0)
-    arrays = [jnp.ones((len(devices), size), jnp.float32) for size in sizes]
+    arrays = [shard(np.ones((len(devices), size), np.float32), devices) for size in sizes]
     calls = [functools.partial(mean, array) for array in arrays]
     return [(4 * size, planning.least_seconds(f)) for size, f in zip(sizes, calls, strict=True)]
 

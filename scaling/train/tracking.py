@@ -48,22 +48,16 @@ def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] |
     every = noise_every(point.config, plan)
     if every is None:
         return None
-    names = ("step", "loss", "grad_sq_norm", "local_grad_sq_norm")
-    names += ("part_grad_sq_norm", "part_batch")
-    rows = [
-        row
-        for row in read_metrics(run.path, "train")
-        if None not in (row["part_grad_sq_norm"], row["grad_sq_norm"], row["loss"])
-    ]
+    names = ("step", "loss", "grad_sq_norm", "part_grad_sq_norm", "part_batch")
+    # The last row of a run that diverged has no loss; an update that was not measured, no norm of
+    # its parts.
+    rows = read_metrics(run.path, "train")
+    rows = [row for row in rows if None not in (row["loss"], row["grad_sq_norm"])]
     columns = {name: np.asarray([row[name] for row in rows], float) for name in names}
     terms = _terms(columns, plan.global_batch)
     source, b_small = noise_parts(plan)
     spans = noise.windows(columns["step"], *terms, columns["loss"])
-    by_devices = None
-    if source == "microbatches" and plan.devices > 1 and rows:
-        norms = columns["local_grad_sq_norm"].mean(axis=-1)
-        sizes = plan.per_device_batch, plan.global_batch
-        by_devices = noise.noise_scale(*noise.estimate(norms, columns["grad_sq_norm"], *sizes))
+    by_devices = _by_devices(rows, plan) if source == "microbatches" else None
     nothing, mean = noise.noise_scale([], []), noise.average(spans)
     return {
         "source": source,
@@ -81,6 +75,16 @@ def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] |
         "by_devices": by_devices and by_devices.as_dict(),
         "exact": None,
     }
+
+
+def _by_devices(rows, plan):
+    """From the norms of whole devices; None if there is one, or if their number changed."""
+    local = [row["local_grad_sq_norm"] for row in rows]
+    if plan.devices == 1 or {len(norms) for norms in local} != {plan.devices}:
+        return None
+    big = [row["grad_sq_norm"] for row in rows]
+    sizes = plan.per_device_batch, plan.global_batch
+    return noise.noise_scale(*noise.estimate(np.mean(local, axis=1), big, *sizes))
 
 
 def _terms(metrics, global_batch):

@@ -81,8 +81,52 @@ def test_a_curve_from_records(tmp_path):
     assert found["critical"]["fit"]["range"] == [8, 128]
     assert "by the fit" in found["paragraph"]
     other = {"advise.records": (str(tmp_path / "steps"),), "data.name": "synthetic"}
-    with pytest.raises(UserError, match="is of data 'digits' and this config of 'synthetic'"):
+    with pytest.raises(UserError, match=r"another task than this config \(data.name"):
         _advice(tmp_path / "other", **other)
+
+
+def test_records_of_several_goals_or_widths(tmp_path):
+    study = default_config("steps_to_target")
+    study.batch_sizes, study.devices, study.model = (8,), 1, model_config("mlp", widths=(8,))
+    study.search.trials, study.search.space = 1, {"learning_rate": ("log", 0.02, 0.5)}
+    study.target.budget, study.target.repeats = ("10 steps",), 0
+    for goal in (0.5, 0.6):
+        study.target.goal = goal
+        run_study(study, tmp_path / str(goal), None, lambda text: None)
+    both = {"advise.records": tuple(str(tmp_path / goal) for goal in ("0.5", "0.6"))}
+    with pytest.raises(UserError, match=r"below 0.5 and to a validation error below 0.6"):
+        _advice(tmp_path / "advice", **both)
+    wide = {"advise.records": both["advise.records"][:1], "model.widths": (9,)}
+    with pytest.raises(UserError, match=r"another task than this config \(model.widths"):
+        _advice(tmp_path / "advice", **wide)
+    with pytest.raises(UserError, match=r"0 batch size\(s\) reached the goal"):
+        _advice(tmp_path / "advice", **{"advise.records": both["advise.records"][:1]})
+
+
+def test_rates_start_from_what_the_run_trained_with(tmp_path):
+    changes = {"optim.scaling_rule": "sqrt", "optim.base_batch": 256, "optim.base_lr": 0.1}
+    found = _advice(tmp_path, **changes)
+    for option in found["options"]:
+        assert option["learning_rate"] == pytest.approx(0.1 / 2 * option["global_batch"] / 64)
+
+
+def test_a_limit_that_nothing_keeps_within(tmp_path):
+    found = _advice(tmp_path, **{"advise.max_hours": 1e-15})
+    assert found["options"] and found["recommended"]["knee"] is None
+    assert advise.sentence(found) == "measured; no option keeps within the limits"
+
+
+def test_a_goal_that_is_not_reached(tmp_path):
+    found = _advice(tmp_path, **{"advise.goal": 1e-6, "advise.max_cost": 1.0})
+    assert not found["unit_hours"] and "no limit was applied" in found["paragraph"]
+
+
+def test_ghost_batches_are_whole_in_every_option(tmp_path):
+    changes = {"model.norm": "ghost", "model.ghost_batch": 16, "advise.devices": (1, 3, 4)}
+    found = _advice(tmp_path, **changes)
+    assert [row["per_device_batch"] for row in found["memory"]] == [16, 32, 64]
+    assert {o["global_batch"] // o["devices"] % 16 for o in found["options"]} == {0}
+    assert "Batch norm couples examples" in found["paragraph"]
 
 
 def test_without_a_goal_times_are_relative(tmp_path):
@@ -106,7 +150,10 @@ def test_a_noise_scale_that_is_not_resolved(tmp_path):
         ({"advise.network": "nvlink44"}, "nvlink4"),
         ({"advise.latency": 1e-6}, "give both"),
         ({"advise.devices": ()}, "advise.devices is empty"),
-        ({"advise.devices": (0,)}, "at least 1"),
+        ({"advise.devices": (0,)}, "above 0"),
+        ({"advise.devices": ("two",)}, "holds 'two'"),
+        ({"advise.goal": None, "advise.max_hours": 1.0}, "need steps to a goal"),
+        ({"global_batch": 1}, "global_batch is 1"),
         ({"advise.rule": "cube"}, "linear"),
         ({"advise.records": ("nowhere",)}, "holds no finished point"),
         ({"advise.price": -1.0}, "price"),

@@ -63,7 +63,7 @@ def test_the_temperature_test_cuts_the_rate_for_a_while(tmp_path):
 def test_a_rate_that_diverges_is_a_result(tmp_path):
     c = _config(**{"noise.rates": (), "noise.dip": 0.0, "noise.exact": True, "optim.base_lr": 1e30})
     (result,) = run_study(c, tmp_path, None, lambda text: None).values()
-    assert result["status"] == "diverged"
+    assert result["status"] == "diverged" and result["noise_scale"]["exact"]["end"] is None
     assert "before it diverged" in noise_scale.sentence(result)
     assert "div." in noise_scale.summarize({"base": result})
 
@@ -75,10 +75,16 @@ def test_a_rate_that_diverges_is_a_result(tmp_path):
         ({"batch_sizes": (32, 64)}, "noise.batches"),
         ({"schedule.name": "cosine"}, "'constant', or noise.dip to 0"),
         ({"noise.rates": (2.0, 2.0)}, "rate_x2 is named twice"),
-        ({"noise.batches": (1,)}, "Microbatch 8 does not divide"),
+        ({"noise.batches": (4,)}, "Microbatch 8 does not divide"),
         ({"noise.models": {"wide": {"width": 3}}}, "did you mean 'widths'"),
         ({"data.name": "imagenet", "noise.exact": True, "noise.dip": 0.0}, "streamed"),
         ({"noise.rates": (-1.0,)}, "noise.rates"),
+        ({"noise.rates": ("fast",)}, "holds 'fast'"),
+        ({"duration": "30 steps"}, "within the run"),
+        ({"noise.dip_to": "25 steps"}, "5 updates long"),
+        ({"noise.exact": True, "model.norm": "ghost", "model.ghost_batch": 8}, "couples them"),
+        ({"noise.exact": True, "loss.label_smoothing": 0.1}, "label smoothing"),
+        ({"noise.batches": (1,), "micro_batch": None}, "global_batch is 1"),
         ({"noise.dip": -2.0}, "noise.dip"),
     ],
 )
@@ -86,6 +92,7 @@ def test_bad_configs_are_one_sentence(tmp_path, changes, sentence):
     models = changes.pop("noise.models", {})
     c = _config(**changes)
     c.noise.models = models
+    c.lock()
     with pytest.raises(UserError, match=sentence):
         run_study(c, tmp_path, None, lambda text: None)
     assert not any(tmp_path.iterdir())

@@ -106,7 +106,25 @@ def test_a_batch_of_one_and_a_goal_not_reached(tmp_path):
     assert "-" in pareto.summarize({"bs1": result})
 
 
-@pytest.mark.parametrize("goals", [(), (-1.0,)])
-def test_bad_goals(tmp_path, goals):
-    with pytest.raises(UserError, match=r"goal"):
-        run_study(_config(**{"pareto.goals": goals}), tmp_path, None, lambda text: None)
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"pareto.goals": ()}, "pareto.goals is empty"),
+        ({"pareto.goals": (-1.0,)}, "pareto.goals holds -1.0"),
+        ({"target.goal": 0.2}, "pareto.goals; set those instead"),
+    ],
+)
+def test_bad_goals(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        run_study(_config(**changes), tmp_path, None, lambda text: None)
+
+
+def test_several_devices_and_a_warmup(tmp_path):
+    """The tracked run takes the devices that divide its batch, and lasts as long as its warmup."""
+    changes = {"batch_sizes": (6,), "devices": 4, "schedule.warmup": "90 steps"}
+    c = _config(**changes, **{"pareto.goals": (2.2,), "schedule.warmup_init": 0.5})
+    (result,) = run_study(c, tmp_path, None, lambda text: None).values()
+    assert result["status"] == "reached" and result["tracked_status"] == "complete"
+    assert result["steps_to_target"] < 90
+    assert result["tracked"]["windows"][-1]["last_step"] == 90
+    assert json.loads((tmp_path / "bs6/tracked/resolved.json").read_text())["plan"]["devices"] == 2

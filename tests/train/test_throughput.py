@@ -34,7 +34,7 @@ def test_memory_ends_where_asked():
 def test_memory_begins_where_a_ghost_batch_is_whole():
     config = _config(**{"model.norm": "ghost", "model.ghost_batch": 8})
     assert [row.per_device_batch for row in throughput.memory(config, 32)] == [8, 16, 32]
-    with pytest.raises(UserError, match="Ghost batch 8"):
+    with pytest.raises(UserError, match="a ghost batch is 8"):
         throughput.memory(config, 4)
 
 
@@ -44,7 +44,6 @@ def test_speeds_are_of_the_data_set_itself():
     for row in rows:
         assert row.examples_per_second == pytest.approx(row.per_device_batch / row.seconds)
         assert row.spread >= 0
-    assert rows[1].examples_per_second > rows[0].examples_per_second
 
 
 def test_a_batch_that_runs_out_of_memory_ends_the_list(monkeypatch):

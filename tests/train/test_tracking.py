@@ -20,7 +20,7 @@ def _config(**changes):
     c.global_batch, c.duration, c.devices = BATCH, f"{STEPS} steps", 1
     c.eval.every, c.eval.test = "30 steps", False
     c.model = model_config("mlp", widths=(8,))
-    c.optim.base_lr, c.noise_scale = 0.02, True
+    c.optim.base_lr, c.noise_scale, c.noise_every = 0.02, True, 1
     c.update_from_flattened_dict(changes)
     return c
 
@@ -82,8 +82,10 @@ def test_halves_are_measured_now_and_then(tmp_path):
     found = _train(tmp_path, _config(noise_every=4))
     assert found["source"] == "halves" and found["b_small"] == BATCH / 2
     assert found["whole"]["measurements"] == STEPS / 4
-    assert _config().noise_every is None  # then every 64th: too few here
-    assert _train(tmp_path / "few", _config())["whole"]["measurements"] == 1
+    default = _config(noise_every=None)  # every 64th: too few here
+    assert _train(tmp_path / "few", default)["whole"]["measurements"] == 1
+    default.micro_batch = 8
+    assert _train(tmp_path / "parts", default)["whole"]["measurements"] == STEPS // 8 + 1
     rows = read_metrics(tmp_path, "train")
     assert [r["step"] for r in rows if r["part_grad_sq_norm"] is not None][:3] == [1, 5, 9]
 
@@ -115,6 +117,15 @@ def test_a_resumed_run_knows_the_same(tmp_path):
     with pytest.raises(Interrupted):
         _train(tmp_path / "cut", _config(micro_batch=8), _StopAfter(2))
     assert _train(tmp_path / "cut", _config(micro_batch=8)) == whole
+
+
+def test_a_run_resumed_on_other_devices(tmp_path):
+    with pytest.raises(Interrupted):
+        _train(tmp_path, _config(micro_batch=8), _StopAfter(2))
+    found = _train(tmp_path, _config(micro_batch=8, devices=3))
+    whole = _train(tmp_path / "whole", _config(micro_batch=8))
+    assert found["by_devices"] is None
+    assert found["whole"]["noise_scale"] == pytest.approx(whole["whole"]["noise_scale"], rel=1e-3)
 
 
 def test_coupled_examples_are_said_to_be(tmp_path):
