@@ -6,8 +6,8 @@
 The run itself; the same at other learning rates, at other batch sizes of equal temperature, and
 with narrower and wider models; and the temperature test, which divides the learning rate by 16 for
 half an epoch. Plain SGD, as in the paper's MNIST and SVHN runs. The learning rates are the best of
-configs/pareto.py at these batch sizes. On two CPU cores the digits take under a minute,
-Fashion-MNIST about five.
+configs/pareto.py at these batch sizes. On two CPU cores the digits take half a minute,
+Fashion-MNIST a few.
 """
 
 from scaling.config import default_config, model_config

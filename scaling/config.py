@@ -136,7 +136,8 @@ def _noise_scale(c):
     c.noise.dip = 16.0  # the temperature test divides the learning rate by this; 0: no such test
     c.noise.dip_from = "1 epoch"
     c.noise.dip_to = "1.5 epochs"
-    c.noise.exact = False  # also from every example's own gradient; for small models
+    # Also from every example's own gradient, for the run itself and other models; small ones.
+    c.noise.exact = False
     c.noise.kind, c.noise.value = "base", ""  # which of the runs a point is; set by the study
 
 

@@ -30,6 +30,16 @@ def evaluation_size(sizes: dict[str, int], split: str) -> int:
     return min(sizes["train"], sizes["validation"]) if split == "train" else sizes[split]
 
 
+def index_chunk(
+    order: resident.EpochOrder, first: int, count: int, plan: BatchPlan, capacity: int
+) -> Arrays:
+    """Indices of `count` updates from position `first` on, [devices, capacity, accum, micro]."""
+    index = np.zeros((capacity, *plan.layout), np.int32)
+    positions = slice(first, first + count * plan.global_batch)
+    index[:count] = order[positions].reshape(count, *plan.layout)
+    return {"index": np.moveaxis(index, 2, 0)}
+
+
 class ResidentFeed:
     """A data set on the devices; batches are indices into it."""
 
@@ -49,10 +59,8 @@ class ResidentFeed:
 
     def batches(self, step: int, count: int) -> Arrays:
         """Indices of `count` updates from `step` on, [devices, capacity, accum, micro]."""
-        batch, layout = self._plan.global_batch, self._plan.layout
-        index = np.zeros((self._capacity, *layout), np.int32)
-        index[:count] = self._order[step * batch : (step + count) * batch].reshape(count, *layout)
-        return {"index": np.moveaxis(index, 2, 0)}
+        first = step * self._plan.global_batch
+        return index_chunk(self._order, first, count, self._plan, self._capacity)
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
         """The split as one pair, its rows over `sharing` devices; None: all of the point's."""

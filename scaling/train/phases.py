@@ -30,7 +30,7 @@ from scaling.signals import Interrupted, Signals
 from scaling.train import planning
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.evaluate import make_evaluate, means
-from scaling.train.feed import ResidentFeed
+from scaling.train.feed import ResidentFeed, index_chunk
 from scaling.train.loop import CHUNK_SECONDS, MUST_BE_FINITE
 from scaling.train.planning import Compiled
 from scaling.train.point import Point
@@ -237,13 +237,14 @@ class _Training:
         """Updates up to the next evaluation, or for about CHUNK_SECONDS; (seconds each, loss)."""
         now, phase = self.trajectories[trial], self._phase(self.trajectories[trial].batch)
         wanted = max(1, int(CHUNK_SECONDS / per_step))
-        count = min(self._due(now) - now.step, phase.program.capacity, wanted)
+        program = phase.program
+        count = min(self._due(now) - now.step, program.capacity, wanted)
         start = time.perf_counter()
         with self._timed("train"):
-            self.state, metrics = phase.program.chunk(
+            self.state, metrics = program.chunk(
                 self.state,
                 self.feed.data,
-                self._batches(now, phase.program, count),
+                index_chunk(self.order, now.examples, count, program.plan, program.capacity),
                 np.int32(count),
                 phase.hparams,
                 self.step_key,
@@ -265,14 +266,6 @@ class _Training:
         now.step += count
         now.examples += count * now.batch
         return seconds / count, float(metrics["loss"][-1])
-
-    def _batches(self, now, program, count):
-        """Indices of the next `count` updates, [devices, capacity, accum_steps, micro_batch]."""
-        layout = program.plan.layout
-        index = np.zeros((program.capacity, *layout), np.int32)
-        positions = slice(now.examples, now.examples + count * now.batch)
-        index[:count] = self.order[positions].reshape(count, *layout)
-        return {"index": np.moveaxis(index, 2, 0)}
 
     def _phase(self, batch):
         if batch not in self._phases:

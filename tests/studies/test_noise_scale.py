@@ -45,9 +45,9 @@ def test_the_whole_study(tmp_path):
     for name, result in results.items():
         assert result == json.loads((tmp_path / name / "result.json").read_text())
         exact = result["noise_scale"]["exact"]
-        assert exact["end"]["grad_sq_norm"] < exact["start"]["grad_sq_norm"]
-    start = [r["noise_scale"]["exact"]["start"] for r in results.values()]
-    assert start[0] == start[1] == start[2]  # the same weights
+        assert bool(exact) == (name == "base")
+        if exact:
+            assert exact["end"]["grad_sq_norm"] < exact["start"]["grad_sq_norm"]
     table = noise_scale.summarize(results)
     assert "rate_x4" in table and "temperature" in table
 
