@@ -76,8 +76,8 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.decay_factor = placeholder(float)
 
     c.noise_scale = False  # track the gradient noise scale, see scaling/noise.py
-    # Updates per measurement; None: 64 where a batch must be cut in halves for it, 8 where it is in
-    # microbatches. One microbatch per device costs nothing and is measured at every update.
+    # Updates per measurement; None: 64 where a batch must be cut in halves for it, 32 where it is
+    # in microbatches. One microbatch per device costs nothing and is measured at every update.
     c.noise_every = placeholder(int)
 
     c.loss = ConfigDict()

@@ -27,7 +27,7 @@ MEMORY_SHARE = 0.9
 # Updates per measurement of the gradient noise, so that it costs less than 2% of the time. A batch
 # in one piece is cut in halves, which nearly doubles the time of that update; the norms of
 # microbatches take a pass over the weights for each; those of devices are there anyway.
-NOISE_EVERY = {"halves": 64, "microbatches": 8}
+NOISE_EVERY = {"halves": 64, "microbatches": 32}
 # Microbatches worth timing on CPU: convolutions run fastest when their activations fit the cache.
 CPU_MICRO_BATCHES = (16, 32)
 ASSUMED_CPU_MICRO_BATCH = 32  # where nothing may be timed

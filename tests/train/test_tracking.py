@@ -85,7 +85,7 @@ def test_halves_are_measured_now_and_then(tmp_path):
     default = _config(noise_every=None)  # every 64th: too few here
     assert _train(tmp_path / "few", default)["whole"]["measurements"] == 1
     default.micro_batch = 8
-    assert _train(tmp_path / "parts", default)["whole"]["measurements"] == STEPS // 8 + 1
+    assert _train(tmp_path / "parts", default)["whole"]["measurements"] == STEPS // 32 + 1
     rows = read_metrics(tmp_path, "train")
     assert [r["step"] for r in rows if r["part_grad_sq_norm"] is not None][:3] == [1, 5, 9]
 
