@@ -136,8 +136,7 @@ def _noise_scale(c):
     c.noise.dip = 16.0  # the temperature test divides the learning rate by this; 0: no such test
     c.noise.dip_from = "1 epoch"
     c.noise.dip_to = "1.5 epochs"
-    # Also from every example's own gradient, for the run itself and other models; small ones.
-    c.noise.exact = False
+    c.noise.exact = False  # of the run itself, also from every example's gradient; small models
     c.noise.kind, c.noise.value = "base", ""  # which of the runs a point is; set by the study
 
 

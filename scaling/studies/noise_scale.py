@@ -29,7 +29,6 @@ from scaling.train.step import init_state
 EXACT_NUMBERS = 2**24
 # Of tr(H Sigma), by random combinations of examples.
 HESSIAN_SAMPLES = 32
-EXACT_OF = ("base", "model")  # the others begin at the same weights as the run itself
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
@@ -121,7 +120,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     """Train one point and look at its noise."""
     result = train_point(config, run, name, signals)
     point = resolve(config)
-    if config.noise.exact and config.noise.kind in EXACT_OF:
+    if config.noise.exact and config.noise.kind == "base":
         finished = result["status"] == "complete"
         result["noise_scale"]["exact"] = _exact(point, run, finished, signals, name)
     dip = None
