@@ -86,7 +86,10 @@ def _divides(config, devices):
         return False
     if config.global_batch < devices * SMALLEST_SHARE:
         return False
-    task = task_of(config, data_info(config.data))
+    info = data_info(config.data)
+    if info.streaming:  # too much for a CPU: only planned here, which takes one device half as long
+        return False
+    task = task_of(config, info)
     if not hasattr(task.model, "conv_method"):
         return False
     try:
