@@ -14,7 +14,7 @@ Every number that does not lie within what was measured says so in `Option.extra
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,9 +27,6 @@ Interval = tuple[float, float | None]  # None: unbounded
 
 # Options this close are equal: hours and cost are sums of roundings.
 DIGITS = 9
-# B_simple over B_crit on image classification, from Table 1 of McCandlish et al. 2018.
-USUAL_RATIO = (2.0, 8.0)
-UNITS = (("day", 24.0), ("hour", 1.0), ("minute", 1 / 60), ("second", 1 / 3600))  # in hours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +283,8 @@ def plans_table(
     price_per_device_hour: float = 0.0,
     overlap: float = 0.0,
     measured_devices: int = 1,
+    multiple: int = 1,
+    accumulate: bool = True,
 ) -> list[Option]:
     """Every device count with every global batch that it divides, by devices, then by batch.
 
@@ -300,6 +299,8 @@ def plans_table(
       overlap: share of the all-reduce behind the backward pass, of the last microbatch where there
         are several.
       measured_devices: the most devices on which step times were really measured.
+      multiple: what a device's share of a batch must be a multiple of, such as a ghost batch.
+      accumulate: whether a share may be larger than the largest batch measured.
 
     Raises:
       UserError: a negative price, a size below 1, no batch divides over any device count, and as
@@ -311,11 +312,13 @@ def plans_table(
     for name, values in (("device counts", counts), ("batches", sizes)):
         if values and values[0] < 1:
             raise UserError(f"One of the {name} is {values[0]}; they must be at least 1.")
-    pairs = [(n, b) for n in counts for b in sizes if b % n == 0]
+    most = math.inf if accumulate else throughput.per_device_batches[-1]
+    pairs = [(n, b) for n in counts for b in sizes if b % (n * multiple) == 0 and b // n <= most]
     if not pairs:
+        ghosts = f" into ghost batches of {multiple}" if multiple > 1 else ""
         raise UserError(
-            f"None of the batches {sizes} divides over any of {counts} devices; add batches that "
-            "are multiples of a device count."
+            f"None of the batches {sizes} divides over any of {counts} devices{ghosts}; add "
+            "batches that are multiples of a device count."
         )
     options = []
     for devices, batch in pairs:
@@ -394,119 +397,6 @@ def recommend(
     return Recommendation(least_time=within[0], least_cost=within[-1], knee=knee)
 
 
-@dataclasses.dataclass(frozen=True)
-class Disagreement:
-    """How a critical batch by the noise scale compares with the one by the fit."""
-
-    ratio: float | None  # noise scale over fit; None where either is not resolved
-    overlap: bool  # of the two intervals
-    sentence: str
-
-
-def disagreement(noise: CriticalBatch, fit: CriticalBatch) -> Disagreement:
-    """Whether the noise scale and the fit contradict each other, and why they may.
-
-    Intervals with an open end overlap whatever could lie beyond it.
-    """
-    overlap = not (_above(noise.low, fit.high) or _above(fit.low, noise.high))
-    if noise.value is None or fit.value is None:
-        ratio, first = None, "They cannot be compared by value yet, and their intervals"
-    else:
-        ratio = noise.value / fit.value
-        first = f"The noise scale is {rounded(ratio)} times that of the fit, and their intervals"
-    if overlap:
-        return Disagreement(ratio, overlap, f"{first} overlap.")
-    larger = _above(noise.low, fit.high)
-    return Disagreement(ratio, overlap, f"{first} do not overlap. {_why(ratio, larger)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """What was measured, as far as the advice tells of it."""
-
-    throughput: Throughput
-    too_large: int | None  # smallest per-device batch found not to fit; None: none was tried
-    noise: CriticalBatch | None  # None: not measured, here and in `fit`
-    fit: CriticalBatch | None
-
-
-def paragraph(
-    findings: Findings,
-    recommendation: Recommendation | None,
-    learning_rate: Callable[[int], float],
-    scaling_rule: str,
-    currency: str = "USD",
-    share: float = 0.9,
-) -> str:
-    """The advice in plain sentences.
-
-    Args:
-      findings: what it rests on.
-      recommendation: from `recommend`; None where no critical batch is known to plan with.
-      learning_rate: of a global batch, under the rule.
-      scaling_rule: its name; "none" keeps the learning rate.
-      currency: of the cost.
-      share: of the best throughput, for the knee.
-
-    Raises:
-      UserError: as `throughput_knee`.
-    """
-    sentences = [
-        *_throughput_words(findings, share),
-        *_critical_words(findings),
-    ]
-    if recommendation is None:
-        unknown = "Without a critical batch there is nothing to recommend: train longer or with a "
-        return " ".join([*sentences, unknown + "larger batch, which resolves the noise scale."])
-    sentences += _recommended_words(recommendation, learning_rate, currency)
-    options = list(_named(recommendation))
-    if options:
-        rule = f"Learning rates follow the {scaling_rule} rule"
-        if scaling_rule == "none":
-            rule = "Learning rates are not scaled with the batch"
-        sentences.append(f"{rule}; they are where to start tuning.")
-        reasons = list(dict.fromkeys(reason for o in options for reason in o.extrapolated))
-        sentences.append(
-            f"Extrapolated: {'; '.join(reasons)}." if reasons else "Nothing is extrapolated."
-        )
-    return " ".join(sentences)
-
-
-def table(options: Sequence[Option], currency: str = "USD") -> list[tuple[str, ...]]:
-    """Rows of text, a head first."""
-    per = " / S_min" * any(option.relative for option in options)
-    head = (
-        "devices",
-        "batch",
-        "microbatches",
-        f"steps{per}",
-        "s/step",
-        "compute s",
-        "all-reduce s",
-    )
-    head += (f"hours{per}", "interval", f"{currency}{per}", "efficiency", "extrapolated")
-    return [
-        head,
-        *(
-            (
-                f"{o.devices:,}",
-                f"{o.global_batch:,}",
-                f"{o.accum_steps:,} x {o.micro_batch:,}",
-                rounded(o.steps),
-                rounded(o.step_seconds),
-                rounded(o.compute_seconds),
-                rounded(o.all_reduce_seconds),
-                rounded(o.hours),
-                _span(o.hours_low, o.hours_high),
-                rounded(o.cost),
-                f"{o.efficiency:.0%}",
-                "; ".join(o.extrapolated) or "-",
-            )
-            for o in options
-        ),
-    ]
-
-
 def _option(curve, compute, *, devices, batch, step, all_reduce, price, reasons) -> Option:
     steps, (fewest, most) = curve.steps(batch), curve.steps_interval(batch)
     hours = step / 3600  # of one step
@@ -556,110 +446,3 @@ def _order(option: Option) -> tuple[float, float, int]:
 
 def _round(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
-
-
-def _above(low: float | None, high: float | None) -> bool:
-    """Whether one interval, from `low`, lies wholly above another, up to `high`."""
-    return low is not None and high is not None and low > high
-
-
-def _why(ratio: float | None, larger: bool) -> str:
-    """Why the noise scale may lie above (`larger`) or below the fit."""
-    usual = f"{USUAL_RATIO[0]:g} to {USUAL_RATIO[1]:g}"
-    if not larger:
-        return (
-            "The noise scale lies below where it is early in training or the learning rate is "
-            "high, the fit above where small batches were not tuned as well as large ones."
-        )
-    reason = (
-        "B_simple leaves out the Hessian and grows while the loss falls, and the fit depends on "
-        "how well each batch was tuned"
-    )
-    if ratio is not None and USUAL_RATIO[0] <= ratio <= USUAL_RATIO[1]:
-        return f"A ratio of {usual} is usual for image classification: {reason}."
-    return f"{reason}; {usual} times is usual for image classification."
-
-
-def _throughput_words(findings: Findings, share: float) -> Iterable[str]:
-    throughput = findings.throughput
-    largest = throughput.per_device_batches[-1]
-    if findings.too_large is None:
-        yield f"A device holds {_count(largest, 'example')}, the most that was tried."
-    else:
-        yield f"A device holds {_count(largest, 'example')} but not {findings.too_large:,}."
-    rate = max(np.divide(throughput.per_device_batches, throughput.seconds))
-    knee = throughput_knee(throughput.per_device_batches, throughput.seconds, share)
-    yield (
-        f"Its best throughput is {rounded(rate)} examples per second; "
-        f"{share:.0%} of that takes a per-device batch of {knee:,}."
-    )
-
-
-def _critical_words(findings: Findings) -> Iterable[str]:
-    found = [(findings.noise, "the noise scale"), (findings.fit, "the fit")]
-    known = [f"{value} by {source}" for value, source in found if value]
-    yield f"The critical batch is {' and '.join(known) or 'not measured'}."
-    if findings.noise and findings.fit:
-        yield disagreement(findings.noise, findings.fit).sentence
-
-
-def _named(recommendation: Recommendation) -> dict[Option, list[str]]:
-    """What each recommended option is best at."""
-    names: dict[Option, list[str]] = {}
-    for option, name in (
-        (recommendation.least_time, "the least time"),
-        (recommendation.least_cost, "the least cost"),
-        (recommendation.knee, "the least time x cost"),
-    ):
-        if option is not None:
-            names.setdefault(option, []).append(name)
-    return names
-
-
-def _recommended_words(recommendation, learning_rate, currency) -> Iterable[str]:
-    named = _named(recommendation)
-    if not named:
-        yield "No option keeps within the limits."
-    for option, names in named.items():
-        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        layout = f"batch {option.global_batch:,} on {_count(option.devices, 'device')}"
-        if option.accum_steps > 1:
-            layout += f" in {option.accum_steps:,} microbatches of {option.micro_batch:,}"
-        yield (
-            f"For {listed}: {layout}, {_expense(option, currency)}, "
-            f"starting from a learning rate of {rounded(learning_rate(option.global_batch))}."
-        )
-    if len(named) > 1:
-        fast, cheap = recommendation.least_time, recommendation.least_cost
-        yield (
-            f"The fastest takes {rounded(fast.hours / cheap.hours)} of the time of the cheapest "
-            f"and {rounded(fast.device_hours / cheap.device_hours)} times its device-hours."
-        )
-    if any(option.relative for option in named):
-        yield "How many steps S_min is has not been measured, so hours and cost are not known."
-
-
-def _expense(option: Option, currency: str) -> str:
-    """Such as "1,240 steps, 32 minutes (25 to 46), 4.2 USD (3.3 to 6)"."""
-    if option.relative:
-        seconds = rounded(option.step_seconds)
-        return f"{rounded(option.steps)} times S_min steps of {seconds} seconds"
-    unit, size = next((u for u in UNITS if option.hours >= u[1]), UNITS[-1])
-    time = _count(option.hours / size, unit)
-    words = f"{_count(option.steps, 'step')}, {time}"
-    words += f" ({_span(option.hours_low, option.hours_high, size)})"
-    if option.cost:
-        words += f", {rounded(option.cost)} {currency}"
-        words += f" ({_span(option.cost_low, option.cost_high)})"
-    return words
-
-
-def _span(low: float, high: float | None, unit: float = 1.0) -> str:
-    """Such as "3.3 to 6", of numbers in a unit; "3.3 or more" where unbounded."""
-    return f"{rounded(low / unit)} " + (f"to {rounded(high / unit)}" if high else "or more")
-
-
-def _count(value: float, noun: str) -> str:
-    """Such as "1 step" or "1,240 steps"; whole numbers are exact."""
-    text = f"{value:,}" if isinstance(value, int) else rounded(value)
-    return f"{text} {noun}{'s' * (text != '1')}"

@@ -129,6 +129,13 @@ class RunDir:
         """Record what the config came to on these devices."""
         self._write("resolved.json", resolved)
 
+    def launched(self, resolved: dict[str, Any]) -> None:
+        """Record what the config came to, its "devices" among it, and this launch after those
+        before."""
+        before = (self.resolved or {}).get("launches", [])
+        launch = provenance() | {"devices": resolved["devices"]}
+        self.resolve(resolved | {"launches": [*before, launch]})
+
     @_says_what_to_do
     def rewind(self, step: int) -> None:
         """Drop the metrics after `step`, and those of the test split: they are written again.

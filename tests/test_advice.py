@@ -8,16 +8,13 @@ import pytest
 from scaling.advice import (
     CriticalBatch,
     Curve,
-    Findings,
     Throughput,
-    disagreement,
     front,
-    paragraph,
     plans_table,
     recommend,
-    table,
     throughput_knee,
 )
+from scaling.advice_words import Findings, disagreement, paragraph, table
 from scaling.comms import PERFECT, Link, all_reduce_seconds
 from scaling.errors import UserError
 from scaling.fits import fit_steps

@@ -28,7 +28,7 @@ from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.fits import StepsFit, fit_steps
-from scaling.record import RunDir, provenance
+from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies.shared import batch_name, text_table
 from scaling.train import planning
@@ -200,15 +200,13 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     """
     rules = rules_of(config)
     point = point_at(config, rules.first_batch)
-    launches = (run.resolved or {}).get("launches", [])
     devices = device_values(point.devices)
-    run.resolve(
+    run.launched(
         {
             "model": {"name": config.model.name, "parameters": point.parameter_count},
             "data": {"name": point.info.name, "sizes": point.info.sizes},
             "budget_examples": rules.budget,
             "devices": devices,
-            "launches": [*launches, provenance() | {"devices": devices}],
         }
     )
     seeds = [config.seed + k for k in range(config.adaptive.seeds)]

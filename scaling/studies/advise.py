@@ -14,13 +14,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import advice, comms, noise
+from scaling import advice, advice_words, comms, noise
 from scaling.config import differences
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
-from scaling.record import RunDir, provenance, read_metrics, read_points
+from scaling.record import RunDir, read_metrics, read_points
 from scaling.signals import Signals
 from scaling.studies.shared import in_parts, numbers, single_run, text_table
 from scaling.train import throughput
@@ -92,8 +92,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     """
     point = _point(config)
     devices = device_values(point.devices)
-    launches = (run.resolved or {}).get("launches", [])
-    run.resolve({"launches": [*launches, provenance() | {"devices": devices}], "devices": devices})
+    run.launched({"devices": devices})
     fits, speeds = _device(config)
     tracked = train_inside(point.config, run, f"{name} tracked", signals)
     link, all_reduce = _measured_link(point)
@@ -101,7 +100,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
 
     recorded = _recorded(config)
     reached = None if recorded else _steps_to_goal(config, run, tracked)
-    findings = advice.Findings(
+    findings = advice_words.Findings(
         throughput=advice.Throughput(
             tuple(s.per_device_batch for s in speeds), tuple(s.seconds for s in speeds)
         ),
@@ -163,7 +162,9 @@ def _plans(config, point, curve, findings, network):
         chosen = advice.recommend(options, *limits)
     rate = lambda batch: scale_learning_rate(point.peak, wanted.rule, batch, point.global_batch)
     return {
-        "words": advice.paragraph(findings, chosen, rate, wanted.rule, wanted.currency, KNEE_SHARE),
+        "words": advice_words.paragraph(
+            findings, chosen, rate, wanted.rule, wanted.currency, KNEE_SHARE
+        ),
         "throughput_knee": advice.throughput_knee(
             measured.per_device_batches, measured.seconds, KNEE_SHARE
         ),
@@ -176,40 +177,23 @@ def _plans(config, point, curve, findings, network):
 
 
 def _options(config, point, curve, measured, network):
-    """Plans that training would accept: batches that divide into devices and ghost batches."""
+    """Plans that training would accept."""
     wanted, size = config.advise, point.info.sizes["train"]
     smallest = throughput.smallest_batch(config)
-    batches = wanted.batches or [smallest * 2**i for i in range((size // smallest).bit_length())]
-    whole = config.model.get("norm") == "batch"  # over the global batch: in one microbatch
-    largest = measured.per_device_batches[-1]
-    options = []
-    for devices in wanted.devices:
-        fitting = [
-            int(batch)
-            for batch in batches
-            if batch % smallest == 0
-            and batch % devices == 0
-            and (batch // devices) % smallest == 0
-            and not (whole and batch // devices > largest)
-        ]
-        if fitting:
-            options += advice.plans_table(
-                curve,
-                measured,
-                network,
-                _gradient_bytes(point),
-                [int(devices)],
-                fitting,
-                wanted.price,
-                wanted.overlap,
-            )
-    if not options:
-        ghosts = f" into ghost batches of {smallest}" if smallest > 1 else ""
-        raise UserError(
-            f"None of the batches {tuple(batches)} divides over any of {tuple(wanted.devices)} "
-            f"devices{ghosts}; set advise.batches to multiples of a device count."
-        )
-    return options
+    powers = [smallest * 2**i for i in range((size // smallest).bit_length())]
+    return advice.plans_table(
+        curve,
+        measured,
+        network,
+        _gradient_bytes(point),
+        map(int, wanted.devices),
+        map(int, wanted.batches or powers),
+        wanted.price,
+        wanted.overlap,
+        multiple=smallest,
+        # Statistics over the global batch need a device's share in one microbatch.
+        accumulate=config.model.get("norm") != "batch",
+    )
 
 
 def _by_noise(tracked, reached):
@@ -415,5 +399,5 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
     for result in results.values():
         rows = [{k: v for k, v in row.items() if k in keys} for row in result["options"]]
         front = advice.front([advice.Option(**row) for row in rows])
-        tables.append(text_table(advice.table(front, result["currency"])))
+        tables.append(text_table(advice_words.table(front, result["currency"])))
     return "\n\n".join(tables)

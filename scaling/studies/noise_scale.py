@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from scaling import noise
+from scaling import noise, noise_exact
 from scaling.errors import UserError
 from scaling.models import couples_examples
 from scaling.record import RunDir
@@ -173,8 +173,8 @@ def _exact_at(point, data, params):
         return point.task.eval_metrics(params, {}, batch)["loss"][0]
 
     rows = max(1, min(1024, EXACT_NUMBERS // point.parameter_count))
-    moments = noise.per_example_moments(loss, params, data, batch=rows)
-    curved = noise.hessian_noise_scale(
+    moments = noise_exact.per_example_moments(loss, params, data, batch=rows)
+    curved = noise_exact.hessian_noise_scale(
         loss, params, data, batch=rows, samples=HESSIAN_SAMPLES, key=jax.random.key(0)
     )
     return {

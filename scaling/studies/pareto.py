@@ -99,16 +99,18 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
     c.title = f"The best trial at batch {config.global_batch:,}, its gradient noise tracked"
     c.seed = result["trials"][result["best_trial"]]["seed"]
     c.eval.test = False
+    size = data_info(config.data).sizes["train"]
+    budget = durations.to_steps(config.duration, config.global_batch, size)
     steps = result["steps_to_target"]
     if config.schedule.name not in ("constant", "step"):
-        steps = config_steps(config)
+        steps = budget
     for key, value in result["best"].items():
         if key == "learning_rate":
             c.optim.base_lr = value
         elif key == "decay_steps":
             steps = round(value)
         elif key == "decay_share":
-            steps = round(value * config_steps(config))
+            steps = round(value * budget)
         elif key == "warmup_steps":
             c.schedule.warmup = f"{round(value)} steps"
         elif key == "label_smoothing":
@@ -117,15 +119,9 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
             c.optim[key] = value
         elif key in c.schedule:
             c.schedule[key] = value
-    size = data_info(c.data).sizes["train"]
     steps = max(steps, durations.to_steps(c.schedule.warmup, c.global_batch, size))
     c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
     return in_parts(c)
-
-
-def config_steps(config: ConfigDict) -> int:
-    """The budget of a point in steps, as `steps_to_target.points` wrote it."""
-    return int(config.duration.split()[0])
 
 
 def summarize(results: dict[str, dict[str, Any]]) -> str:

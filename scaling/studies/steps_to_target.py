@@ -27,7 +27,7 @@ from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES
-from scaling.record import RunDir, provenance
+from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies.shared import batch_name, by_batch_size, text_table
 from scaling.train import planning
@@ -157,16 +157,15 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
       The result, JSON; docs/architecture.md lists its keys.
     """
     point = resolve(config, searched(space_of(config)))
-    before = run.resolved or {}
     devices = device_values(point.devices)
-    run.resolve(
+    run.launched(
         {
             "model": {"name": config.model.name, "parameters": point.parameter_count},
             "data": {"name": point.info.name, "sizes": point.info.sizes},
             "budget_steps": point.total_steps,
             "devices": devices,
-            "launches": [*before.get("launches", []), provenance() | {"devices": devices}],
-            "populations": before.get("populations", {}),  # how they are computed, see `Race`
+            # How they are computed, see `Race`.
+            "populations": (run.resolved or {}).get("populations", {}),
         }
     )
     point_search = PointSearch(point, run, name, signals)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan
 from scaling.progress import Progress
-from scaling.record import RunDir, metric_lines, provenance
+from scaling.record import RunDir, metric_lines
 from scaling.signals import Interrupted, Signals
 from scaling.train import planning
 from scaling.train.checkpoint import Checkpoints
@@ -113,8 +113,7 @@ class _Training:
         self.point, self.run, self.checkpoints = point, run, checkpoints
         self.tally = Tally()
         with self.tally.timed("compile"):
-            before = run.resolved or {}
-            recorded = before.get("plan")
+            recorded = (run.resolved or {}).get("plan")
             self.program = planning.choose(point, BatchPlan(**recorded) if recorded else None)
             self.feed = make_feed(point, self.program.plan, self.program.capacity)
             self.evaluator = make_evaluate(point.task, point.preprocess, point.devices)
@@ -122,9 +121,7 @@ class _Training:
             make = point.make_optimizer, point.hparams
             initial = planning.run_once(lambda key: init_state(point.task, *make, key), init_key)
         print(plan_text(point, self.program), flush=True)
-        resolved = resolved_values(point, self.program)
-        launches = [*before.get("launches", []), provenance() | {"devices": resolved["devices"]}]
-        run.resolve(resolved | {"launches": launches})
+        run.launched(resolved_values(point, self.program))
 
         self.step, state = 0, initial
         if restored := checkpoints.restore(initial):

@@ -97,36 +97,7 @@ def make_gradient(
       noise_every: also give "part_grad_sq_norm", the mean of |g|^2 over the gradients of the parts
         that `noise_parts` names, at every so manieth update, and NaN at the others.
     """
-
-    def losses(params, batch_stats, data, micro, index, key, hparams):
-        device = lax.axis_index(AXIS) if plan.devices > 1 else 0
-        first = (index * plan.devices + device) * plan.micro_batch
-        positions = first + jnp.arange(plan.micro_batch)
-        augment_key, task_key = jax.random.split(key)
-        micro = preprocess(data, micro, augment_key, positions)
-        metrics, batch_stats = task.train_metrics(
-            params, batch_stats, micro, positions, task_key, hparams
-        )
-        return metrics["loss"], (jax.tree.map(jnp.mean, metrics), batch_stats)
-
-    def mean_loss(*args):
-        _, (metrics, batch_stats) = losses(*args)
-        return metrics["loss"], (metrics, batch_stats)
-
-    def in_halves(params, *args):
-        """The gradient, and the mean of |g|^2 over the batch's two halves."""
-        loss, pull_back, aux = jax.vjp(lambda p: losses(p, *args), params, has_aux=True)
-        first = jnp.arange(plan.micro_batch) < plan.micro_batch // 2
-        total, norms = None, 0.0
-        for half in (first, ~first):
-            (grads,) = pull_back(half.astype(loss.dtype) / plan.micro_batch)
-            norms += squared_norm(grads) * jnp.square(plan.micro_batch / jnp.sum(half)) / 2
-            total = grads if total is None else jax.tree.map(jnp.add, total, grads)
-        return total, aux, norms
-
-    def whole(*args):
-        grads, aux = jax.grad(mean_loss, has_aux=True)(*args)
-        return grads, aux, jnp.float32(jnp.nan)
+    whole, in_halves = _gradients_of_a_microbatch(task, plan, preprocess)
 
     def gradient(params, batch_stats, data, batch, key, hparams, step):
         def one(batch_stats, micro, index):
@@ -159,6 +130,42 @@ def make_gradient(
         return grads, batch_stats, metrics
 
     return gradient
+
+
+def _gradients_of_a_microbatch(task, plan: BatchPlan, preprocess: Callable):
+    """(whole, in_halves), two ways to the same: (gradient, (metrics, batch statistics), norm), norm
+    being NaN for the first and the mean of |g|^2 over the microbatch's halves for the second."""
+
+    def losses(params, batch_stats, data, micro, index, key, hparams):
+        device = lax.axis_index(AXIS) if plan.devices > 1 else 0
+        first = (index * plan.devices + device) * plan.micro_batch
+        positions = first + jnp.arange(plan.micro_batch)
+        augment_key, task_key = jax.random.split(key)
+        micro = preprocess(data, micro, augment_key, positions)
+        metrics, batch_stats = task.train_metrics(
+            params, batch_stats, micro, positions, task_key, hparams
+        )
+        return metrics["loss"], (jax.tree.map(jnp.mean, metrics), batch_stats)
+
+    def mean_loss(*args):
+        _, (metrics, batch_stats) = losses(*args)
+        return metrics["loss"], (metrics, batch_stats)
+
+    def in_halves(params, *args):
+        loss, pull_back, aux = jax.vjp(lambda p: losses(p, *args), params, has_aux=True)
+        first = jnp.arange(plan.micro_batch) < plan.micro_batch // 2
+        total, norms = None, 0.0
+        for half in (first, ~first):
+            (grads,) = pull_back(half.astype(loss.dtype) / plan.micro_batch)
+            norms += squared_norm(grads) * jnp.square(plan.micro_batch / jnp.sum(half)) / 2
+            total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+        return total, aux, norms
+
+    def whole(*args):
+        grads, aux = jax.grad(mean_loss, has_aux=True)(*args)
+        return grads, aux, jnp.float32(jnp.nan)
+
+    return whole, in_halves
 
 
 def noise_parts(plan: BatchPlan) -> tuple[str, float]:
