@@ -10,13 +10,14 @@ from scaling.errors import UserError, nearest, refuse_unread
 from scaling.models import model_options
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
-OPEN = ("model", "search.space", "noise.models")
+OPEN = ("model", "search.space", "noise.models", "recipes.rates", "recipes.pieces")
 # Keys that a run may be resumed with other values of.
 LOGISTICS = (
     "title",
     "devices",
     "memory_limit_gib",
     "data.dir",
+    "recipes.all",
     "checkpoint",
     "metrics.tensorboard",
 )
@@ -70,10 +71,12 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.name = "constant"  # see scaling/optim/schedules.py
     c.schedule.warmup = "0 steps"
     c.schedule.warmup_init = 0.0  # learning rate of the first step of a warmup
+    c.schedule.warmup_shape = "gradual"  # or constant: warmup_init until the warmup ends
     c.schedule.end_factor = placeholder(float)
     c.schedule.power = placeholder(float)
     c.schedule.boundaries = ()  # durations, from the start of training
     c.schedule.decay_factor = placeholder(float)
+    c.schedule.decay_factors = ()  # of the step schedule, one per boundary, not one for all
 
     c.noise_scale = False  # track the gradient noise scale, see scaling/noise.py
     # Updates per measurement; None: 64 where a batch must be cut in halves for it, 32 where it is
@@ -82,6 +85,7 @@ def default_config(study: str = "train") -> ConfigDict:
 
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0
+    c.loss.gradient_noise = 0.0  # variance of the factor on each example's gradient, its mean 1
 
     c.eval = ConfigDict()
     c.eval.every = "1 epoch"
@@ -189,6 +193,42 @@ def _advise(c):
     c.advise.overlap = 0.0  # share of the all-reduce that hides behind the backward pass
 
 
+def _recipes(c, *names):
+    """Recipes for large batches, see scaling/recipes.py."""
+    c.recipes = ConfigDict()
+    c.recipes.names = names  # a point each, at every batch size; pieces joined by "+"
+    c.recipes.all = ()  # those of the whole study, in their order; set by the study
+    c.recipes.changed = ()  # "section.key=value" of what a point's recipe sets; set by the study
+    c.recipes.seeds = 5  # runs of every point, the same seeds for all
+    c.recipes.warmup = "5 epochs"
+    c.recipes.rates = ConfigDict()  # optimizer -> its learning rate at optim.base_batch
+    # More pieces: name -> the sections and keys that it sets, {"hot": {"optim": {"base_lr": 1.0}}}.
+    c.recipes.pieces = ConfigDict()
+
+
+def _accuracy(c):
+    """Test error by batch size and recipe, at a fixed budget (You, Goyal, Hoffer 2017)."""
+    _recipes(c, "naive", "sqrt", "linear+warmup")
+    c.accuracy = ConfigDict()
+    # A recipe holds where its test error is less than this above the base batch's.
+    c.accuracy.tolerance = 0.005
+    # Learning rates to try for every recipe and batch, before the runs, as multiples of the
+    # recipe's own; the lowest validation error at the end wins. 0: the recipe's own is taken.
+    c.accuracy.trials = 0
+    c.accuracy.span = (0.1, 10.0)
+    c.accuracy.widen = 2  # how often to go on beyond that, while the best is at the edge
+
+
+def _generalization(c):
+    """How far weights walk, and what gradients they meet, by batch size (Hoffer 2017, Fig. 2)."""
+    _recipes(c, "naive")
+    c.generalization = ConfigDict()
+    c.generalization.resolution = 0.15  # steps of the evaluations grow by this share
+    c.generalization.fit_from = "10 steps"  # the fits of distance against log t begin here
+    c.generalization.fit_to = placeholder(str)  # and end here; None: with the first learning rate
+    c.generalization.layers = True  # ||w|| and ||g|| of every layer, after the first step and last
+
+
 # What a study reads beyond the keys of all.
 SECTIONS = {
     "steps_to_target": _steps_to_target,
@@ -196,6 +236,8 @@ SECTIONS = {
     "pareto": _pareto,
     "advise": _advise,
     "adaptive_batch": _adaptive_batch,
+    "accuracy": _accuracy,
+    "generalization": _generalization,
 }
 
 

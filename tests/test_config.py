@@ -31,6 +31,13 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.duration, c.eval.every = "2 steps", "1 step"
     if study == "noise_scale":
         c.duration, c.noise.dip_from, c.noise.dip_to = "10 steps", "1 steps", "9 steps"
+    if study in ("accuracy", "generalization"):
+        c.recipes.seeds, c.recipes.warmup, c.recipes.names = 2, "1 step", ("lars+warmup",)
+    if study == "accuracy":
+        c.optim.base_batch, c.accuracy.trials = 8, 2
+    if study == "generalization":
+        c.duration, c.eval.every = "8 steps", "1 epoch"
+        c.generalization.fit_from = "1 step"
     if study == "advise":
         c.advise.largest, c.advise.seconds = 4, 1e-3
     with c.unlocked():
@@ -72,7 +79,8 @@ def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ConfigDict, "__getitem__", recording)
     monkeypatch.setattr(ConfigDict, "copy_and_resolve_references", copying)
     run_study(config, tmp_path, None, print)
-    free = ("model.", "search.space.")  # keys that belong to what they name
+    # Keys that belong to what they name, and one that is written for reports.
+    free = ("model.", "search.space.", "recipes.all")
     unread = {leaf for leaf in set(_leaves(config)) - read if not leaf.startswith(free)}
     assert not unread, f"keys that nothing reads: {sorted(unread)}"
 

@@ -13,13 +13,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from scaling.errors import UserError, look_up, nearest, refuse_unread
-from scaling.models.cnn import SIZES, SimpleCNN
+from scaling.models.alexnet import GROUPS, AlexNet
+from scaling.models.cnn import SIZES, ShallowCNN, SimpleCNN
 from scaling.models.mlp import MLP
 from scaling.models.norm import KINDS
 from scaling.models.resnet import ResNet
 from scaling.models.vgg import LAYERS, VGG
 
-MODELS = {"mlp": MLP, "simple_cnn": SimpleCNN, "resnet": ResNet, "vgg": VGG}
+MODELS = {
+    "mlp": MLP,
+    "simple_cnn": SimpleCNN,
+    "shallow_cnn": ShallowCNN,
+    "alexnet": AlexNet,
+    "resnet": ResNet,
+    "vgg": VGG,
+}
 OWN = tuple(MODELS)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 METHODS = ("auto", "xla", "forward_only", "patches")
@@ -127,7 +135,8 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
     """
     known, family = model_options(name), MODELS[name]
     refuse_unread(f"Model {name!r}", options, known)
-    choices = _CHOICES | ({"size": tuple(SIZES)} if family is SimpleCNN else {})
+    own = {SimpleCNN: {"size": tuple(SIZES)}, AlexNet: {"groups": GROUPS}}
+    choices = _CHOICES | own.get(family, {})
     for key, value in options.items():
         if key in choices and value not in choices[key]:
             raise UserError(f"model.{key} is {value!r}: {nearest(value, choices[key])}")

@@ -1,4 +1,4 @@
-"""Normalisation: none, batch, ghost batch and group.
+"""Normalisation: none, batch, ghost batch and group; AlexNet's, across channels.
 
 Batch statistics are shared by a *ghost batch*: a group of consecutive examples of the global batch
 (Hoffer 2017, section 4). Its size is part of the experiment. It does not follow from the number of
@@ -119,6 +119,25 @@ class GhostBatchNorm(nn.Module):
         """Every device's group mean, [devices, C]."""
         group_mean = part_mean.reshape(-1, across, part_mean.shape[-1]).mean(1)
         return jnp.repeat(group_mean, across, axis=0)
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """Krizhevsky 2012, section 3.3: x / (k + alpha mean of x^2 over `size` channels)^beta.
+
+    The channels are those around each one, zeros beyond the first and the last. As in Caffe, alpha
+    is divided by `size` and k is 1; the paper's formula takes the sum, and k = 2.
+
+    Args:
+      x: [..., C].
+    """
+    before, channels = size // 2, x.shape[-1]
+    # In float32: next to k, bfloat16 would lose most of the rest.
+    squares = jnp.square(x.astype(jnp.float32))
+    padded = jnp.pad(squares, ((0, 0),) * (x.ndim - 1) + ((before, size - 1 - before),))
+    total = sum(padded[..., i : i + channels] for i in range(size))
+    return (x * (k + alpha / size * total) ** -beta).astype(x.dtype)
 
 
 def make_norm(

@@ -81,7 +81,8 @@ class ResNet(nn.Module):
 
     Attributes:
       depth: 8, 20, 32, 44, 56, ... or 50, 101. A pre-activation net with `width > 1` counts depth
-        as Wide ResNets do, 6n+4 (16, 22, 28, 40), and projects its shortcuts.
+        as Wide ResNets do, 6n+4 (16, 22, 28, 40), and projects its shortcuts. Hoffer 2017 trains
+        ResNet-44, `depth=44`, and Wide ResNet 16-4, `depth=16, width=4, preactivation=True`.
       width: factor on the filters of all but the first convolution.
       zero_init_residual: the last norm scale of every block starts at zero (Goyal 2017, 5.1).
       dropout: between the convolutions of a block (Wide ResNet).

@@ -1,11 +1,11 @@
 """Optimizers by name, every hyperparameter a number that may be traced.
 
-Ten recipes of one shape: (learning_rate, mask, *, its hyperparameters with their defaults). A
+Eleven recipes of one shape: (learning_rate, mask, *, its hyperparameters with their defaults). A
 default is the method's paper's where that states one. Parameters are taken to be float32.
 
 Weight decay is on the tensors where `mask` is True. It is coupled (L2: added to the gradient,
 before momentum and preconditioning) in sgd, momentum, nesterov, adam and the LARS family, and
-decoupled (added to the step, after preconditioning) in adamw, lamb and novograd.
+decoupled (added to the step, after preconditioning) in adamw, lamb, novograd and muon.
 
 Momentum and a changing learning rate: sgd, momentum, nesterov and larc keep raw gradients in the
 buffer, v <- m v + g, w <- w - lr v. This is the form that needs no momentum correction when the
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.typing import ArrayLike
 
 from scaling.errors import look_up, refuse_unread
@@ -127,6 +128,31 @@ def _optax_lars(learning_rate, mask, *, momentum=0.9, weight_decay=5e-4, trust_c
     )
 
 
+def _muon(learning_rate, mask, *, momentum=0.95, weight_decay=0.0):
+    """Jordan et al. 2024 (github.com/KellerJordan/Muon): momentum, made nearly orthogonal.
+
+    m <- momentum m + (1 - momentum) g, and with M its Nesterov form, bias-corrected:
+
+        d = sqrt(max(1, columns / rows)) NS(M),   w <- w - lr (d + weight_decay w)
+
+    NS is five Newton-Schulz steps, which bring every singular value near 1. A tensor of two or more
+    dimensions is the matrix [all but the last, the last]: a convolution is [kh kw in, out]. So is
+    the last layer, for which Jordan keeps Adam. Biases and norms take optax's Adam, with Nesterov
+    momentum, b1 = 0.9 and b2 = 0.999, at the same learning rate.
+    """
+
+    def matrices(params):
+        last = lambda w: optax.contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), w.ndim - 1)
+        return jax.tree.map(lambda w: last(w) if w.ndim >= 2 else None, params)
+
+    # The rate -1 leaves the directions as they are, so that all take the same decay and rate.
+    return optax.chain(
+        optax.contrib.muon(-1.0, beta=momentum, muon_weight_dimension_numbers=matrices),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 OPTIMIZERS = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -135,6 +161,7 @@ OPTIMIZERS = {
     "adamw": _adamw,
     "lamb": _lamb,
     "novograd": _novograd,
+    "muon": _muon,
     "lars": lars,
     "larc": larc,
     "optax_lars": _optax_lars,

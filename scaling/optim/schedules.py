@@ -1,15 +1,16 @@
-"""Learning-rate schedules: a linear warmup, then one of six shapes.
+"""Learning-rate schedules: a warmup, then one of six shapes.
 
 A schedule is a function of the number of optimizer updates already made: the first update uses
 schedule(0). Every number may be a traced array, so that trials with different peaks, warmups and
-lengths run under `jax.vmap` in one program; only the name and the count of boundaries are static.
+lengths run under `jax.vmap` in one program; only the names and the count of boundaries are static.
 
 The two clocks:
-  * Warmup: lr(step) = warmup_init + (peak - warmup_init) step / warmup_steps for
+  * Warmup, "gradual": lr(step) = warmup_init + (peak - warmup_init) step / warmup_steps for
     step < warmup_steps. It starts at `warmup_init` exactly and lr(warmup_steps) is the peak, as in
     Goyal et al. 2017, section 2.2, where the rate ramps from the reference rate to the scaled one,
     and as in `optax.linear_schedule`. With `warmup_init` = 0 the first update is therefore zero;
-    start from the reference rate (Goyal) or from 0.001 (You et al. 2017) to use it.
+    start from the reference rate (Goyal) or from 0.001 (You et al. 2017) to use it. "constant", for
+    comparison (Goyal's Table 1), stays at `warmup_init` and jumps to the peak.
   * Decay: `linear`, `cosine` and `polynomial` run on
     progress = (step - warmup_steps) / (total_steps - warmup_steps), clipped to [0, 1]. The clock
     starts at the end of the warmup, so the peak is reached whatever the warmup, and the last value
@@ -36,6 +37,7 @@ def make_schedule(
     total_steps: ArrayLike,
     warmup_steps: ArrayLike = 0,
     warmup_init: ArrayLike = 0.0,
+    warmup_shape: str = "gradual",
     **shape: ArrayLike,
 ) -> Schedule:
     """The schedule `name`: step -> learning rate, a float32 scalar.
@@ -45,8 +47,9 @@ def make_schedule(
       peak: learning rate at the end of the warmup.
       total_steps: steps until a decay is complete, warmup included; "constant", "step" and "dip"
         have no end and are the same for any value.
-      warmup_steps: steps of linear warmup; 0 for none.
+      warmup_steps: steps of warmup; 0 for none.
       warmup_init: learning rate of step 0 when there is a warmup.
+      warmup_shape: "gradual" or "constant".
       **shape: the numbers of the decay itself, see `SHAPES` for the names and defaults:
         linear, cosine: end_factor, the last rate as a fraction of the peak.
         polynomial: power, end_factor.
@@ -55,21 +58,29 @@ def make_schedule(
         dip: boundaries, two of them; decay_factor, the factor between them.
 
     Raises:
-      UserError: unknown schedule, or a number that it does not read; from the schedule itself,
-        when there is neither one decay_factor nor one for each boundary.
+      UserError: unknown schedule or warmup shape, or a number that it does not read; from the
+        schedule itself, when there is neither one decay_factor nor one for each boundary.
     """
     decay = look_up("schedule", name, DECAYS)
-    common = ("peak", "total_steps", "warmup_steps", "warmup_init")
+    warmup = look_up("schedule.warmup_shape", warmup_shape, WARMUPS)
+    common = ("peak", "total_steps", "warmup_steps", "warmup_init", "warmup_shape")
     refuse_unread(f"The {name!r} schedule", shape, (*common, *SHAPES[name]))
 
     def schedule(step: ArrayLike) -> jax.Array:
         # Both branches of a `where` are evaluated: the maxima keep the unused one finite.
-        warmed = warmup_init + (peak - warmup_init) * step / jnp.maximum(warmup_steps, 1)
+        warmed = warmup(step, jnp.maximum(warmup_steps, 1), warmup_init, peak)
         progress = (step - warmup_steps) / jnp.maximum(total_steps - warmup_steps, 1)
         decayed = peak * decay(step, jnp.clip(progress, 0.0, 1.0), **shape)
         return jnp.where(step < warmup_steps, warmed, decayed)
 
     return schedule
+
+
+# The rate at a step of the warmup.
+WARMUPS = {
+    "gradual": lambda step, steps, init, peak: init + (peak - init) * step / steps,
+    "constant": lambda step, steps, init, peak: init,
+}
 
 
 # A decay gives the fraction of the peak at `step`, or at `progress` in [0, 1] from the end of the

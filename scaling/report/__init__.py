@@ -11,7 +11,15 @@ from pathlib import Path
 from scaling.files import write_atomically, write_error
 
 # Studies that a report can be made of, in the order in which one shows them.
-REPORTED = ("advise", "steps_to_target", "pareto", "noise_scale", "adaptive_batch")
+REPORTED = (
+    "advise",
+    "steps_to_target",
+    "accuracy",
+    "generalization",
+    "pareto",
+    "noise_scale",
+    "adaptive_batch",
+)
 
 
 def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]) -> Path:

@@ -16,7 +16,9 @@ class Axis:
     """An axis of a panel.
 
     Attributes:
-      scale: "decimal" or "binary", logarithmic with such ticks, or "linear" from 0 on.
+      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0 on; or "near",
+        linear just around the values.
+      tick: the text at a tick; of a "near" axis, those without one are left out.
       include: values that must lie on it.
       reverse: high values first.
     """
@@ -85,12 +87,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Span:
-    """A shaded range of x."""
+    """A shaded range of x, or of y."""
 
     low: float
     high: float
     color: str
     label: str = ""
+    axis: str = "x"
 
 
 Mark = Line | Points | Rule | Span
@@ -113,13 +116,19 @@ class Panel:
     def scale(self, name: str, narrow: bool = False) -> Scale:
         """Limits and ticks of axis "x" or "y"; a linear one has no ticks of its own."""
         axis = getattr(self, name)
+        crowded = narrow and name == "x"  # labels stand side by side
         values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
         if axis.scale == "linear":
             most = max([*values, 1e-9])
             return Scale(-0.03 * most, 1.03 * most, [])
+        if axis.scale == "near":
+            ends = [end for mark in self.marks for end in _ends(mark, name)]
+            low, high, ticks = near(values, ends, most=4 if crowded else 7)
+            return Scale(low, high, [tick for tick in ticks if axis.tick(tick)])
         values = [value for value in values if 0 < value < math.inf] or [1.0]
-        values += [end for mark in self.marks for end in _ends(mark, name, values)]
-        crowded = narrow and name == "x"  # labels stand side by side
+        least, most = min(values) / FAR, max(values) * FAR
+        ends = [end for mark in self.marks for end in _ends(mark, name)]
+        values += [min(max(end, least), most) for end in ends]
         if axis.scale == "binary":
             return powers_of_two(values, most=6 if crowded else 10)
         return decades(values, most=4 if crowded else 8)
@@ -127,20 +136,40 @@ class Panel:
 
 def _extent(mark: Mark, name: str) -> Iterable[float]:
     if isinstance(mark, Span):
-        return (mark.low, mark.high) if name == "x" else ()
+        return (mark.low, mark.high) if name == mark.axis else ()
     if isinstance(mark, Rule):
         place = getattr(mark, name)
         return () if place is None else (place,)
     return () if isinstance(mark, Line) and mark.guide else getattr(mark, name)
 
 
-def _ends(mark, name, values):
-    """Ends of intervals, as far as they are near the values."""
+def _ends(mark, name):
+    """Ends of intervals."""
     if name == "x" or not isinstance(mark, Points):
         return []
-    least, most = min(values) / FAR, max(values) * FAR
-    ends = [end for end in (*mark.low, *mark.high) if end is not None]
-    return [min(max(end, least), most) for end in ends if not math.isnan(end)]
+    return [end for end in (*mark.low, *mark.high) if end is not None and not math.isnan(end)]
+
+
+def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
+    """A linear axis around `values`, with at most `most` round ticks.
+
+    Args:
+      ends: of intervals; they widen the axis by no more than the values span.
+    """
+    values = list(values) or [0.0, 1.0]
+    low, high = min(values), max(values)
+    reach = (high - low) or math.inf
+    inside = [min(max(end, low - reach), high + reach) for end in ends]
+    low, high = min([low, *inside]), max([high, *inside])
+    pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
+    floor = 0.0 if low >= 0 else -math.inf  # what cannot be negative has no negative ticks
+    low, high = low - pad, high + pad
+    unit = 10.0 ** math.floor(math.log10((high - low) / most))
+    for step in (unit, 2 * unit, 5 * unit, 10 * unit):
+        first, last = math.ceil(max(low, floor) / step), math.floor(high / step)
+        if last - first < most:
+            break
+    return Scale(low, high, [index * step for index in range(first, last + 1)])
 
 
 def shown(panels: Iterable[Panel]) -> list[Panel]:

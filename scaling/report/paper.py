@@ -60,6 +60,8 @@ def _set_axis(axes, name, panel, narrow):
     axis = getattr(axes, f"{name}axis")
     if wanted.scale == "linear":
         axis.set_major_locator(MaxNLocator(4 if narrow else 6))
+    elif wanted.scale == "near":
+        axis.set_major_locator(FixedLocator(scale.ticks))
     else:
         base = 2 if wanted.scale == "binary" else 10
         getattr(axes, f"set_{name}scale")("log", base=base, nonpositive="clip")
@@ -81,7 +83,8 @@ def _draw_mark(axes: Axes, mark: Mark) -> None:
         case Rule():
             axes.axvline(mark.x, ls=DASHES[mark.dash], lw=1, color=mark.color)
         case Span():
-            axes.axvspan(mark.low, mark.high, color=mark.color, lw=0, zorder=-1)
+            shade = axes.axvspan if mark.axis == "x" else axes.axhspan
+            shade(mark.low, mark.high, color=mark.color, lw=0, zorder=-1)
         case Points():
             _draw_points(axes, mark)
 

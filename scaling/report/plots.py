@@ -67,8 +67,13 @@ def value_axis(title: str, values: Iterable[float], log: bool = True) -> Plot:
 
 def log_axis(title: str, scale: Scale, label: Callable[[float], str]) -> Plot:
     """Plotly's limits are powers of ten, its ticks are not."""
-    return linear_axis(title, math.log10(scale.low), math.log10(scale.high)) | {
-        "type": "log",
+    logs = Scale(math.log10(scale.low), math.log10(scale.high), scale.ticks)
+    return ticked_axis(title, logs, label) | {"type": "log"}
+
+
+def ticked_axis(title: str, scale: Scale, label: Callable[[float], str]) -> Plot:
+    """A linear axis with ticks of its own."""
+    return linear_axis(title, scale.low, scale.high) | {
         "tickmode": "array",
         "tickvals": scale.ticks,
         "ticktext": [label(tick) for tick in scale.ticks],

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from scaling.report.blocks import Plot
 from scaling.report.charts import Line, Mark, Panel, Points, Rule, Span
 from scaling.report.drawing import GREY, SYMBOLS
-from scaling.report.plots import layout, line, linear_axis, log_axis, marks, plain
+from scaling.report.plots import layout, line, linear_axis, log_axis, marks, plain, ticked_axis
 
 FAINT = 0.35
+ENTRIES = 5  # of a legend, below a narrow figure; a longer one takes no room from the data
+ENTRY = 19  # pixels
+NOWHERE = {"x": [None], "y": [None]}  # Plotly's legend leaves out a trace without any place
 
 
 def plots(panels: Sequence[Panel]) -> list[Plot]:
@@ -17,7 +20,9 @@ def plots(panels: Sequence[Panel]) -> list[Plot]:
 
 def _plot(panel: Panel, narrow: bool) -> Plot:
     axes = (_axis(panel, name, narrow) for name in ("x", "y"))
-    frame = layout(*axes, 430 if narrow else 500)
+    entries = len({mark.label for mark in panel.marks if mark.label})
+    more = ENTRY * max(entries - ENTRIES, 0)
+    frame = layout(*axes, 430 + more if narrow else 500)
     if panel.title:
         title = {"text": plain(panel.title), "font": {"size": 13}, "x": 0.5, "yanchor": "top"}
         frame |= {"title": title, "margin": frame["margin"] | {"t": 40}}
@@ -36,6 +41,8 @@ def _axis(panel, name, narrow):
     wanted, scale = getattr(panel, name), panel.scale(name, narrow)
     if wanted.scale == "linear":
         axis = linear_axis(wanted.label, scale.low, scale.high) | {"tickformat": ",~g"}
+    elif wanted.scale == "near":
+        axis = ticked_axis(wanted.label, scale, wanted.tick)
     else:
         axis = log_axis(wanted.label, scale, wanted.tick)
     return axis | {"range": axis["range"][::-1]} if wanted.reverse else axis
@@ -54,12 +61,14 @@ def _trace(mark: Mark, panel: Panel) -> Plot:
         case Span():
             square = {"symbol": "square", "size": 11, "color": mark.color}
             trace = _nowhere("markers", name) | {"marker": square}
+    if not trace["x"]:
+        trace |= NOWHERE
     return trace | {"showlegend": False}
 
 
 def _nowhere(mode, name):
     """A trace for the legend alone."""
-    return {"type": "scatter", "mode": mode, "name": name, "x": [None], "y": [None]}
+    return {"type": "scatter", "mode": mode, "name": name} | NOWHERE
 
 
 def _points(mark: Points, name: str, panel: Panel) -> Plot:
@@ -96,9 +105,10 @@ def _error_bars(mark, panel):
 
 def _shape(mark: Rule | Span) -> Plot:
     if isinstance(mark, Span):
-        box = {"type": "rect", "layer": "below", "yref": "paper", "y0": 0, "y1": 1}
-        fill = {"fillcolor": mark.color, "line": {"width": 0}}
-        return box | fill | {"x0": mark.low, "x1": mark.high}
+        along, across = ("x", "y") if mark.axis == "x" else ("y", "x")
+        box = {"type": "rect", "layer": "below", f"{across}ref": "paper"}
+        ends = {f"{across}0": 0, f"{across}1": 1, f"{along}0": mark.low, f"{along}1": mark.high}
+        return box | ends | {"fillcolor": mark.color, "line": {"width": 0}}
     style = {"type": "line", "line": {"color": mark.color, "width": 1, "dash": mark.dash}}
     if mark.x is None:
         return style | {"xref": "paper", "x0": 0, "x1": 1, "y0": mark.y, "y1": mark.y}

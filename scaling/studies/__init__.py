@@ -24,13 +24,31 @@ from scaling.config import check_keys
 from scaling.errors import UserError, look_up
 from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
-from scaling.studies import adaptive_batch, advise, noise_scale, pareto, steps_to_target, train
+from scaling.studies import (
+    accuracy,
+    adaptive_batch,
+    advise,
+    generalization,
+    noise_scale,
+    pareto,
+    steps_to_target,
+    train,
+)
 
 # Studies whose points run side by side on a CPU, one per core (scaling/workers.py).
-ONE_PER_CORE = ("steps_to_target", "noise_scale", "pareto", "adaptive_batch")
+ONE_PER_CORE = (
+    "steps_to_target",
+    "accuracy",
+    "generalization",
+    "pareto",
+    "noise_scale",
+    "adaptive_batch",
+)
 STUDIES = {
     "train": train,
     "steps_to_target": steps_to_target,
+    "accuracy": accuracy,
+    "generalization": generalization,
     "noise_scale": noise_scale,
     "pareto": pareto,
     "advise": advise,

@@ -29,7 +29,8 @@ from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES
 from scaling.record import RunDir
 from scaling.signals import Signals
-from scaling.studies.shared import batch_name, by_batch_size, text_table
+from scaling.studies import shared
+from scaling.studies.shared import batch_name, by_batch_size, text_table, value_at
 from scaling.train import planning
 from scaling.train.layout import layout_of
 from scaling.train.point import data_info, resolve
@@ -46,7 +47,6 @@ METRICS = ("error", "loss")
 SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
 # What says it here instead of a key of single runs.
 INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
-SUSTAINED = 0.3  # share of its matrix products' rate that a device is assumed to train at
 
 name = batch_name
 
@@ -59,8 +59,8 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     """
     defaults = default_config(config.study)
     for key, instead in INSTEAD.items():
-        value = _value(config, key)
-        if value != _value(defaults, key):
+        value = value_at(config, key)
+        if value != value_at(defaults, key):
             raise UserError(
                 f"{key} is {value!r}, but a search does not read it; set {instead} instead."
             )
@@ -88,7 +88,7 @@ def check_values(config: ConfigDict) -> None:
     _check_space(config, space)
     _check_target(config)
     for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale"):
-        if _value(config, key):
+        if value_at(config, key):
             raise UserError(f"{key} is of single runs, not of a search; leave it False here.")
     point = resolve(config, searched(space))
     if "warmup_init" in space and "warmup_steps" not in space and not point.hparams["warmup_steps"]:
@@ -138,16 +138,9 @@ def _check_target(config):
         ("target.resolution", 0.001, 1.0),
         ("target.repeats", 0, 10_000),
     ):
-        value = _value(config, key)
+        value = value_at(config, key)
         if not low <= value <= high:
             raise UserError(f"{key} is {value}; it must be {low:g} to {high:g}.")
-
-
-def _value(config, path):
-    """Of a key, "section.name"."""
-    for key in path.split("."):
-        config = config[key]
-    return config
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
@@ -239,7 +232,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
             lines.append(_plan_text(point, flops, rate))
         trials = config.search.trials
         examples = trials * point.total_steps * point.global_batch
-        hours = flops * examples / (SUSTAINED * rate) / 3600
+        hours = shared.device_hours(flops, examples, rate)
         total_examples, total_hours = total_examples + examples, total_hours + hours
         layout = layout_of(point, trials)
         lines.append(
@@ -263,7 +256,7 @@ def _plan_text(point, flops, rate):
         + "; ".join(ranges),
         "goal": f"{SPLITS[target.split]} {target.metric} below {target.goal:g}; training stops at "
         f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
-        "cost": f"{flops:.3g} FLOPs per example; device-hours at {SUSTAINED:.0%} of the "
+        "cost": f"{flops:.3g} FLOPs per example; device-hours at {shared.SUSTAINED:.0%} of the "
         f"{rate / 1e9:,.0f} GFLOP/s that one {point.devices[0].device_kind} reaches in matrix "
         "products here",
     }

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.record import run_error
+from scaling.record import RunDir, run_error
 
 
 class Checkpoints:
@@ -148,6 +148,16 @@ class Checkpoints:
                 raise
             error = OSError(int(code[1]), os.strerror(int(code[1])))
             raise run_error(self._path, error) from error
+
+
+def folder_of(run: RunDir, name: str) -> Path:
+    """Where one of several trainings of a point has its checkpoints."""
+    return run.path / "checkpoints" / name
+
+
+def forget(run: RunDir, name: str) -> None:
+    """Delete the checkpoints of a training whose outcome is recorded."""
+    shutil.rmtree(folder_of(run, name), ignore_errors=True)
 
 
 def _name(path) -> str:

@@ -16,7 +16,7 @@ from scaling.errors import UserError, look_up, refuse_unread
 from scaling.models import build_model, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.build import HYPERPARAMETERS
-from scaling.optim.schedules import SHAPES
+from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.tasks import Classification
 from scaling.train.step import AXIS, MakeOptimizer
 
@@ -33,6 +33,7 @@ RANGES = {
     "noise_every": (1, math.inf, ""),
     "data.num_classes": (2, math.inf, ""),
     "data.train_size": (1, math.inf, ""),
+    "loss.gradient_noise": (0, math.inf, ""),
 }
 
 
@@ -230,13 +231,8 @@ def _optimization(config, total_steps, steps, searched):
     numbers |= {name: 0.0 for name in searched if name in HYPERPARAMETERS[optim.name]}
     if numbers.get("weight_decay") == 0 and "weight_decay" not in searched:
         del numbers["weight_decay"]  # a pass over all weights that would do nothing
-    shape = given({key: schedule[key] for key in ("end_factor", "power", "decay_factor")})
-    if schedule.boundaries:
-        shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)
-    refuse_unread(
-        f"The {schedule.name!r} schedule", shape, look_up("schedule", schedule.name, SHAPES)
-    )
-    shape = SHAPES[schedule.name] | shape
+    shape = _decay(schedule, steps, searched)
+    look_up("schedule.warmup_shape", schedule.warmup_shape, WARMUPS)
     clock = {
         "peak": peak,
         "total_steps": total_steps,
@@ -248,10 +244,45 @@ def _optimization(config, total_steps, steps, searched):
             f"The warmup of {schedule.warmup!r} is {clock['warmup_steps']} steps and training "
             f"only {total_steps}; shorten it or train longer."
         )
+    starts = schedule.warmup_init or "warmup_init" in searched
+    if schedule.warmup_shape == "constant" and clock["warmup_steps"] and not starts:
+        raise UserError(
+            "schedule.warmup_init is 0 and a constant warmup stays there, so nothing would be "
+            "learned in it; set it to a rate, such as optim.base_lr."
+        )
     hparams = {**clock, **shape, **numbers, "label_smoothing": config.loss.label_smoothing}
+    if config.loss.gradient_noise or "gradient_noise" in searched:
+        hparams["gradient_noise"] = config.loss.gradient_noise
 
     def make_optimizer(hparams):
-        rate = make_schedule(schedule.name, **{k: hparams[k] for k in (*clock, *shape)})
+        values = {k: hparams[k] for k in (*clock, *shape)}
+        rate = make_schedule(schedule.name, warmup_shape=schedule.warmup_shape, **values)
         return build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers}), rate
 
     return hparams, make_optimizer
+
+
+def _decay(schedule, steps, searched):
+    """The numbers that the schedule's decay reads, boundaries in steps."""
+    names = ("end_factor", "power", "decay_factor", "decay_factors")
+    shape = given({key: schedule[key] for key in names})
+    if schedule.boundaries:
+        shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)
+    defaults = look_up("schedule", schedule.name, SHAPES)
+    several = ("decay_factors",) if schedule.name == "step" else ()
+    refuse_unread(f"The {schedule.name!r} schedule", shape, (*defaults, *several))
+    factors = shape.pop("decay_factors", None)
+    if factors is None:
+        return defaults | shape
+    if "decay_factor" in shape or "decay_factor" in searched:
+        raise UserError(
+            "schedule.decay_factors gives every boundary its own factor, and decay_factor is given "
+            "or searched too; keep one of them."
+        )
+    boundaries = shape.get("boundaries", ())
+    if len(factors) != len(boundaries):
+        raise UserError(
+            f"schedule.decay_factors has {len(factors)} values and schedule.boundaries "
+            f"{len(boundaries)}; give one factor for each boundary."
+        )
+    return defaults | shape | {"decay_factor": tuple(map(float, factors))}

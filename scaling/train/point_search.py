@@ -14,11 +14,12 @@ from scaling.errors import UserError
 from scaling.fits import bootstrap_minimum
 from scaling.record import RunDir, metric_lines
 from scaling.signals import Signals
+from scaling.train.checkpoint import forget
 from scaling.train.evaluate import make_evaluate, means
 from scaling.train.feed import make_feed
 from scaling.train.layout import layout_of
 from scaling.train.point import Point
-from scaling.train.race import Outcome, Race, Rules, forget
+from scaling.train.race import Outcome, Race, Rules
 from scaling.train.step import replicate
 
 # What a space may call a hyperparameter that `Point.hparams` knows by another name.

@@ -23,6 +23,7 @@ from jax import lax
 
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
+from scaling.record import RunDir
 from scaling.train import planning
 from scaling.train.evaluate import metric_sums
 from scaling.train.feed import make_feed
@@ -55,16 +56,21 @@ class Trial:
 
     state: TrainState
     alive: jax.Array  # bool []; a trial whose loss was not finite stays as it was before
-    # float32 []; sum over the updates since the last evaluation. Here, and not added up outside,
-    # for where a run was cut into calls must leave no trace in it.
-    loss: jax.Array
+    # Metrics by name, float32 []; sums over the updates since the last evaluation. Here, and not
+    # added up outside, for where a run was cut into calls must leave no trace in them.
+    sums: dict[str, jax.Array]
 
 
-def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -> Callable:
+def make_advance(
+    point: Point,
+    layout: Layout,
+    conv_method: str | None = None,
+    tracked: Sequence[str] = ("loss",),
+) -> Callable:
     """The program of a population, its convolutions by `conv_method` if one is given.
 
     Returns `advance(trials, fixed, data, batches, count, held_out, held_out_batches, evaluate) ->
-    (trials, loss, sums)`, mapped over the devices:
+    (trials, trained, sums)`, mapped over the devices:
       trials: a `Trial` whose leaves have `layout.shape` in front.
       fixed: (hparams, key) of every trial, likewise.
       data, batches: as in `step.make_chunk`. Of resident data every trial has its own order,
@@ -73,7 +79,8 @@ def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -
       count: updates to make, a traced number.
       evaluate: whether to evaluate afterwards on (held_out, held_out_batches), the latter [devices,
         steps, rows, ...], likewise.
-      loss: of every trial, the sum of its training losses since the last evaluation.
+      trained: of every trial, the sums of its `tracked` metrics over the updates since the last
+        evaluation.
       sums: of the evaluation's metrics, zeros without one.
     """
     model, streamed = point.task.model, point.info.streaming
@@ -90,7 +97,8 @@ def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -
         state, metrics = update(trial.state, data, batch, hparams, key, None)
         alive = trial.alive & jnp.isfinite(metrics["loss"])
         state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), state, trial.state)
-        return Trial(state, alive, trial.loss + jnp.where(alive, metrics["loss"], 0.0))
+        sums = {k: trial.sums[k] + jnp.where(alive, metrics[k], 0.0) for k in tracked}
+        return Trial(state, alive, sums)
 
     def advance(trials, fixed, data, batches, count, held_out, held_out_batches, evaluate):
         def evaluated(state):
@@ -110,19 +118,20 @@ def make_advance(point: Point, layout: Layout, conv_method: str | None = None) -
                 return side_by_side(step, (0, mapped, 0, 0))(trials, batch, hparams, keys)
 
             trials = lax.fori_loop(0, count, body, trials)
-            loss = trials.loss
-            trials = trials.replace(loss=jnp.where(evaluate, 0.0, loss))
+            trained = trials.sums
+            cleared = {k: jnp.where(evaluate, 0.0, total) for k, total in trained.items()}
+            trials = trials.replace(sums=cleared)
             measure = side_by_side(evaluated, (0,))
             shapes = jax.eval_shape(measure, trials.state)
             nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
             sums = lax.cond(evaluate, measure, lambda _: nothing, trials.state)
-            return trials, loss, sums
+            return trials, trained, sums
 
         own = None if streamed else batches
-        trials, loss, sums = lax.map(block, (trials, fixed, own))
+        trials, trained, sums = lax.map(block, (trials, fixed, own))
         if layout.spread == "batch":
             sums = lax.psum(sums, AXIS)
-        return trials, loss, sums
+        return trials, trained, sums
 
     own, shared = _axes(layout)
     in_axes = (own, own, None, shared if streamed else 0, None, None, shared, None)
@@ -155,6 +164,7 @@ class Population:
         `config.seed` in a run of its own. The order of streamed examples is that of `config.seed`.
       block: trials side by side, see `layout_of`.
       split: that it is evaluated on, "validation" or "train", see `feed.evaluation_size`.
+      tracked: metrics of the updates to be summed between evaluations, see `step.make_update`.
       placement: of an earlier launch. It is used again on the same kind and number of devices, for
         then a resumed run adds its numbers in the same order.
 
@@ -175,10 +185,12 @@ class Population:
         seeds: Sequence[int],
         block: int | None = None,
         split: str = "validation",
+        tracked: Sequence[str] = ("loss",),
         placement: Mapping[str, Any] | None = None,
     ):
         start = time.perf_counter()
         self.point, self.split, self.step = point, split, 0
+        self._tracked = tuple(tracked)
         hparams = [point.hparams | trial for trial in values]
         self._hparams = {name: np.asarray([h[name] for h in hparams]) for name in point.hparams}
         self._keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
@@ -201,7 +213,8 @@ class Population:
         """All trials before their first update, [K, ...]."""
         one = lambda keys, h: init_state(self.point.task, self.point.make_optimizer, h, keys[0])
         count = len(self._orders)
-        return Trial(jax.vmap(one)(keys, hparams), jnp.ones(count, bool), jnp.zeros(count))
+        sums = {name: jnp.zeros(count) for name in self._tracked}
+        return Trial(jax.vmap(one)(keys, hparams), jnp.ones(count, bool), sums)
 
     def _programs_that_fit(self, candidates, before):
         """Those of the first layout that has any, by their method for convolutions."""
@@ -248,7 +261,7 @@ class Population:
 
     def _program(self, method):
         """Compiled for this layout; None if it is too large even for that."""
-        advance = make_advance(self.point, self.layout, method)
+        advance = make_advance(self.point, self.layout, method, self._tracked)
         try:
             return advance.lower(*self._shapes()).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -365,19 +378,19 @@ class Population:
         index = np.moveaxis(index, 3, 0)  # [devices, trials, capacity, accum, micro]
         return {"index": index.reshape(devices, *self.layout.shape, self.capacity, accum, micro)}
 
-    def advance(self, limit: int, evaluate: bool = True) -> tuple[np.ndarray, dict | None]:
+    def advance(self, limit: int, evaluate: bool = True) -> tuple[dict, dict | None]:
         """Train towards step `limit`, for about a second, and evaluate if it is reached.
 
         Returns:
-          The sum of every trial's training losses since the last evaluation, [K]; and the
-          metrics of the split, name -> [K], or None if `limit` was not reached or no evaluation
-          asked for.
+          The sums of the tracked metrics over the updates since the last evaluation, name -> [K];
+          and the metrics of the split, name -> [K], or None if `limit` was not reached or no
+          evaluation asked for.
         """
         start = time.perf_counter()
         most = min(self.capacity, max(1, int(CALL_SECONDS / self._per_step)))
         count = min(limit - self.step, most)
         evaluate = evaluate and self.step + count == limit
-        loss, sums = self._call(self._batches(self.step, count), count, evaluate)
+        trained, sums = self._call(self._batches(self.step, count), count, evaluate)
         self.step += count
         elapsed = time.perf_counter() - start
         if count:
@@ -388,16 +401,16 @@ class Population:
         self.seconds["train"] += elapsed - evaluating
         self.seconds["eval"] += evaluating
         if not evaluate:
-            return loss, None
+            return trained, None
         total = sums.pop("count")
-        return loss, {name: value / total for name, value in sums.items()}
+        return trained, {name: value / total for name, value in sums.items()}
 
     def _call(self, batches, count, evaluate):
-        """The losses' sums and the metrics' sums, after one call or, of streams, one for every
+        """The sums of training and of the evaluation, after one call or, of streams, one for every
         batch of the evaluation, of which the first also trains."""
-        losses, total = None, None
+        trained, total = None, None
         for held_out in self._evaluation_calls() if evaluate else [self._idle]:
-            self.trials, loss, sums = self._advance(
+            self.trials, more, sums = self._advance(
                 self.trials,
                 self._fixed,
                 self.data,
@@ -407,10 +420,10 @@ class Population:
                 np.bool_(evaluate),
             )
             sums = jax.tree.map(self._flat, sums)
-            losses = self._flat(loss) if losses is None else losses
+            trained = jax.tree.map(self._flat, more) if trained is None else trained
             total = sums if total is None else jax.tree.map(np.add, total, sums)
             batches, count = self._no_batches, 0
-        return losses, total
+        return trained, total
 
     def _flat(self, leaf):
         """One row per trial, in order, on the host."""
@@ -435,6 +448,15 @@ class Population:
         state = self.trials.state
         return jax.tree.map(lambda leaf: self._flat(leaf)[trial], (state.params, state.batch_stats))
 
+    def weights(self) -> Any:
+        """Parameters of all trials, leaves [K, ...] on the host."""
+        return jax.tree.map(self._flat, self.trials.state.params)
+
+    def initial_weights(self) -> Any:
+        """Those before the first update, whatever the step now is."""
+        initial = planning.run_once(self._initial, self._keys, self._hparams)
+        return jax.tree.map(np.asarray, initial.state.params)
+
     def snapshot(self) -> tuple[int, Trial]:
         """(step, trials): where `restore` can go back to. Copies, for calls donate the trials."""
         return self.step, jax.tree.map(jnp.copy, self.trials)
@@ -455,6 +477,16 @@ class Population:
         # Copies are dead from the start, and never train.
         own = np.arange(math.prod(shape)).reshape(shape) < self.layout.count
         return full.replace(alive=full.alive & own)
+
+
+def placed(run: RunDir, name: str, *args, **kwargs) -> Population:
+    """`Population(*args, **kwargs)`, placed as an earlier launch of the run placed the one of that
+    name; its placement is recorded."""
+    resolved = run.resolved or {}
+    placements = resolved.get("populations", {})
+    population = Population(*args, **kwargs, placement=placements.get(name))
+    run.resolve(resolved | {"populations": placements | {name: population.placement}})
+    return population
 
 
 def _placement(point, layout, conv_method):

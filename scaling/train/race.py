@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +13,9 @@ from scaling.crossings import COARSER, Curve, first_crossing, next_evaluation
 from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines
 from scaling.signals import Interrupted, Signals
-from scaling.train.checkpoint import Checkpoints
+from scaling.train.checkpoint import Checkpoints, folder_of
 from scaling.train.point import Point
-from scaling.train.population import Population
+from scaling.train.population import placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +111,7 @@ class Race:
     ):
         self.rules, self.run_dir, self.point, self.name = rules, run, point, name
         self.recorded_as, self.first_trial, self.count = recorded_as, first_trial, len(values)
-        resolved = run.resolved or {}
-        placements = resolved.get("populations", {})
-        before = placements.get(name)
-        self.population = Population(point, values, seeds, split=rules.split, placement=before)
-        placements = placements | {name: self.population.placement}
-        run.resolve(resolved | {"populations": placements})
+        self.population = placed(run, name, point, values, seeds, split=rules.split)
 
     def run(self, lines: int, signals: Signals, label: str) -> Outcome:
         """Train to the end of the race.
@@ -130,7 +124,7 @@ class Race:
           UserError: a file cannot be written.
           Interrupted: by a signal, after saving.
         """
-        folder = _checkpoints(self.run_dir, self.name)
+        folder = folder_of(self.run_dir, self.name)
         checkpoints = Checkpoints(folder, self.point.config.checkpoint.keep)
         with contextlib.closing(checkpoints):
             self._start(checkpoints, lines)
@@ -178,10 +172,10 @@ class Race:
                 self._before = population.snapshot()
                 standing.before = population.step
             first = population.step
-            loss, metrics = population.advance(limit)
+            trained, metrics = population.advance(limit)
             standing.trial_steps += (population.step - first) * self.count
             if metrics is not None:
-                self._judge(loss, metrics)
+                self._judge(trained, metrics)
             finite = [c.last_train_loss for c in standing.curves if c.last_train_loss is not None]
             progress.step(population.step, min(finite, default=math.nan))
             best = [c.best for c in standing.curves if c.best is not None]
@@ -221,7 +215,7 @@ class Race:
             return True
         return all(c.diverged for c in curves)
 
-    def _judge(self, loss, metrics):
+    def _judge(self, trained, metrics):
         """Record an evaluation; go back to refine the first crossing of all."""
         rules, standing, step = self.rules, self.standing, self.population.step
         coarse = rules.fine_from is None and standing.refine_until is None
@@ -231,7 +225,7 @@ class Race:
                 standing.refine_until = step
                 self.population.restore(self._before)
                 return
-        self._record(loss, metrics)
+        self._record(trained, metrics)
         # On some devices a repetition is not exact: then perhaps nothing crosses this time.
         refining = standing.refine_until is not None
         if refining and (self._crosses(metrics) or step >= standing.refine_until):
@@ -250,11 +244,11 @@ class Race:
         now = np.isfinite(list(metrics.values())).all(0)
         return before & self.population.alive & now
 
-    def _record(self, loss, metrics):
+    def _record(self, trained, metrics):
         standing, step = self.standing, self.population.step
         finite = self._finite(metrics)
         updates = step - standing.evaluated[-1] if standing.evaluated else 0
-        mean = loss / updates if updates else np.full(self.count, np.nan)
+        mean = trained["loss"] / updates if updates else np.full(self.count, np.nan)
         rows = {k: np.where(finite, v, np.nan) for k, v in (metrics | {"train_loss": mean}).items()}
         lines = []
         for k, curve in enumerate(standing.curves):
@@ -280,12 +274,3 @@ class Race:
         }
         checkpoints.save(standing.saves, arrays, extra)
         self._saved = time.perf_counter()
-
-
-def forget(run: RunDir, name: str) -> None:
-    """Delete the checkpoints of a race whose outcome is recorded."""
-    shutil.rmtree(_checkpoints(run, name), ignore_errors=True)
-
-
-def _checkpoints(run, name):
-    return run.path / "checkpoints" / name

@@ -132,6 +132,13 @@ def make_gradient(
     return gradient
 
 
+def gradient_noise(key: jax.Array, positions: jax.Array, variance: jax.Array) -> jax.Array:
+    """z ~ N(1, variance), [N], one for each example's loss and so for its gradient (Hoffer 2017,
+    section 4). A function of the example's place in the global batch, whatever the layout."""
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
+    return 1.0 + jnp.sqrt(variance) * jax.vmap(jax.random.normal)(keys)
+
+
 def _gradients_of_a_microbatch(task, plan: BatchPlan, preprocess: Callable):
     """(whole, in_halves), two ways to the same: (gradient, (metrics, batch statistics), norm), norm
     being NaN for the first and the mean of |g|^2 over the microbatch's halves for the second."""
@@ -145,11 +152,15 @@ def _gradients_of_a_microbatch(task, plan: BatchPlan, preprocess: Callable):
         metrics, batch_stats = task.train_metrics(
             params, batch_stats, micro, positions, task_key, hparams
         )
-        return metrics["loss"], (jax.tree.map(jnp.mean, metrics), batch_stats)
+        loss = metrics["loss"]
+        if "gradient_noise" in hparams:
+            noise_key = jax.random.fold_in(key, 2)  # the third, after the two above
+            loss *= gradient_noise(noise_key, positions, hparams["gradient_noise"])
+        return loss, (jax.tree.map(jnp.mean, metrics), batch_stats)
 
     def mean_loss(*args):
-        _, (metrics, batch_stats) = losses(*args)
-        return metrics["loss"], (metrics, batch_stats)
+        loss, aux = losses(*args)
+        return loss.mean(), aux
 
     def in_halves(params, *args):
         loss, pull_back, aux = jax.vjp(lambda p: losses(p, *args), params, has_aux=True)

@@ -52,7 +52,8 @@ def alone(config: ConfigDict, per_device_batch: int, micro_batch: int | None = N
     point.noise_scale, point.batch_sizes = False, ()
     point.metrics.weight_distance = False
     point.duration = "4096 steps"
-    point.schedule.warmup, point.schedule.boundaries = "0 steps", ()
+    point.schedule.warmup = "0 steps"
+    point.schedule.boundaries = point.schedule.decay_factors = ()
     return resolve(point)
 
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from scaling.models.layers import Conv, Dropout, convolve, max_pool_2x2
+from scaling.errors import UserError
+from scaling.models.layers import Conv, Dropout, convolve, max_pool_2x2, max_pool_3x3
 
 
-def _direct(x, kernel, stride):
+def _direct(x, kernel, stride, groups=1):
     """SAME convolution written out in float64."""
+    if groups > 1:
+        pairs = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
+        return np.concatenate([_direct(*pair, stride) for pair in pairs], -1)
     n, h, w, _ = x.shape
     kh, kw, _, f = kernel.shape
     out_h, out_w = -(-h // stride), -(-w // stride)
@@ -26,24 +30,37 @@ def _direct(x, kernel, stride):
 
 @pytest.mark.parametrize("method", ["xla", "forward_only", "patches"])
 @pytest.mark.parametrize(
-    "size, kernel, stride",
-    [(8, 3, 1), (8, 3, 2), (7, 3, 2), (8, 5, 1), (9, 7, 2), (8, 1, 1), (7, 1, 2)],
+    "size, kernel, stride, groups",
+    [
+        (8, 3, 1, 1),
+        (8, 3, 2, 1),
+        (7, 3, 2, 1),
+        (8, 5, 1, 1),
+        (9, 7, 2, 1),
+        (8, 1, 1, 1),
+        (7, 1, 2, 1),
+        (13, 5, 4, 1),
+        (8, 3, 1, 2),
+        (7, 3, 2, 3),
+        (7, 1, 1, 2),
+    ],
 )
-def test_convolution_and_its_gradients(method, size, kernel, stride):
+def test_convolution_and_its_gradients(method, size, kernel, stride, groups):
     rng = np.random.RandomState(0)
-    x = rng.randn(2, size, size + 1, 3).astype(np.float32)
-    w = rng.randn(kernel, kernel, 3, 4).astype(np.float32)
-    expected = _direct(x, w, stride)
+    x = rng.randn(2, size, size + 1, 3 * groups).astype(np.float32)
+    w = rng.randn(kernel, kernel, 3, 4 * groups).astype(np.float32)
+    expected = _direct(x, w, stride, groups)
     np.testing.assert_allclose(convolve(x, w, stride, method), expected, rtol=1e-4, atol=1e-4)
 
     # A convolution is linear in each argument: its derivative along a direction is exact.
     dy = rng.randn(*expected.shape).astype(np.float32)
     loss = lambda x, w: jnp.sum(convolve(x, w, stride, method) * dy)
+    close = lambda a, b: np.testing.assert_allclose(np.sum(a), np.sum(b), rtol=1e-3, atol=1e-3)
     dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w)
     for _ in range(3):
         u, v = rng.randn(*x.shape), rng.randn(*w.shape)
-        np.testing.assert_allclose(np.sum(dx * u), np.sum(_direct(u, w, stride) * dy), rtol=1e-3)
-        np.testing.assert_allclose(np.sum(dw * v), np.sum(_direct(x, v, stride) * dy), rtol=1e-3)
+        close(dx * u, _direct(u, w, stride, groups) * dy)
+        close(dw * v, _direct(x, v, stride, groups) * dy)
 
 
 def test_patches_under_vmap_are_matrix_products():
@@ -59,12 +76,38 @@ def test_max_pool():
     np.testing.assert_array_equal(max_pool_2x2(x), expected)
 
 
-def test_conv_parameters_are_flax_ones():
+@pytest.mark.parametrize("size", [(9, 8), (3, 4), (15, 32)])
+def test_overlapping_max_pool_and_its_gradient(size):
+    x = np.random.RandomState(0).randn(2, *size, 3).astype(np.float32)
+
+    def windows(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+    np.testing.assert_array_equal(max_pool_3x3(x), windows(x))
+    dy = np.random.RandomState(1).randn(*windows(x).shape).astype(np.float32)
+    dx, expected = (jax.grad(lambda x, f=f: jnp.sum(f(x) * dy))(x) for f in (max_pool_3x3, windows))
+    np.testing.assert_allclose(dx, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_images_smaller_than_a_pool_are_told():
+    for pool, small in ((max_pool_2x2, (1, 4)), (max_pool_3x3, (5, 2))):
+        with pytest.raises(UserError, match=f"too small for this model: {small[0]}x{small[1]} is"):
+            pool(jnp.zeros((1, *small, 3)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv_parameters_are_flax_ones(groups):
     from flax import linen as nn
 
-    x = jnp.ones((1, 8, 8, 3))
+    x = jnp.ones((1, 8, 8, 6))
     shapes = lambda m: jax.tree.map(jnp.shape, m.init(jax.random.key(0), x))
-    assert shapes(Conv(4, (3, 3), use_bias=True)) == shapes(nn.Conv(4, (3, 3)))
+    flax_one = nn.Conv(4, (3, 3), feature_group_count=groups)
+    assert shapes(Conv(4, (3, 3), use_bias=True, groups=groups)) == shapes(flax_one)
+
+
+def test_groups_that_do_not_divide_the_channels_are_told():
+    with pytest.raises(UserError, match="4 groups do not divide a convolution of 6 to 8 channels"):
+        Conv(8, groups=4).init(jax.random.key(0), jnp.ones((1, 8, 8, 6)))
 
 
 def test_dropout_depends_on_the_example_alone():

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +39,8 @@ def _count(name, shape, classes, **options):
         ("vgg", IMAGENET, 1000, {"depth": 11}, 132_863_336),
         ("vgg", IMAGENET, 1000, {"depth": 16}, 138_357_544),
         ("vgg", CIFAR, 10, {"depth": 9, "norm": "batch"}, 2_789_706),  # Li 2018
+        ("alexnet", IMAGENET, 1000, {}, 60_965_224),  # Caffe's, two groups
+        ("alexnet", IMAGENET, 1000, {"groups": 1}, 62_378_344),
     ],
 )
 def test_parameter_counts_are_the_papers(name, shape, classes, options, parameters):
@@ -49,10 +52,73 @@ def test_cifar_resnets_match_table_6_of_he_2015(depth, millions):
     assert round(_count("resnet", CIFAR, 10, depth=depth) / 1e6, 2) == millions
 
 
+# Parameters of layers by their shapes: convolutions without bias, norms, dense layers with theirs.
+
+
+def _convs(*layers):
+    """Of (kernel size, channels in, channels out), each followed by a norm."""
+    return sum(size * size * before * after + 2 * after for size, before, after in layers)
+
+
+def _blocks(count, before, filters):
+    """Basic residual blocks, each convolution with a norm of its filters."""
+    return _convs((3, before, filters), *[(3, filters, filters)] * (2 * count - 1))
+
+
+def _dense(before, after):
+    return before * after + after
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_parameter_counts_of_the_nets_of_keskar_and_hoffer(classes):
+    count = lambda name, **options: _count(name, CIFAR, classes, **options)
+    # 32 pixels are 15, then 7, after pools of 3 with stride 2.
+    shallow = _convs((5, 3, 64), (5, 64, 64), (1, 7 * 7 * 64, 384), (1, 384, 192))
+    assert count("shallow_cnn") == shallow + _dense(192, classes)
+    # Without a norm, a bias in place of scale and offset.
+    assert count("shallow_cnn", norm="none") == count("shallow_cnn") - 64 - 64 - 384 - 192
+
+    resnet = _convs((3, 3, 16)) + _blocks(7, 16, 16) + _blocks(7, 16, 32) + _blocks(7, 32, 64)
+    assert count("resnet", depth=44) == resnet + _dense(64, classes)
+
+    # Norms come before their convolutions, and one at the end: of the same channels as if each came
+    # after its convolution, the stem's included. A stage's shortcut is a 1x1 convolution.
+    wide = _convs((3, 3, 16)) + _blocks(2, 16, 64) + _blocks(2, 64, 128) + _blocks(2, 128, 256)
+    wide += 16 * 64 + 64 * 128 + 128 * 256
+    options = {"depth": 16, "width": 4, "preactivation": True}
+    assert count("resnet", **options) == wide + _dense(256, classes)
+
+    filters = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6]
+    vgg = _convs(*((3, *pair) for pair in itertools.pairwise(filters)))
+    vgg += sum(filters[1:])  # its convolutions keep their biases
+    vgg += _dense(512, 512) + 2 * 512 + _dense(512, classes)
+    assert count("vgg", depth=16, hidden=(512,), norm="batch") == vgg
+
+
+def test_a_wide_resnet_16_4_has_its_published_size():
+    options = {"depth": 16, "width": 4, "preactivation": True}
+    assert round(_count("resnet", CIFAR, 10, **options) / 1e6, 2) == 2.75
+
+
+def test_hidden_layers_of_a_vgg_replace_those_of_its_depth():
+    dense = lambda **options: _count("vgg", CIFAR, 10, depth=11, **options) - convs
+    convs = _count("vgg", CIFAR, 10, depth=11) - _dense(512, 4096) - _dense(4096, 4096) - 40_970
+    assert dense(hidden=(64, 32)) == _dense(512, 64) + _dense(64, 32) + _dense(32, 10)
+    assert dense(hidden=()) == dense()
+
+
+@pytest.mark.parametrize("name", ["vgg", "alexnet"])
+def test_images_that_pooling_leaves_nothing_of_are_told(name):
+    options = {"vgg": {"depth": 16}, "alexnet": {}}[name]
+    with pytest.raises(UserError, match="images are too small for this model"):
+        _count(name, (24, 24, 3), 10, **options)
+
+
 @pytest.mark.parametrize(
     "name, options",
     [
         ("mlp", {"widths": (8,), "norm": "ghost", "ghost_batch": 2}),
+        ("shallow_cnn", {}),
         ("simple_cnn", {"size": "narrow", "dropout": 0.4, "norm": "group"}),
         ("resnet", {"depth": 8, "norm": "batch"}),
         ("resnet", {"depth": 10, "width": 2, "preactivation": True, "dropout": 0.1}),
@@ -93,6 +159,9 @@ def test_zero_init_residual_makes_blocks_the_identity():
         ("resnet", {"norm": "gost"}, "did you mean 'ghost'"),
         ("resnet", {"norm": "ghost"}, "set model.ghost_batch"),
         ("vgg", {"depth": 12}, "use 9, 11 or 16"),
+        ("vgg", {"depth": 12, "hidden": (512,)}, "use 9, 11 or 16"),
+        ("alexnet", {"groups": 3}, "model.groups is 3: Known: 1, 2"),
+        ("shallow_cnn", {"size": "base"}, "does not read 'size'"),
         ("simple_cnn", {"size": "bas"}, "did you mean 'base'"),
         ("mlp", {"dtype": "float64"}, "float32"),
         ("mlp", {"axis": "batch"}, "does not read 'axis'"),

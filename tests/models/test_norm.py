@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.models.norm import GhostBatchNorm
+from scaling.models.norm import GhostBatchNorm, local_response_norm
 from scaling.train.step import AXIS, on_devices
 
 MOMENTUM, EPSILON = 0.9, 1e-5
@@ -121,3 +121,19 @@ def test_a_group_that_does_not_fit_is_refused():
     variables = GhostBatchNorm(4).init(jax.random.key(0), x, train=False)
     with pytest.raises(ValueError, match="ghost batch 4"):
         GhostBatchNorm(4).apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_local_response_norm_is_its_formula(channels):
+    """Krizhevsky 2012, section 3.3, channel by channel in float64, with Caffe's alpha / n and k."""
+    x = 100 * np.random.default_rng(0).normal(size=(2, 3, 4, channels))
+    expected = np.empty_like(x)
+    for i in range(channels):
+        near = x[..., max(i - 2, 0) : i + 3]
+        expected[..., i] = x[..., i] / (1 + 1e-4 / 5 * np.square(near).sum(-1)) ** 0.75
+    np.testing.assert_allclose(local_response_norm(jnp.float32(x)), expected, rtol=1e-5)
+    assert np.abs(expected / x - 1).max() > 0.1  # so that the norm does something here
+
+    half = local_response_norm(jnp.bfloat16(x / 100))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, jnp.bfloat16(x / 100))  # 1 part in 10^4: below its digits

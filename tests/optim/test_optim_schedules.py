@@ -116,6 +116,37 @@ def test_warmup_starts_at_its_first_rate_and_reaches_the_peak():
     np.testing.assert_allclose([schedule(0), schedule(5), schedule(90)], [0.1, 3.2, 0.0])
 
 
+@pytest.mark.parametrize("name", DECAY_SHAPES)
+def test_a_constant_warmup_jumps_to_the_peak_and_changes_nothing_after_it(name):
+    numbers = {
+        "peak": PEAK,
+        "total_steps": TOTAL,
+        "warmup_steps": WARMUP,
+        "warmup_init": INIT,
+        **DECAY_SHAPES[name],
+    }
+    constant, gradual = (
+        jax.vmap(make_schedule(name, warmup_shape=shape, **numbers))(STEPS)
+        for shape in ("constant", "gradual")
+    )
+    np.testing.assert_array_equal(constant[:WARMUP], np.full(WARMUP, np.float32(INIT)))
+    np.testing.assert_array_equal(constant[WARMUP:], gradual[WARMUP:])
+    assert constant[WARMUP] == np.float32(PEAK) and np.all(np.diff(gradual[:WARMUP]) > 0)
+
+
+def test_trials_of_a_constant_warmup_may_differ():
+    @jax.vmap
+    def trials(init, warmup):
+        schedule = make_schedule(
+            "constant", peak=2.0, total_steps=9, warmup_steps=warmup, warmup_init=init,
+            warmup_shape="constant",
+        )  # fmt: skip
+        return jax.vmap(schedule)(jnp.arange(4))
+
+    rates = jax.jit(trials)(jnp.array([0.5, 0.25]), jnp.array([1, 3]))
+    np.testing.assert_array_equal(rates, [[0.5, 2, 2, 2], [0.25, 0.25, 0.25, 2]])
+
+
 def test_each_boundary_may_have_its_own_factor():
     """Hoffer et al.'s wide ResNet: 0.1, then 2e-2 at 60, 4e-3 at 120, 1e-4 at 140."""
     schedule = make_schedule(
@@ -123,6 +154,21 @@ def test_each_boundary_may_have_its_own_factor():
     )
     rates = [schedule(s) for s in (59, 60, 120, 140)]
     np.testing.assert_allclose(rates, [0.1, 2e-2, 4e-3, 1e-4], rtol=1e-6)
+
+
+def test_factors_of_hoffers_shallow_nets_may_also_raise_the_rate():
+    """C1 and C3: 1e-3, then 1e-2 at 60, 1e-3 at 120, 1e-4 at 180; stacked with another trial."""
+    factors = np.array([(10.0, 0.1, 0.1), (2.0, 0.5, 0.5)], np.float32)
+
+    @jax.vmap
+    def trials(factors):
+        schedule = make_schedule(
+            "step", peak=1e-3, total_steps=200, boundaries=(60, 120, 180), decay_factor=factors
+        )
+        return jax.vmap(schedule)(jnp.array([0, 59, 60, 119, 120, 179, 180]))
+
+    expected = [[1, 1, 10, 10, 1, 1, 0.1], [1, 1, 2, 2, 1, 1, 0.5]]
+    np.testing.assert_allclose(trials(factors), 1e-3 * np.array(expected), rtol=1e-6)
 
 
 def test_a_boundary_inside_the_warmup_waits_for_its_end():
@@ -146,3 +192,5 @@ def test_unknown_names_are_refused():
         make_schedule("linear", peak=0.1, total_steps=10, power=2.0)
     with pytest.raises(UserError, match="'warmup_step': did you mean 'warmup_steps'"):
         make_schedule("constant", peak=0.1, total_steps=10, warmup_step=2)
+    with pytest.raises(UserError, match="warmup_shape 'gradul': did you mean 'gradual'"):
+        make_schedule("constant", peak=0.1, total_steps=10, warmup_shape="gradul")

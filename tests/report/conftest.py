@@ -3,6 +3,8 @@
 import pytest
 from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
+from synthetic_accuracy import write_accuracy_workdir
+from synthetic_generalization import write_generalization_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 
@@ -53,6 +55,8 @@ def every_kind(tmp_path_factory):
         write_noise_workdir(folder / "other", title=f"{HOSTILE} other", level=3),
         write_pareto_workdir(folder / "pareto", (4, 32, 256), title=HOSTILE),
         write_workdir(folder / "steps", (4, 32, 256), trials=8, title=HOSTILE),
+        write_accuracy_workdir(folder / "accuracy", tuned=True, title=HOSTILE),
+        write_generalization_workdir(folder / "walks", (128, 1024), title=HOSTILE, seeds=2),
         write_advice_workdir(
             folder / "advise", title=HOSTILE, paragraph=HOSTILE, currency=HOSTILE, network=HOSTILE
         ),

@@ -127,7 +127,15 @@ def test_the_page_of_every_kind(browser, mixed):
     drawn = browser.find_elements("css selector", ".plot .main-svg")
     assert len(plots) > 15 and len(drawn) >= len(plots)
     kinds = [heading.text for heading in browser.find_elements("css selector", "h1.kind")]
-    assert kinds == ["Advice", "Steps to target", "Pareto fronts", "Noise scale", "Adaptive batch"]
+    assert kinds == [
+        "Advice",
+        "Steps to target",
+        "Accuracy",
+        "Generalization",
+        "Pareto fronts",
+        "Noise scale",
+        "Adaptive batch",
+    ]
     assert "batch 128 on 8 devices" in hover(browser, marks(browser, 0)[-1])
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 1100
     assert HOSTILE in browser.find_element("tag name", "body").text

@@ -56,9 +56,9 @@ def test_a_page_of_every_kind_runs_nothing_hostile(mixed, every_kind):
     page, said = mixed
     text = page.read_text()
     check_nothing_runs(text)
-    assert "<img src=x" not in text and text.count('<h1 class="kind">') == 5
-    assert said[0] == f"Advice: {HOSTILE}" and len(said) == 7
-    assert said[3].startswith("Noise scale, ") and said[-1] == f"The report is {page}"
+    assert "<img src=x" not in text and text.count('<h1 class="kind">') == 7
+    assert said[0] == f"Advice: {HOSTILE}" and len(said) == 9
+    assert said[5].startswith("Noise scale, ") and said[-1] == f"The report is {page}"
     stems = {path.stem for path in (page.parent / "figures").glob("*.png")}
     assert stems == {name for study in REPORTED for name in kind_of(study).FIGURES}
     for workdir in every_kind:

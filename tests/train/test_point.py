@@ -1,11 +1,40 @@
 """What a config comes to on this machine, before anything is compiled."""
 
+import json
+
 import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from scaling.config import default_config
 from scaling.errors import UserError
+from scaling.record import RunDir, read_metrics
+from scaling.train.loop import train_point
 from scaling.train.point import resolve
+from scaling.train.population import Population
+
+# Factors like those of Hoffer 2017's wide ResNet, and one that raises the rate.
+STEPS = {
+    "schedule.name": "step",
+    "schedule.boundaries": ("2 steps", "3 steps"),
+    "schedule.decay_factors": (10, 0.025),
+}
+
+
+def _config(**changes):
+    c = default_config()
+    c.global_batch, c.duration, c.devices, c.eval.every = 32, "5 steps", 1, "5 steps"
+    c.model = ConfigDict({"name": "mlp", "widths": (8,)})
+    c.update_from_flattened_dict({"optim.base_lr": 0.1, **changes})
+    return c
+
+
+def _rates(config):
+    """The learning rate of every step, the hyperparameters as the traced argument they are."""
+    point = resolve(config)
+    rate = lambda hparams, step: point.make_optimizer(hparams)[1](step)
+    return [float(jax.jit(rate)(point.hparams, step)) for step in range(5)]
 
 
 def test_a_run_of_several_processes_is_refused(monkeypatch):
@@ -13,3 +42,73 @@ def test_a_run_of_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"one of 2 JAX processes.*; start it alone"):
         resolve(default_config())
+
+
+def test_every_boundary_has_its_own_factor():
+    np.testing.assert_allclose(_rates(_config(**STEPS)), [0.1, 0.1, 1.0, 0.025, 0.025], rtol=1e-6)
+    one_for_all = STEPS | {"schedule.decay_factors": (), "schedule.decay_factor": 0.5}
+    expected = [0.1, 0.1, 0.05, 0.025, 0.025]
+    np.testing.assert_allclose(_rates(_config(**one_for_all)), expected, rtol=1e-6)
+
+
+def test_factors_are_in_the_record_and_in_every_trial(tmp_path, capsys):
+    """A run and a trial of a population of two, each at its own peak, at the same rates."""
+    config = _config(**STEPS)
+    with RunDir(tmp_path) as run:
+        run.begin(json.loads(config.to_json_best_effort()))
+        train_point(config, run, "alone")
+    resolved = json.loads((tmp_path / "resolved.json").read_text())
+    assert resolved["hparams"]["decay_factor"] == [10.0, 0.025]
+
+    population = Population(resolve(config, {"peak"}), [{"peak": 0.1}, {"peak": 0.0}], [0, 0])
+    _, metrics = population.advance(5)
+    while metrics is None:
+        _, metrics = population.advance(5)
+    (alone,) = read_metrics(tmp_path, "validation")
+    np.testing.assert_allclose(metrics["loss"][0], alone["loss"], rtol=1e-5)
+    assert abs(metrics["loss"][1] - alone["loss"]) > 1e-3  # the run did learn
+
+
+def test_a_constant_warmup_waits_for_its_end():
+    changes = {"schedule.warmup": "3 steps", "schedule.warmup_init": 0.02}
+    gradual = _rates(_config(**changes))
+    constant = _rates(_config(**changes | {"schedule.warmup_shape": "constant"}))
+    np.testing.assert_allclose(constant, [0.02, 0.02, 0.02, 0.1, 0.1], rtol=1e-6)
+    ramp = 0.02 + 0.08 * np.arange(3) / 3
+    np.testing.assert_allclose(gradual, [*ramp, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, searched, words",
+    [
+        (STEPS | {"schedule.decay_factor": 0.1}, (), "decay_factor is given or searched too"),
+        (STEPS, ("decay_factor",), "decay_factor is given or searched too"),
+        (
+            STEPS | {"schedule.decay_factors": (0.1,)},
+            (),
+            "schedule.decay_factors has 1 values and schedule.boundaries 2",
+        ),
+        (
+            STEPS | {"schedule.boundaries": ()},
+            (),
+            "schedule.decay_factors has 2 values and schedule.boundaries 0",
+        ),
+        (STEPS | {"schedule.name": "cosine"}, (), "'cosine' schedule does not read"),
+        (STEPS | {"schedule.name": "dip"}, (), "'dip' schedule does not read 'decay_factors'"),
+        ({"schedule.warmup_shape": "linear"}, (), "Unknown schedule.warmup_shape 'linear'"),
+        (
+            {"schedule.warmup_shape": "constant", "schedule.warmup": "2 steps"},
+            (),
+            "warmup_init is 0 and a constant warmup stays there",
+        ),
+    ],
+)
+def test_schedules_that_cannot_be_are_told(changes, searched, words):
+    with pytest.raises(UserError) as error:
+        resolve(_config(**changes), searched)
+    assert words in str(error.value)
+
+
+def test_a_searched_first_rate_may_be_of_a_constant_warmup():
+    changes = {"schedule.warmup_shape": "constant", "schedule.warmup": "2 steps"}
+    assert resolve(_config(**changes), {"warmup_init"}).hparams["warmup_steps"] == 2

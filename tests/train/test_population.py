@@ -50,10 +50,10 @@ def _train(population, *steps):
     """[metrics at each step], with the sum of the training losses before it as "train"."""
     rows = []
     for step in steps:
-        loss, metrics = population.advance(step)
+        trained, metrics = population.advance(step)
         while metrics is None:
-            loss, metrics = population.advance(step)
-        rows.append(metrics | {"train": loss})
+            trained, metrics = population.advance(step)
+        rows.append(metrics | {"train": trained["loss"]})
     return rows
 
 

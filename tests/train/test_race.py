@@ -18,9 +18,9 @@ from scaling.crossings import COARSER, first_crossing
 from scaling.record import RunDir
 from scaling.signals import Interrupted
 from scaling.train import population as population_module
-from scaling.train import race as race_module
+from scaling.train.checkpoint import forget
 from scaling.train.point import resolve
-from scaling.train.race import Race, Rules, forget
+from scaling.train.race import Race, Rules
 
 GOAL, BUDGET = 0.5, 400
 CALL = 9  # updates that the stand-in makes in one call
@@ -56,11 +56,11 @@ class Known:
         evaluated = self.step == limit
         self.trials = {"steps": steps + count, "loss": loss * (not evaluated)}
         if not evaluated:
-            return loss, None
+            return {"loss": loss}, None
         self.evaluations.append(self.step)
         # What a model with NaN for weights has: an error, and no loss.
         error = np.nan_to_num(self._metrics(), nan=0.0)
-        return loss, {"error": error, "loss": self._metrics()}
+        return {"loss": loss}, {"error": error, "loss": self._metrics()}
 
     def variables(self, trial):
         return {"w": np.int32([trial, self.step])}, {}
@@ -113,7 +113,7 @@ def race(point, tmp_path, monkeypatch):
     numbers = itertools.count()
 
     def race(metric, count, signals=None, path=None, first_trial=0, split="validation", **changes):
-        monkeypatch.setattr(race_module, "Population", lambda *_, **__: Known(metric, count))
+        monkeypatch.setattr(population_module, "Population", lambda *_, **__: Known(metric, count))
         with RunDir(path or tmp_path / str(next(numbers))) as run:
             values, seeds = [{}] * count, range(count)
             race = Race(point, _rules(**changes), values, seeds, run, "r", split, first_trial)

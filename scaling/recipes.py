@@ -1,0 +1,218 @@
+"""Recipes for large batches: named pieces, joined by "+", that change a config.
+
+`linear+warmup` is Goyal 2017's, `sqrt+gbn+adapt` Hoffer 2017's, `lars+warmup+poly` You 2017's. A
+config describes training at the small batch, `optim.base_batch`; a recipe says what changes at
+`global_batch`. Pieces are applied from left to right; `PIECES` documents each with its paper, and
+`recipes.pieces` of a config adds more or replaces these.
+
+At the base batch most recipes come to the same: a rule scales nothing there, and a ghost batch is
+the batch. `apply` writes such configs the same way, so that a study measures them once.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from scaling import durations
+from scaling.errors import UserError, look_up
+from scaling.optim.build import HYPERPARAMETERS
+
+Change = Callable[[ConfigDict, int], None]  # changes a config; train_size is the second argument
+
+# Learning rates at the base batch of optimizers whose rates mean something else than SGD's, unless
+# `recipes.rates` says otherwise. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others
+# are their papers' or their authors' customary values. Places to start from, not tuned ones.
+RATES = {"lars": 2.0, "lamb": 2e-3, "novograd": 0.01, "adamw": 1e-3, "muon": 0.02}
+# In these, weight decay is L2 as in SGD, and the config's own stays.
+COUPLED = ("sgd", "momentum", "nesterov", "lars", "larc")
+
+
+def _naive(c, train_size):
+    """The small batch's learning rate and everything else, as it is."""
+
+
+def _linear(c, train_size):
+    """eta = eta_base B / B_base (Goyal 2017, section 2.1)."""
+    c.optim.scaling_rule = "linear"
+
+
+def _sqrt(c, train_size):
+    """eta = eta_base sqrt(B / B_base) (Hoffer 2017, eq. 7): keeps the covariance of the update."""
+    c.optim.scaling_rule = "sqrt"
+
+
+def _warmup(c, train_size):
+    """Gradual warmup over `recipes.warmup` from the base batch's rate (Goyal 2017, section 2.2);
+    where no rule scales the rate, from B_base / B of it, as if the linear rule had."""
+    c.schedule.warmup, c.schedule.warmup_shape = c.recipes.warmup, "gradual"
+    scaled = c.optim.scaling_rule != "none"
+    share = 1.0 if scaled else min(1.0, c.optim.base_batch / c.global_batch)
+    c.schedule.warmup_init = c.optim.base_lr * share
+
+
+def _constant_warmup(c, train_size):
+    """As `warmup`, but the rate stays where that starts from (Goyal 2017, Table 1)."""
+    _warmup(c, train_size)
+    c.schedule.warmup_shape = "constant"
+
+
+def _poly(c, train_size):
+    """eta_t = eta (1 - t / T)^2 (You 2017)."""
+    c.schedule.name, c.schedule.power = "polynomial", 2.0
+    c.schedule.boundaries = c.schedule.decay_factors = ()
+    c.schedule.decay_factor = c.schedule.end_factor = None
+
+
+def _optimizer(name, source):
+    """A piece that trains with another optimizer, at a learning rate of its own."""
+
+    def change(c, train_size):
+        for key in ("momentum", "trust_coefficient", "fallback", "b1", "b2", "eps", "weight_decay"):
+            kept = key == "momentum" or (key == "weight_decay" and name in COUPLED)
+            if not kept or key not in HYPERPARAMETERS[name]:
+                c.optim[key] = None
+        if name == "muon":  # its momentum is another: an average of orthogonalised steps
+            c.optim.momentum = None
+        c.optim.name = name
+        c.optim.base_lr = float(c.recipes.rates.get(name, RATES.get(name, c.optim.base_lr)))
+
+    change.__doc__ = source
+    return change
+
+
+def _gbn(c, train_size):
+    """Ghost batch norm over `optim.base_batch` examples (Hoffer 2017, Algorithm 1)."""
+    if c.model.get("norm") not in ("batch", "ghost"):
+        raise UserError(
+            f"The recipe piece 'gbn' changes batch norm, and model.norm is "
+            f"{c.model.get('norm')!r}; set it to 'batch' or leave the piece out."
+        )
+    c.model.norm, c.model.ghost_batch = "ghost", c.optim.base_batch
+
+
+def _zero_gamma(c, train_size):
+    """The last norm scale of every residual block starts at 0 (Goyal 2017, section 5.1)."""
+    if "zero_init_residual" not in c.model:
+        raise UserError(
+            f"The recipe piece 'zero_gamma' is of residual networks, and model.name is "
+            f"{c.model.name!r}; leave the piece out."
+        )
+    c.model.zero_init_residual = True
+
+
+def _smoothing(c, train_size):
+    """Label smoothing of 0.1 (Szegedy 2016; Shallue 2018, section 4.6)."""
+    c.loss.label_smoothing = 0.1
+
+
+def _clip(c, train_size):
+    """Gradients of a norm above 5 are scaled down to it (Hoffer 2017's code)."""
+    c.optim.max_grad_norm = 5.0
+
+
+def _noise(c, train_size):
+    """Each example's gradient times z ~ N(1, sigma^2), sigma^2 = B / B_base - 1 (Hoffer 2017,
+    section 4: sigma^2 in proportion to B). The gradients' second moment over the batch then weighs
+    in the update's covariance as at the base batch: (1 + sigma^2) / B = 1 / B_base."""
+    c.loss.gradient_noise = max(0.0, c.global_batch / c.optim.base_batch - 1.0)
+
+
+def _adapt(c, train_size):
+    """Regime adaptation (Hoffer 2017, section 6): every phase of e epochs lasts e B / B_base, so
+    that there are as many updates as at the base batch."""
+    if c.global_batch == c.optim.base_batch:
+        return
+    steps = lambda d: f"{durations.to_steps(d, c.optim.base_batch, train_size)} steps"
+    c.duration, c.eval.every = steps(c.duration), steps(c.eval.every)
+    c.schedule.warmup = steps(c.schedule.warmup)
+    c.schedule.boundaries = tuple(steps(boundary) for boundary in c.schedule.boundaries)
+
+
+PIECES: dict[str, Change] = {
+    "naive": _naive,
+    "linear": _linear,
+    "sqrt": _sqrt,
+    "warmup": _warmup,
+    "constant_warmup": _constant_warmup,
+    "poly": _poly,
+    "lars": _optimizer("lars", "LARS, a rate for every layer (You 2017, eq. 6)."),
+    "larc": _optimizer("larc", "LARC, LARS that may only lower the rate (Kurth 2018)."),
+    "lamb": _optimizer("lamb", "LAMB, LARS's ratio on Adam's step (You 2019)."),
+    "novograd": _optimizer("novograd", "NovoGrad, a second moment per layer (Ginsburg 2019)."),
+    "adamw": _optimizer("adamw", "Adam with decoupled decay (Loshchilov and Hutter 2019)."),
+    "muon": _optimizer("muon", "Muon, orthogonalised momentum (Jordan 2024)."),
+    "gbn": _gbn,
+    "zero_gamma": _zero_gamma,
+    "smoothing": _smoothing,
+    "clip": _clip,
+    "noise": _noise,
+    "adapt": _adapt,
+}
+
+
+def apply(config: ConfigDict, recipe: str, train_size: int) -> ConfigDict:
+    """A copy of the config, changed by a recipe at its global batch.
+
+    `recipes.warmup` applies whatever the order of the pieces: a warmup starts from the rate of the
+    recipe's optimizer, and regime adaptation stretches it.
+
+    Args:
+      recipe: pieces joined by "+".
+      train_size: examples in the training set; `adapt` needs it.
+
+    Raises:
+      UserError: an unknown piece, one that is named twice, or one that the model cannot have.
+    """
+    c = config.copy_and_resolve_references()
+    own = c.recipes.pieces
+    pieces = recipe.split("+")
+    for piece in pieces:
+        look_up("recipe piece", piece, {**PIECES, **own})
+        if pieces.count(piece) > 1:
+            raise UserError(f"The recipe {recipe!r} names {piece!r} twice; name each piece once.")
+    for piece in sorted(pieces, key=_rank):
+        if piece in own:
+            c.update_from_flattened_dict(_flat(own[piece]))
+        else:
+            PIECES[piece](c, train_size)
+    return _written_alike(c)
+
+
+def _rank(piece):
+    """Optimizers first, for a warmup starts from their rate; `adapt` last, for it stretches all."""
+    if piece in ("lars", "larc", "lamb", "novograd", "adamw", "muon"):
+        return 0
+    return {"warmup": 2, "constant_warmup": 2, "adapt": 3}.get(piece, 1)
+
+
+def _written_alike(c):
+    """One form for what is the same."""
+    if c.global_batch == c.optim.base_batch:
+        c.optim.scaling_rule = "none"
+    if c.optim.scaling_rule == "none" and c.schedule.warmup_init == c.optim.base_lr:
+        c.schedule.warmup, c.schedule.warmup_init = "0 steps", 0.0  # from a rate to the same
+        c.schedule.warmup_shape = "gradual"
+    if c.model.get("norm") == "ghost" and (c.model.ghost_batch or 0) >= c.global_batch:
+        c.model.norm, c.model.ghost_batch = "batch", None
+    return c
+
+
+def settings(config: ConfigDict, changed: ConfigDict) -> dict[str, object]:
+    """The keys in which a recipe's config differs, "section.key" -> value."""
+    before, after = _flat(config), _flat(changed)
+    return {
+        key: value
+        for key, value in after.items()
+        if value != before.get(key) and not key.startswith("recipes.")
+    }
+
+
+def _flat(config, path=""):
+    """{"section.key": value}"""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            flat |= _flat(value, f"{path}{key}.")
+        else:
+            flat[path + key] = value
+    return flat

@@ -1,0 +1,73 @@
+"""Norms of every layer's weights and gradient: what LARS sees (You 2017, Table 2)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from scaling.data.resident import EpochOrder
+from scaling.train.feed import index_chunk, make_feed
+from scaling.train.layout import layout_of
+from scaling.train.point import Point
+from scaling.train.population import Population
+from scaling.train.step import AXIS, make_gradient, on_devices, replicate
+
+
+class LayerNorms:
+    """||w|| and ||g|| of every parameter tensor, g the gradient of the mean loss over the batch
+    that a trial would take next, as the optimizer would see it.
+
+    Args:
+      point: on a resident data set.
+      seeds: of the trials, for their orders of examples.
+    """
+
+    def __init__(self, point: Point, seeds: Sequence[int]):
+        self.point, self.seeds = point, seeds
+        self.plan = layout_of(point, 1).plan
+        devices = point.devices[: self.plan.devices]
+        gradient = make_gradient(point.task, self.plan, point.preprocess)
+
+        def norms(params, batch_stats, data, batch, key, hparams, step):
+            grads, _, _ = gradient(params, batch_stats, data, batch, key, hparams, step)
+            if self.plan.devices > 1:
+                grads = lax.pmean(grads, AXIS)
+            norm = lambda leaf: jnp.linalg.norm(leaf.astype(jnp.float32).ravel())
+            return jax.tree.map(norm, params), jax.tree.map(norm, grads)
+
+        self._norms = on_devices(norms, devices, (None, None, None, 0, None, None, None))
+        self._devices = devices
+        self._data = make_feed(point, self.plan, 1).data
+
+    def of(self, population: Population, trials: Sequence[int]) -> list[dict[str, Any]]:
+        """Means over some trials: [{"name", "size", "weight_norm", "grad_norm"}, ...]."""
+        found = [self._of_one(population, trial) for trial in trials]
+        names = [
+            (jax.tree_util.keystr(path, simple=True, separator="."), leaf.size)
+            for path, leaf in jax.tree.leaves_with_path(population.variables(0)[0])
+        ]
+        means = [np.mean(np.asarray(column), 0).tolist() for column in zip(*found, strict=True)]
+        return [
+            {"name": name, "size": size, "weight_norm": weight, "grad_norm": grad}
+            for (name, size), (weight, grad) in zip(names, means, strict=True)
+        ]
+
+    def _of_one(self, population, trial):
+        """[(||w||, ||g||), ...] of every tensor."""
+        point, step, seed = self.point, population.step, self.seeds[trial]
+        order = EpochOrder(seed, point.info.sizes["train"])
+        batch = index_chunk(order, step * point.global_batch, 1, self.plan, 1)
+        batch = {"index": batch["index"][:, 0]}
+        _, step_key = jax.random.split(jax.random.key(seed))
+        key = jax.random.fold_in(step_key, step)
+        fixed = replicate((*population.variables(trial), key, point.hparams), self._devices)
+        params, batch_stats, key, hparams = fixed
+        weights, grads = self._norms(
+            params, batch_stats, self._data, batch, key, hparams, np.int32(step)
+        )
+        return list(
+            zip(*(map(float, jax.tree.leaves(tree)) for tree in (weights, grads)), strict=True)
+        )
