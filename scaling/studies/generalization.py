@@ -147,13 +147,9 @@ class _Walk:
         return {END: self._norms(population)} if self.point.config.generalization.layers else {}
 
     def _norms(self, population):
-        """Means over the trials that have not diverged; None where all have."""
-        trials = [int(k) for k in np.flatnonzero(population.alive)]
-        if not trials:
-            return None
         if self.layers is None:
             self.layers = LayerNorms(self.point, self.seeds)
-        return self.layers.of(population, trials)
+        return self.layers.of(population)
 
 
 def _squared_distances(now, before):

@@ -42,21 +42,27 @@ class LayerNorms:
         self._devices = devices
         self._data = make_feed(point, self.plan, 1).data
 
-    def of(self, population: Population, trials: Sequence[int]) -> list[dict[str, Any]]:
-        """Means over some trials: [{"name", "size", "weight_norm", "grad_norm"}, ...]."""
-        found = [self._of_one(population, trial) for trial in trials]
-        names = [
-            (jax.tree_util.keystr(path, simple=True, separator="."), leaf.size)
-            for path, leaf in jax.tree.leaves_with_path(population.variables(0)[0])
-        ]
-        means = [np.mean(np.asarray(column), 0).tolist() for column in zip(*found, strict=True)]
+    def of(self, population: Population) -> list[dict[str, Any]] | None:
+        """Means over the trials whose norms are finite, [{"name", "size", "weight_norm",
+        "grad_norm"}, ...]; None where there is no such trial."""
+        alive = np.flatnonzero(population.alive)
+        found = [self._of_one(population, int(trial)) for trial in alive]
+        found = [norms for norms in found if np.isfinite(norms).all()]
+        if not found:
+            return None
+        leaves = jax.tree.leaves_with_path(population.variables(0)[0])
         return [
-            {"name": name, "size": size, "weight_norm": weight, "grad_norm": grad}
-            for (name, size), (weight, grad) in zip(names, means, strict=True)
+            {
+                "name": jax.tree_util.keystr(path, simple=True, separator="."),
+                "size": leaf.size,
+                "weight_norm": float(weight),
+                "grad_norm": float(grad),
+            }
+            for (path, leaf), (weight, grad) in zip(leaves, np.mean(found, 0), strict=True)
         ]
 
     def _of_one(self, population, trial):
-        """[(||w||, ||g||), ...] of every tensor."""
+        """[tensors, 2]: ||w||, ||g|| of every one."""
         point, step, seed = self.point, population.step, self.seeds[trial]
         order = EpochOrder(seed, point.info.sizes["train"])
         batch = index_chunk(order, step * point.global_batch, 1, self.plan, 1)
@@ -68,6 +74,4 @@ class LayerNorms:
         weights, grads = self._norms(
             params, batch_stats, self._data, batch, key, hparams, np.int32(step)
         )
-        return list(
-            zip(*(map(float, jax.tree.leaves(tree)) for tree in (weights, grads)), strict=True)
-        )
+        return np.stack([jax.tree.leaves(tree) for tree in (weights, grads)], 1)

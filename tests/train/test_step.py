@@ -12,7 +12,14 @@ from scaling.batch import plan_by_hand, plans
 from scaling.data.resident import EpochOrder, make_preprocess, synthetic
 from scaling.models import build_model, ghost_batch_of
 from scaling.tasks import Classification
-from scaling.train.step import AXIS, init_state, make_chunk, noise_parts, replicate
+from scaling.train.step import (
+    AXIS,
+    gradient_noise,
+    init_state,
+    make_chunk,
+    noise_parts,
+    replicate,
+)
 
 BATCH, STEPS, SHAPE, SIZE = 96, 4, (8, 8, 3), 150
 HPARAMS = {"rate": 0.02, "label_smoothing": 0.1}
@@ -206,3 +213,46 @@ def test_unequal_halves():
     """|g|^2 of halves of 2 and 3 examples exceeds |G|^2 by tr(Sigma) over their harmonic mean."""
     small = noise_parts(plan_by_hand(5, 1, 5))[1]
     assert small == pytest.approx(2 / (1 / 2 + 1 / 3))
+
+
+@pytest.mark.parametrize("devices, micro", [(1, 96), (1, 24), (4, 12)])
+def test_gradient_noise_multiplies_each_examples_gradient(devices, micro):
+    """Hoffer 2017, section 4: (1/M) sum of g_n z_n, on any layout, the reported loss without z."""
+    model = build_model(num_classes=10, name="mlp", widths=(16,), axis_name=AXIS)
+    task, key, variance = Classification(model, SHAPE), jax.random.key(7), 4.0
+    plan = plan_by_hand(BATCH, devices, micro, None)
+    chosen = jax.devices()[:devices]
+    preprocess = make_preprocess((0.5,) * 3, (0.3,) * 3, "none")
+    chunk = make_chunk(task, _make_optimizer, plan, preprocess, chosen)
+    hparams = HPARAMS | {"gradient_noise": variance}
+    data = synthetic(1, SIZE, SHAPE, 10)
+    state = init_state(task, _make_optimizer, hparams, jax.random.key(0))
+    params = jax.tree.map(jnp.copy, state.params)
+    index = EpochOrder(0, SIZE)[0:BATCH]
+    batches = {"index": np.moveaxis(index.reshape(1, *plan.layout), 2, 0)}
+    args = replicate(state, chosen), replicate(data, chosen), batches, np.int32(1)
+    new, metrics = chunk(*args, hparams, key, None)
+
+    at_zero = jax.random.fold_in(jax.random.fold_in(key, 0), 2)
+    keys = jax.vmap(lambda place: jax.random.fold_in(at_zero, place))(jnp.arange(BATCH))
+    z = 1 + np.sqrt(variance) * np.asarray(jax.vmap(jax.random.normal)(keys))
+    batch = preprocess(data, {"index": index})
+
+    def losses(params):
+        logits = model.apply({"params": params}, batch["image"], train=True)
+        true = jax.nn.one_hot(batch["label"], 10)
+        target = 0.9 * true + 0.1 * (1 - true) / 9
+        return -(target * jax.nn.log_softmax(logits)).sum(-1)
+
+    each = jax.jacrev(losses)(params)
+    gradient = jax.tree.map(lambda g: np.tensordot(z, np.asarray(g), 1) / BATCH, each)
+    rate = HPARAMS["rate"]
+    expected = jax.tree.map(lambda w, g: w - rate * g, params, gradient)
+    for a, b in zip(*map(jax.tree.leaves, (jax.device_get(new.params), expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"][0], losses(params).mean(), rtol=1e-5)
+
+
+def test_gradient_noise_has_the_asked_moments():
+    z = np.asarray(gradient_noise(jax.random.key(3), jnp.arange(200_000), 9.0))
+    assert abs(z.mean() - 1) < 0.03 and abs(z.var() / 9 - 1) < 0.02

@@ -1,0 +1,48 @@
+"""Laws of the weights' walk: recovered from walks that follow them, and against numpy.polyfit."""
+
+import numpy as np
+import pytest
+
+from scaling.diffusion import fit_diffusion, fit_line
+
+STEPS = np.unique(np.geomspace(10, 5000, 40).round())
+WALKS = {
+    "log": 1.5 + 2.0 * np.log(STEPS),
+    "root": 0.3 + 0.25 * np.sqrt(STEPS),
+    "power": 0.8 * STEPS**0.3,
+}
+
+
+@pytest.mark.parametrize("law", WALKS)
+def test_a_walk_is_told_by_its_law(law):
+    fit = fit_diffusion(STEPS, WALKS[law])
+    scores = {name: getattr(fit, name).r2 for name in WALKS}
+    assert scores[law] == pytest.approx(1.0, abs=1e-9)
+    assert max(score for name, score in scores.items() if name != law) < 0.999
+    if law == "log":
+        assert (fit.log.slope, fit.log.intercept) == pytest.approx((2.0, 1.5))
+    if law == "power":
+        assert (fit.power.slope, np.exp(fit.power.intercept)) == pytest.approx((0.3, 0.8))
+
+
+def test_noisy_walks_are_fitted_as_numpy_fits_them():
+    distances = WALKS["log"] + np.random.default_rng(0).normal(0, 0.5, len(STEPS))
+    slope, intercept = np.polyfit(np.log(STEPS), distances, 1)
+    line = fit_diffusion(STEPS, distances).log
+    assert (line.slope, line.intercept) == pytest.approx((slope, intercept))
+    r = np.corrcoef(np.log(STEPS), distances)[0, 1]
+    assert line.r2 == pytest.approx(r**2) and line.points == len(STEPS)
+
+
+def test_a_power_law_is_scored_on_the_distance_itself():
+    distances = WALKS["root"]
+    fit = fit_diffusion(STEPS, distances)
+    walked = np.exp(fit.power.intercept) * STEPS**fit.power.slope
+    residual = np.sum((distances - walked) ** 2) / np.sum((distances - distances.mean()) ** 2)
+    assert fit.power.r2 == pytest.approx(1 - residual)
+
+
+def test_too_little_to_fit():
+    assert fit_line([1, 2], [1, 2]) is None and fit_line([1, 1, 1], [1, 2, 3]) is None
+    assert fit_diffusion([1, 2, 3], [0.0, 0.0, 1.0]) is None
+    assert fit_diffusion([1, 2, 3], [1.0, 1.0, 1.0]) is None

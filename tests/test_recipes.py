@@ -1,0 +1,203 @@
+"""What each recipe does to a config, by the formulas of the papers."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scaling import recipes
+from scaling.config import default_config, model_config
+from scaling.errors import UserError
+from scaling.recipes import PIECES, apply, settings
+from scaling.studies import points_of
+from scaling.train.point import resolve
+
+SIZE = 1197  # digits
+
+
+def _config(batch=512, **changes):
+    c = default_config("accuracy")
+    c.global_batch, c.devices, c.duration = batch, 1, "20 epochs"
+    c.model = model_config("mlp", widths=(8,), norm="batch")
+    c.optim.name, c.optim.momentum, c.optim.weight_decay = "momentum", 0.9, 1e-4
+    c.optim.base_lr, c.optim.base_batch = 0.1, 32
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def _point(recipe, **changes):
+    return resolve(apply(_config(**changes), recipe, SIZE), ("peak",))
+
+
+@pytest.mark.parametrize("recipe, rate", [("naive", 0.1), ("linear", 1.6), ("sqrt", 0.4)])
+def test_rules_of_the_learning_rate(recipe, rate):
+    assert _point(recipe).peak == pytest.approx(rate)
+
+
+def _rates(point, steps):
+    _, rate = point.make_optimizer(point.hparams)
+    return [float(rate(step)) for step in steps]
+
+
+def test_warmup_goes_from_the_small_batchs_rate_to_the_scaled_one():
+    """Goyal 2017, section 2.2: eta to k eta, over 5 epochs of 1197 / 512 updates."""
+    point = _point("linear+warmup")
+    assert point.hparams["warmup_steps"] == 12
+    assert _rates(point, (0, 6, 12)) == pytest.approx([0.1, 0.85, 1.6])
+    constant = _point("linear+constant_warmup")
+    assert _rates(constant, (0, 6, 11, 12)) == pytest.approx([0.1, 0.1, 0.1, 1.6])
+
+
+def test_without_a_rule_warmup_starts_as_low_as_the_linear_rule_would():
+    assert _rates(_point("lars+warmup"), (0, 12)) == pytest.approx([2.0 / 16, 2.0])
+
+
+def test_poly_is_the_papers_decay():
+    point = _point("linear+poly")
+    total = point.total_steps
+    expected = [1.6 * (1 - t / total) ** 2 for t in (0, 10, total - 1)]
+    assert _rates(point, (0, 10, total - 1)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("batch", [32, 64, 512, 2048])
+def test_regime_adaptation_makes_as_many_updates_as_the_small_batch(batch):
+    changes = {"schedule.name": "step", "schedule.boundaries": ("10 epochs", "15 epochs")}
+    small = _point("naive", batch=32, **changes)
+    large = _point("sqrt+gbn+adapt", batch=batch, **changes)
+    assert large.total_steps == small.total_steps == round(20 * SIZE / 32)
+    assert large.hparams["boundaries"] == small.hparams["boundaries"]
+    assert large.eval_every == small.eval_every
+
+
+def test_adapt_stretches_the_warmup_too_wherever_it_is_named():
+    a, b = _point("adapt+linear+warmup"), _point("linear+warmup+adapt")
+    assert a.hparams == b.hparams
+    assert a.hparams["warmup_steps"] == round(5 * SIZE / 32)
+
+
+def test_noise_keeps_the_small_batchs_weight_of_the_second_moment():
+    variance = apply(_config(), "noise", SIZE).loss.gradient_noise
+    assert (1 + variance) / 512 == pytest.approx(1 / 32)
+    assert _point("noise").hparams["gradient_noise"] == variance
+    assert "gradient_noise" not in _point("naive").hparams
+
+
+def test_ghost_batches_are_the_small_batch():
+    assert _point("gbn").ghost_batch == 32 and _point("naive").ghost_batch == 512
+
+
+@pytest.mark.parametrize("name", ["lars", "larc", "lamb", "novograd", "adamw", "muon"])
+def test_another_optimizer_reads_all_that_is_set(name):
+    point = _point(f"{name}+warmup+poly")
+    assert point.config.optim.name == name
+    coupled = name in recipes.COUPLED
+    assert point.config.optim.weight_decay == (1e-4 if coupled else None)
+    assert point.peak == recipes.RATES.get(name, 0.1)
+
+
+def test_rates_can_be_said():
+    c = _config()
+    c.recipes.rates = {"lars": 7.0}
+    assert apply(c, "lars", SIZE).optim.base_lr == 7.0
+    assert apply(c, "warmup+lars", SIZE).schedule.warmup_init == 7.0 / 16
+
+
+def test_at_the_base_batch_most_recipes_are_one():
+    c = _config()
+    c.batch_sizes = (32, 512)
+    c.recipes.names = ("naive", "sqrt", "linear+warmup", "sqrt+gbn", "sqrt+gbn+adapt", "smoothing")
+    points = points_of(c)
+    at_base = {name: p.recipes.names for name, p in points.items() if p.global_batch == 32}
+    assert at_base == {"bs32_naive": c.recipes.names[:5], "bs32_smoothing": ("smoothing",)}
+    assert len(points) == 2 + 6
+    assert points["bs512_sqrt+gbn"].recipes.all == c.recipes.names
+
+
+def test_what_a_recipe_sets_makes_the_same_run_from_the_command_line():
+    c = _config()
+    changed = apply(c, "sqrt+gbn+warmup", SIZE)
+    again = c.copy_and_resolve_references()
+    again.update_from_flattened_dict(settings(c, changed))
+    assert again == changed
+    assert set(settings(c, changed)) == {
+        "optim.scaling_rule",
+        "schedule.warmup",
+        "schedule.warmup_init",
+        "model.norm",
+        "model.ghost_batch",
+    }
+
+
+def test_pieces_of_ones_own():
+    c = _config()
+    c.recipes.pieces = {"hot": {"optim": {"base_lr": 0.5}, "loss": {"label_smoothing": 0.2}}}
+    point = resolve(apply(c, "hot+sqrt", SIZE), ("peak",))
+    assert point.peak == pytest.approx(2.0) and point.hparams["label_smoothing"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "recipe, changes, words",
+    [
+        ("lnear", {}, "Unknown recipe piece 'lnear': did you mean 'linear'?"),
+        ("sqrt+sqrt", {}, "names 'sqrt' twice"),
+        ("gbn", {"model.norm": "none"}, "model.norm is 'none'; set it to 'batch'"),
+        ("zero_gamma", {}, "of residual networks, and model.name is 'mlp'"),
+    ],
+)
+def test_what_cannot_be_is_told(recipe, changes, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        apply(_config(**changes), recipe, SIZE)
+
+
+@pytest.mark.parametrize("names, words", [((), "is empty"), (("naive", "naive"), "twice")])
+def test_names_of_a_study(names, words):
+    c = _config()
+    c.recipes.names = names
+    with pytest.raises(UserError, match=words):
+        points_of(c)
+
+
+def test_every_piece_names_its_source():
+    for name, change in PIECES.items():
+        assert name == "naive" or re.search(r"20\d\d", change.__doc__), name
+
+
+FILES = ("accuracy", "accuracy_fashion_mlp", "accuracy_fashion_cnn", "generalization")
+
+
+def _choices():
+    import importlib
+
+    for file in FILES:
+        module = importlib.import_module(f"configs.{file}")
+        table = getattr(module, "CHOICES", None) or module.TASKS
+        yield from ((file, choice) for choice in table)
+
+
+@pytest.mark.parametrize("file, choice", list(_choices()))
+def test_every_config_resolves(file, choice):
+    import importlib
+
+    config = importlib.import_module(f"configs.{file}").get_config(choice)
+    config.devices = 1
+    points = points_of(config)
+    for point in points.values():
+        resolve(point, ("peak",))
+    assert f"{file}.py" in (Path("configs") / f"{file}.py").read_text()
+
+
+def test_hoffers_schedules():
+    """Code of Hoffer 2017: rates and epochs of C1 and of the Wide ResNet."""
+    from configs.accuracy import get_config
+
+    for choice, epochs, rates in (
+        ("hoffer_c1", (0, 60, 120, 180), (1e-3, 1e-2, 1e-3, 1e-4)),
+        ("hoffer_wresnet", (0, 60, 120, 140), (0.1, 2e-2, 4e-3, 1e-4)),
+        ("hoffer_f1", (0, 10, 20, 30), (0.1, 0.01, 0.001, 1e-4)),
+    ):
+        config = get_config(choice)
+        config.devices = 1
+        point = resolve(next(iter(points_of(config).values())), ("peak",))
+        per_epoch = point.info.sizes["train"] / point.global_batch
+        steps = [int(epoch * per_epoch + 1) for epoch in epochs]
+        assert _rates(point, steps) == pytest.approx(rates, rel=1e-5), choice
