@@ -12,7 +12,7 @@ from program import ROOT, launch
 PAGE = (ROOT / "docs/your_model.md").read_text()
 (CONFIG,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (SHELL,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-DRY_RUN, STUDY, TRAIN, ADVISE = (shlex.split(line)[2:] for line in SHELL.splitlines())
+DRY_RUN, STUDY, TRAIN, ACCURACY, ADVISE = (shlex.split(line)[2:] for line in SHELL.splitlines())
 PARAMETERS = 3 * 3 * 8 + 4 * 4 * 8 * 10 + 10
 
 
@@ -52,6 +52,15 @@ def test_study_by_two_workers(folder):
         assert resolved["model"] == {"name": "my_cnn", "parameters": parameters}
     page = (folder / "study/report.html").read_text()
     assert "my_digits" in page and "my_cnn" in page
+
+
+def test_accuracy(folder):
+    tiny = ("--config.recipes.seeds=2", "--config.duration=6 epochs", "--config.model.features=4")
+    code, out, err = launch(*ACCURACY, *tiny, "--workdir=accuracy", cwd=folder)
+    assert code == 0, err
+    points = sorted(path.parent.name for path in (folder / "accuracy").glob("*/result.json"))
+    assert points == ["bs16_naive", "bs256_linear+warmup", "bs256_naive", "bs256_sqrt"]
+    assert "the naive recipe is" in out and (folder / "accuracy/report.html").exists()
 
 
 def test_single_training(folder):
