@@ -133,7 +133,7 @@ def _you_resnet50(c):
     _resnet50(c)
     c.batch_sizes = (256, 8192, 16384, 32768)
     c.optim.base_lr, c.optim.base_batch = 0.2, 256
-    c.recipes.rates = {"lars": 0.6}
+    c.recipes.rates.lars = 0.6
 
 
 CHOICES = {

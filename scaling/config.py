@@ -8,6 +8,7 @@ from ml_collections.config_dict import placeholder
 
 from scaling.errors import UserError, nearest, refuse_unread
 from scaling.models import model_options
+from scaling.recipes import RATES
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
 OPEN = ("model", "search.space", "noise.models", "recipes.rates", "recipes.pieces")
@@ -201,7 +202,8 @@ def _recipes(c, *names):
     c.recipes.changed = ()  # "section.key=value" of what a point's recipe sets; set by the study
     c.recipes.seeds = 5  # runs of every point, the same seeds for all
     c.recipes.warmup = "5 epochs"
-    c.recipes.rates = ConfigDict()  # optimizer -> its learning rate at optim.base_batch
+    # Learning rates at optim.base_batch of optimizers whose rates mean something else than SGD's.
+    c.recipes.rates = ConfigDict(RATES)
     # More pieces: name -> the sections and keys that it sets, {"hot": {"optim": {"base_lr": 1.0}}}.
     c.recipes.pieces = ConfigDict()
 

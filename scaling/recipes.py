@@ -19,9 +19,8 @@ from scaling.optim.build import HYPERPARAMETERS
 
 Change = Callable[[ConfigDict, int], None]  # changes a config; train_size is the second argument
 
-# Learning rates at the base batch of optimizers whose rates mean something else than SGD's, unless
-# `recipes.rates` says otherwise. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others
-# are their papers' or their authors' customary values. Places to start from, not tuned ones.
+# Defaults of `recipes.rates`. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others are
+# their papers' or their authors' customary values. Places to start from, not tuned ones.
 RATES = {"lars": 2.0, "lamb": 2e-3, "novograd": 0.01, "adamw": 1e-3, "muon": 0.02}
 # In these, weight decay is L2 as in SGD, and the config's own stays.
 COUPLED = ("sgd", "momentum", "nesterov", "lars", "larc")
@@ -74,7 +73,7 @@ def _optimizer(name, source):
         if name == "muon":  # its momentum is another: an average of orthogonalised steps
             c.optim.momentum = None
         c.optim.name = name
-        c.optim.base_lr = float(c.recipes.rates.get(name, RATES.get(name, c.optim.base_lr)))
+        c.optim.base_lr = float(c.recipes.rates.get(name, c.optim.base_lr))
 
     change.__doc__ = source
     return change

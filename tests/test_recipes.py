@@ -97,7 +97,7 @@ def test_another_optimizer_reads_all_that_is_set(name):
 
 def test_rates_can_be_said():
     c = _config()
-    c.recipes.rates = {"lars": 7.0}
+    c.recipes.rates.lars = 7.0
     assert apply(c, "lars", SIZE).optim.base_lr == 7.0
     assert apply(c, "warmup+lars", SIZE).schedule.warmup_init == 7.0 / 16
 
