@@ -11,13 +11,14 @@ from scaling.models import model_options
 from scaling.recipes import RATES
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
-OPEN = ("model", "search.space", "noise.models", "recipes.rates", "recipes.pieces")
+OPEN = ("model", "search.space", "noise.models", "recipes.pieces")
 # Keys that a run may be resumed with other values of.
 LOGISTICS = (
     "title",
     "devices",
     "memory_limit_gib",
     "data.dir",
+    "recipes.names",
     "recipes.all",
     "checkpoint",
     "metrics.tensorboard",
@@ -226,7 +227,8 @@ def _generalization(c):
     _recipes(c, "naive")
     c.generalization = ConfigDict()
     c.generalization.resolution = 0.15  # steps of the evaluations grow by this share
-    c.generalization.fit_from = "10 steps"  # the fits of distance against log t begin here
+    # The fits of distance against log t begin here, or with the end of the warmup.
+    c.generalization.fit_from = "10 steps"
     c.generalization.fit_to = placeholder(str)  # and end here; None: with the first learning rate
     c.generalization.layers = True  # ||w|| and ||g|| of every layer, after the first step and last
 

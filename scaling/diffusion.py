@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import optimize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +24,13 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Diffusion:
-    """Three laws of the distance d(t), each with R^2 of d itself, so that they compare.
+    """Three laws of the distance d(t) with two numbers each, all by least squares of d itself, so
+    that their R^2 compare.
 
     Attributes:
       log: d = intercept + slope ln t.
       root: d = intercept + slope sqrt(t).
-      power: d = exp(intercept) t^slope, fitted to the logarithms.
+      power: d = exp(intercept) t^slope.
     """
 
     log: Line
@@ -57,11 +59,23 @@ def fit_diffusion(steps: Sequence[float], distances: Sequence[float]) -> Diffusi
     t, d = np.asarray(steps, float), np.asarray(distances, float)
     t, d = t[d > 0], d[d > 0]
     log, root = fit_line(np.log(t), d), fit_line(np.sqrt(t), d)
-    power = fit_line(np.log(t), np.log(d))
-    if log is None or root is None or power is None:
+    if log is None or root is None:
         return None
-    walked = np.exp(power.intercept) * t**power.slope
-    return Diffusion(log, root, dataclasses.replace(power, r2=_r2(d, walked)))
+    return Diffusion(log, root, _fit_power(t, d))
+
+
+def _fit_power(t, d) -> Line:
+    """The exponent by a search that begins at the fit to the logarithms; the factor follows."""
+    begin = fit_line(np.log(t), np.log(d)).slope
+    # In t over its geometric mean, so that no power of it overflows.
+    middle = np.exp(np.log(t).mean())
+    powers = lambda exponent: (t / middle) ** exponent
+    factor = lambda exponent: powers(exponent) @ d / (powers(exponent) @ powers(exponent))
+    residual = lambda exponent: np.sum((d - factor(exponent) * powers(exponent)) ** 2)
+    exponent = float(optimize.minimize_scalar(residual, bracket=(begin, begin + 0.1)).x)
+    walked = factor(exponent) * powers(exponent)
+    intercept = float(np.log(factor(exponent)) - exponent * np.log(middle))
+    return Line(exponent, intercept, _r2(d, walked), len(t))
 
 
 def _r2(values, fitted) -> float:

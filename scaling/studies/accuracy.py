@@ -9,11 +9,10 @@ Whoever tunes one recipe and not the other finds what he tuned (Shallue 2018, se
 `accuracy.trials` every recipe at every batch is given as many learning rates to try, spread evenly
 over as wide a range around its own, each for the whole budget; the one with the lowest validation
 error at the end is taken to the runs, whose seeds are others. Where that is the edge of the range,
-as many more are tried beyond it.
+half as many more are tried beyond it.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,11 +42,13 @@ def check(config: ConfigDict) -> None:
     for key, low, high in (("tolerance", 0.0, 1.0), ("trials", 0, 10_000), ("widen", 0, 100)):
         if not low <= wanted[key] <= high:
             raise UserError(f"accuracy.{key} is {wanted[key]}; it must be {low:g} to {high:g}.")
-    span = tuple(wanted.span)
-    if len(span) != 2 or not 0 < span[0] < span[1] < math.inf:
+    if wanted.trials == 1:
+        raise UserError("accuracy.trials is 1, which is no choice; set it to 0, or to 2 or more.")
+    span = shared.numbers(config, "accuracy.span")
+    if len(span) != 2 or not span[0] < span[1]:
         raise UserError(
-            f"accuracy.span is {span}; give the lowest and the highest multiple of the learning "
-            "rate, such as (0.1, 10.0)."
+            f"accuracy.span is {tuple(span)}; give the lowest and the highest multiple of the "
+            "learning rate, such as (0.1, 10.0)."
         )
     if wanted.trials and not point.peak > 0:
         raise UserError(f"The learning rate is {point.peak}; there are no multiples to try.")
@@ -172,7 +173,8 @@ def tune(
         seeds = [config.seed + TUNING_SEED + first + k for k in range(len(rates))]
         values = [_at_rate(point, rate) for rate in rates]
         label = f"tuning{len(outcomes)}"
-        cohort = Cohort(point, values, seeds, run, label, "tuning", every(point.eval_every))
+        evaluate = every(point.eval_every)
+        cohort = Cohort(point, values, seeds, run, label, "tuning", evaluate, first_trial=first)
         lines = outcomes[-1].lines if outcomes else 0
         outcomes.append(cohort.run(lines, signals, f"{name} {label}"))
         tuning.rates += rates

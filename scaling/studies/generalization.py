@@ -74,15 +74,21 @@ def check(config: ConfigDict) -> None:
 
 
 def fit_range(point: Point) -> tuple[int, int]:
-    """First and last step of the phase that the fits are of."""
+    """First and last step of the phase that the fits are of: one learning rate."""
     wanted, size = point.config.generalization, point.info.sizes["train"]
+    schedule = point.config.schedule
     steps = lambda duration: durations.to_steps(duration, point.global_batch, size)
-    last = point.total_steps
+    first, last = max(1, steps(wanted.fit_from), steps(schedule.warmup)), point.total_steps
     if wanted.fit_to is not None:
         last = min(last, steps(wanted.fit_to))
-    elif point.config.schedule.boundaries:
-        last = min(last, steps(point.config.schedule.boundaries[0]))
-    return max(1, steps(wanted.fit_from)), last
+    elif schedule.boundaries:
+        last = min(last, steps(schedule.boundaries[0]))
+    elif schedule.name not in ("constant", "step", "dip"):
+        raise UserError(
+            f"The {schedule.name!r} schedule changes the learning rate all along, and the fits are "
+            "of a phase of one rate; set schedule.name='constant', or generalization.fit_to."
+        )
+    return first, last
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:

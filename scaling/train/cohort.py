@@ -90,6 +90,7 @@ class Cohort:
       next_evaluation: step -> the step of the evaluation after it; one at the last step comes
         anyway.
       ends: splits that the trained trials are evaluated on, once.
+      first_trial: number of the first trial in metrics.jsonl.
       tracked: metrics of the updates whose mean since the evaluation before is recorded.
       observe: called at every evaluation.
       conclude: called with the trained population; what it returns is noted too.
@@ -105,6 +106,7 @@ class Cohort:
         recorded_as: str,
         next_evaluation: Callable[[int], int],
         ends: Sequence[str] = (),
+        first_trial: int = 0,
         tracked: Sequence[str] = ("loss",),
         observe: Observe | None = None,
         conclude: Callable[[Population], dict[str, Any]] | None = None,
@@ -112,7 +114,7 @@ class Cohort:
         self.point, self.values, self.seeds = point, values, seeds
         self.run_dir, self.name, self.recorded_as = run, name, recorded_as
         self.next_evaluation, self.splits, self.tracked = next_evaluation, ends, tracked
-        self.observe, self.conclude = observe, conclude
+        self.first_trial, self.observe, self.conclude = first_trial, observe, conclude
 
     def run(self, lines: int, signals: Signals, label: str) -> Outcome:
         """Train to the end, or read the record of a cohort that is over.
@@ -186,12 +188,14 @@ class Cohort:
         standing, step = self.standing, self.population.step
         updates = step - (standing.evaluated or 0)
         count = len(self.values)
-        means = {k: v / updates if updates else np.full(count, np.nan) for k, v in trained.items()}
-        columns = metrics | {f"train_{name}": value for name, value in means.items()}
+        average = lambda total: total / updates if updates else np.full(count, np.nan)
+        columns = metrics | {f"train_{name}": average(total) for name, total in trained.items()}
         if self.observe:
             more, notes = self.observe(self.population)
             columns, standing.notes = columns | more, standing.notes | notes
         finite = self.population.alive & np.isfinite(list(metrics.values())).all(0)
+        # What a diverged trial was before its bad update is not what it is at this step.
+        columns = {name: np.where(finite, values, np.nan) for name, values in columns.items()}
         lines = []
         for k, history in enumerate(standing.histories):
             if history.diverged_at is not None:
@@ -202,7 +206,7 @@ class Cohort:
             for name, value in {"step": step, **row}.items():
                 value = value if name == "step" else float(value[0])
                 history.curve.setdefault(name, []).append(value if math.isfinite(value) else None)
-            lines.append(metric_lines(self.recorded_as, step, row, trial=k))
+            lines.append(metric_lines(self.recorded_as, step, row, trial=self.first_trial + k))
         self.run_dir.append("".join(lines))
         standing.lines += len(lines)
         standing.evaluated = step
@@ -211,7 +215,8 @@ class Cohort:
         standing, population = self.standing, self.population
         notes = standing.notes | (self.conclude(population) if self.conclude else {})
         ends = {split: self._end(split) for split in self.splits}
-        steps = [h.diverged_at or population.step for h in standing.histories]
+        last = population.step
+        steps = [last if h.diverged_at is None else h.diverged_at for h in standing.histories]
         return Outcome(
             histories=standing.histories,
             ends=ends,
@@ -232,9 +237,11 @@ class Cohort:
                 continue
             variables = replicate(self.population.variables(k), point.devices)
             metrics = means(evaluate(*variables, *call) for call in feed.evaluation(split))
-            found.append(metrics)
+            # JSON has no infinity: a loss may be one where the weights are not.
+            found.append({k: v if math.isfinite(v) else None for k, v in metrics.items()})
             rows = {name: np.asarray([value]) for name, value in metrics.items()}
-            self.run_dir.append(metric_lines(split, self.population.step, rows, trial=k))
+            trial = self.first_trial + k
+            self.run_dir.append(metric_lines(split, self.population.step, rows, trial=trial))
             self.standing.lines += 1
         self.population.seconds["eval"] += time.perf_counter() - start
         return found

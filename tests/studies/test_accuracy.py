@@ -253,6 +253,8 @@ def test_a_tie_goes_to_the_lower_rate_and_divergence_searches_lower():
     [
         ({"recipes.seeds": 0}, "recipes.seeds is 0; it must be 1 to 10000."),
         ({"accuracy.span": (2.0, 1.0)}, "accuracy.span is (2.0, 1.0); give the lowest"),
+        ({"accuracy.span": (0.1, "a")}, "accuracy.span holds 'a'; all must be numbers above 0."),
+        ({"accuracy.trials": 1}, "accuracy.trials is 1, which is no choice"),
         ({"accuracy.tolerance": -1.0}, "accuracy.tolerance is -1.0; it must be 0 to 1."),
         ({"accuracy.widen": -1}, "accuracy.widen is -1; it must be 0 to 100."),
         ({"noise_scale": True}, "noise_scale is of single runs"),
