@@ -24,10 +24,14 @@ You 2017: with LARS and without, ImageNet, at the batch sizes of the papers' tab
 
     you_alexnet, you_alexnet_bn, you_resnet50
 
-Where a paper gives a rate to a batch (LARS at 2, 10, 14, 23), the recipe here has one rate and no
-rule; `--config.accuracy.trials=8` tunes it at every batch. Augmentation is a crop and a flip of
-CIFAR's; MNIST's sets have none (Hoffer's code also flips digits). C1's momentum, not set in
-Hoffer's code, is 0. Keskar's nets train for a fixed number of epochs.
+Where these differ from the papers and their code: LARS has one rate and no rule, where You gives a
+rate to each batch (2, 10, 14, 23); `--config.accuracy.trials=8` tunes it at every batch. All of You's
+recipes warm up over equally many epochs (his Table 1b has none), from a share of the rate and not
+from 0.001. Ghost batches are the small batch, 256 for the Wide ResNet too, which is Zagoruyko's
+and not the code's post-activation one; the code's GBN script also clips gradients (`+clip`).
+Augmentation is a crop and a flip of CIFAR's; MNIST's sets have none (Hoffer's code also flips
+digits). C1's momentum, not set in Hoffer's code, is 0. Keskar's nets train for a fixed number of
+epochs.
 """
 
 from scaling.config import default_config, model_config
@@ -75,7 +79,6 @@ def _hoffer_vgg(c):
 def _hoffer_wresnet(c):
     model = model_config("resnet", depth=16, width=4, preactivation=True, norm="batch")
     _hoffer(c, "cifar100", model, 200, (60, 120, 140), (0.2, 0.2, 0.025), small=256)
-    c.optim.weight_decay = 5e-4
 
 
 def _keskar(data, model, batches):
@@ -123,7 +126,7 @@ def _you_alexnet(norm, largest):
         c.model = model_config("alexnet", norm=norm, dtype="bfloat16")
         c.batch_sizes = tuple(b for b in (512, 4096, 8192, 16384, 32768) if b <= largest)
         c.optim.base_lr, c.optim.base_batch, c.optim.weight_decay = 0.02, 512, 5e-4
-        c.duration, c.recipes.warmup = "100 epochs", "2.5 epochs" if norm == "none" else "5 epochs"
+        c.duration, c.recipes.warmup = "100 epochs", "2 epochs" if norm == "none" else "5 epochs"
 
     return change
 

@@ -17,8 +17,11 @@ class Paired:
     """The mean of second - first over the pairs in which both have a value.
 
     Attributes:
-      low, high: the interval of the mean at `level`; None from fewer than two pairs.
-      p: two-sided, of no difference in the mean; None from fewer than two pairs.
+      low, high: the interval of the mean at `level`.
+      p: two-sided, of no difference in the mean.
+
+    All three are None from fewer than two pairs, and where all differences are equal, for then
+    there is no spread to judge by: errors are multiples of 1 / n, a few easily alike by chance.
     """
 
     pairs: int
@@ -31,22 +34,16 @@ class Paired:
 def paired(
     first: Sequence[float | None], second: Sequence[float | None], level: float = 0.95
 ) -> Paired:
-    """Student's paired test. Values are matched by place; a pair that lacks one is left out.
-
-    Where all differences are equal there is no spread to judge by: the interval is that one value,
-    and p is 0, or 1 if the value is 0.
-    """
+    """Student's paired test. Values are matched by place; a pair that lacks one is left out."""
     both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not both:
         return Paired(0, None, None, None, None)
     a, b = np.asarray(both, float).T
     differences = b - a
     mean, count = float(differences.mean()), len(both)
-    if count < 2:
+    error = float(stats.sem(differences)) if count > 1 else 0.0
+    if error <= 1e-9 * float(np.abs(a).max() + np.abs(b).max()):
         return Paired(count, mean, None, None, None)
-    error = float(stats.sem(differences))
-    if error <= 1e-12 * max(abs(mean), 1e-12):
-        return Paired(count, mean, mean, mean, 1.0 if mean == 0 else 0.0)
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
     return Paired(count, mean, mean - half, mean + half, p)

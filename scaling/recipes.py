@@ -2,13 +2,15 @@
 
 `linear+warmup` is Goyal 2017's, `sqrt+gbn+adapt` Hoffer 2017's, `lars+warmup+poly` You 2017's. A
 config describes training at the small batch, `optim.base_batch`; a recipe says what changes at
-`global_batch`. Pieces are applied from left to right; `PIECES` documents each with its paper, and
-`recipes.pieces` of a config adds more or replaces these.
+`global_batch`. `PIECES` documents each piece with its paper, and `recipes.pieces` of a config adds
+more or replaces these. The order in which a name lists them says nothing.
 
-At the base batch most recipes come to the same: a rule scales nothing there, and a ghost batch is
-the batch. `apply` writes such configs the same way, so that a study measures them once.
+At the base batch most recipes come to the same: a rule scales nothing there, nothing is warmed up
+to, and a ghost batch is the batch. `apply` writes such configs the same way, so that a study
+measures them once.
 """
 
+import re
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -22,12 +24,17 @@ Change = Callable[[ConfigDict, int], None]  # changes a config; train_size is th
 # Defaults of `recipes.rates`. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others are
 # their papers' or their authors' customary values. Places to start from, not tuned ones.
 RATES = {"lars": 2.0, "lamb": 2e-3, "novograd": 0.01, "adamw": 1e-3, "muon": 0.02}
+# Pieces of which a recipe has one at most.
+OPTIMIZERS = ("lars", "larc", "lamb", "novograd", "adamw", "muon")
+RIVALS = (OPTIMIZERS, ("naive", "linear", "sqrt"), ("warmup", "constant_warmup"))
+# What a piece of one's own may not change: what the study compares at, and with which seeds.
+FIXED = ("study", "seed", "global_batch", "batch_sizes", "data", "recipes")
 # In these, weight decay is L2 as in SGD, and the config's own stays.
 COUPLED = ("sgd", "momentum", "nesterov", "lars", "larc")
 
 
 def _naive(c, train_size):
-    """The small batch's learning rate and everything else, as it is."""
+    """The small batch's learning rate, kept."""
 
 
 def _linear(c, train_size):
@@ -42,17 +49,21 @@ def _sqrt(c, train_size):
 
 def _warmup(c, train_size):
     """Gradual warmup over `recipes.warmup` from the base batch's rate (Goyal 2017, section 2.2);
-    where no rule scales the rate, from B_base / B of it, as if the linear rule had."""
+    where no rule scales the rate, from B_base / B of it, as if the linear rule had. None up to the
+    base batch."""
+    if c.global_batch <= c.optim.base_batch:
+        return
     c.schedule.warmup, c.schedule.warmup_shape = c.recipes.warmup, "gradual"
     scaled = c.optim.scaling_rule != "none"
-    share = 1.0 if scaled else min(1.0, c.optim.base_batch / c.global_batch)
+    share = 1.0 if scaled else c.optim.base_batch / c.global_batch
     c.schedule.warmup_init = c.optim.base_lr * share
 
 
 def _constant_warmup(c, train_size):
     """As `warmup`, but the rate stays where that starts from (Goyal 2017, Table 1)."""
     _warmup(c, train_size)
-    c.schedule.warmup_shape = "constant"
+    if c.global_batch > c.optim.base_batch:
+        c.schedule.warmup_shape = "constant"
 
 
 def _poly(c, train_size):
@@ -91,10 +102,12 @@ def _gbn(c, train_size):
 
 def _zero_gamma(c, train_size):
     """The last norm scale of every residual block starts at 0 (Goyal 2017, section 5.1)."""
-    if "zero_init_residual" not in c.model:
+    normed = c.model.get("norm", "none") != "none" and not c.model.get("preactivation")
+    if "zero_init_residual" not in c.model or not normed:
         raise UserError(
-            f"The recipe piece 'zero_gamma' is of residual networks, and model.name is "
-            f"{c.model.name!r}; leave the piece out."
+            "The recipe piece 'zero_gamma' is of residual networks whose blocks end in a norm, and "
+            f"model is {c.model.name}(norm={c.model.get('norm')!r}, "
+            f"preactivation={c.model.get('preactivation')}); leave the piece out."
         )
     c.model.zero_init_residual = True
 
@@ -152,34 +165,54 @@ PIECES: dict[str, Change] = {
 def apply(config: ConfigDict, recipe: str, train_size: int) -> ConfigDict:
     """A copy of the config, changed by a recipe at its global batch.
 
-    `recipes.warmup` applies whatever the order of the pieces: a warmup starts from the rate of the
-    recipe's optimizer, and regime adaptation stretches it.
-
     Args:
       recipe: pieces joined by "+".
       train_size: examples in the training set; `adapt` needs it.
 
     Raises:
-      UserError: an unknown piece, one that is named twice, or one that the model cannot have.
+      UserError: an unknown piece, one that is named twice or beside a rival, one that the model
+        cannot have, or one of the config's own that sets what is not there.
     """
     c = config.copy_and_resolve_references()
-    own = c.recipes.pieces
-    pieces = recipe.split("+")
+    own, pieces = c.recipes.pieces, recipe.split("+")
     for piece in pieces:
         look_up("recipe piece", piece, {**PIECES, **own})
         if pieces.count(piece) > 1:
             raise UserError(f"The recipe {recipe!r} names {piece!r} twice; name each piece once.")
+    for rivals in RIVALS:
+        named = [piece for piece in pieces if piece in rivals and piece not in own]
+        if len(named) > 1:
+            raise UserError(f"The recipe {recipe!r} has {' and '.join(named)}; choose one of them.")
     for piece in sorted(pieces, key=_rank):
         if piece in own:
-            c.update_from_flattened_dict(_flat(own[piece]))
+            _apply_own(c, piece, own[piece])
         else:
             PIECES[piece](c, train_size)
     return _written_alike(c)
 
 
+def _apply_own(c, name, changes):
+    """A piece of the config's own."""
+    told = f"recipes.pieces has {name!r}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{told}; name it by letters, digits, '_', '-' and '.'.")
+    if not isinstance(changes, ConfigDict | dict):
+        raise UserError(f'{told}: {changes!r}; write sections, {{"optim": {{"base_lr": 0.5}}}}.')
+    for key in changes:
+        if key in FIXED:
+            raise UserError(f"{told}, which sets {key!r}: all recipes share it; leave it out.")
+    try:
+        c.lock()  # no new keys
+        c.update_from_flattened_dict(_flat(changes))
+        c.unlock()
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0].strip("'\"")
+        raise UserError(f"{told}, which cannot be set: {reason.rstrip('.')}.") from None
+
+
 def _rank(piece):
     """Optimizers first, for a warmup starts from their rate; `adapt` last, for it stretches all."""
-    if piece in ("lars", "larc", "lamb", "novograd", "adamw", "muon"):
+    if piece in OPTIMIZERS:
         return 0
     return {"warmup": 2, "constant_warmup": 2, "adapt": 3}.get(piece, 1)
 
@@ -188,9 +221,6 @@ def _written_alike(c):
     """One form for what is the same."""
     if c.global_batch == c.optim.base_batch:
         c.optim.scaling_rule = "none"
-    if c.optim.scaling_rule == "none" and c.schedule.warmup_init == c.optim.base_lr:
-        c.schedule.warmup, c.schedule.warmup_init = "0 steps", 0.0  # from a rate to the same
-        c.schedule.warmup_shape = "gradual"
     if c.model.get("norm") == "ghost" and (c.model.ghost_batch or 0) >= c.global_batch:
         c.model.norm, c.model.ghost_batch = "batch", None
     return c

@@ -109,7 +109,7 @@ class RunDir:
 
     @_says_what_to_do
     def begin(self, config: dict[str, Any]) -> None:
-        """Record the config, or check that an earlier launch recorded the same.
+        """Record the config, or check that an earlier launch recorded the same but for logistics.
 
         Raises:
           UserError: the directory holds a run of another config.
@@ -123,6 +123,8 @@ class RunDir:
                 f"{self.path} holds a run of another config ({'; '.join(changed[:3])}"
                 f"{'; ...' if changed[3:] else ''}); choose another --workdir or delete it."
             )
+        elif recorded != config:
+            self._write("config.json", config)
 
     @_says_what_to_do
     def resolve(self, resolved: dict[str, Any]) -> None:

@@ -32,9 +32,11 @@ def test_too_few_pairs_have_no_interval():
 
 
 def test_differences_without_spread():
-    assert paired([0.1, 0.2], [0.1, 0.2]).p == 1.0
-    same = paired([0.25, 0.5], [0.375, 0.625])
-    assert (same.low, same.high, same.p) == (0.125, 0.125, 0.0)
+    """Two test errors of 300 examples that are three images better each: chance enough."""
+    same = paired([0.04, 0.05], [0.03, 0.04])
+    assert same.pairs == 2 and same.difference == pytest.approx(-0.01)
+    assert same.low is same.high is same.p is None
+    assert paired([0.1, 0.2], [0.1, 0.2]).low is None
 
 
 def test_intervals_cover():

@@ -140,13 +140,48 @@ def test_pieces_of_ones_own():
     [
         ("lnear", {}, "Unknown recipe piece 'lnear': did you mean 'linear'?"),
         ("sqrt+sqrt", {}, "names 'sqrt' twice"),
+        ("lars+lamb", {}, "has lars and lamb; choose one"),
+        ("linear+naive", {}, "has linear and naive; choose one"),
         ("gbn", {"model.norm": "none"}, "model.norm is 'none'; set it to 'batch'"),
-        ("zero_gamma", {}, "of residual networks, and model.name is 'mlp'"),
+        ("zero_gamma", {}, "residual networks whose blocks end in a norm, and model is mlp"),
     ],
 )
 def test_what_cannot_be_is_told(recipe, changes, words):
     with pytest.raises(UserError, match=re.escape(words)):
         apply(_config(**changes), recipe, SIZE)
+
+
+@pytest.mark.parametrize(
+    "piece, words",
+    [
+        ({"hot": {"seed": 3}}, "sets 'seed': all recipes share it"),
+        ({"hot": {"optim": {"bas_lr": 0.5}}}, "recipes.pieces has 'hot', which cannot be set"),
+        ({"hot": {"optm": {"base_lr": 0.5}}}, "recipes.pieces has 'hot', which cannot be set"),
+        ({"hot": {"optim": {"base_lr": "x"}}}, "recipes.pieces has 'hot', which cannot be set"),
+        ({"hot": 0.5}, "recipes.pieces has 'hot': 0.5; write sections"),
+        ({"a/b": {"optim": {"base_lr": 0.5}}}, "recipes.pieces has 'a/b'; name it by letters"),
+    ],
+)
+def test_pieces_of_ones_own_that_cannot_be(piece, words):
+    c = _config()
+    c.recipes.pieces = piece
+    with pytest.raises(UserError, match=re.escape(words)):
+        apply(c, next(iter(piece)), SIZE)
+
+
+@pytest.mark.parametrize("batch", [16, 32])
+def test_up_to_the_base_batch_nothing_is_warmed_up_to(batch):
+    """Goyal 2017 warms up only above the reference batch."""
+    c = apply(_config(batch), "linear+constant_warmup", SIZE)
+    assert c.schedule == _config(batch).schedule
+    assert resolve(c, ("peak",)).peak == pytest.approx(0.1 * batch / 32)
+
+
+def test_a_warmup_of_the_config_stays():
+    c = _config(**{"schedule.warmup": "2 epochs", "schedule.warmup_init": 0.1})
+    for batch in (32, 512):
+        c.global_batch = batch
+        assert apply(c, "naive", SIZE).schedule == c.schedule
 
 
 @pytest.mark.parametrize("names, words", [((), "is empty"), (("naive", "naive"), "twice")])

@@ -162,6 +162,14 @@ def read_points(workdir: Workdir, read: Callable[[Directory], T]) -> list[T]:
     return points
 
 
+def recipes_of(directory: Directory) -> list[str]:
+    """The names that a point of a recipe goes by: those of its last launch, for a recipe that was
+    added to a study may come to the same as one that was measured before."""
+    section = directory.config.get("recipes")
+    names = section.get("names") if isinstance(section, dict) else None
+    return [*(names if isinstance(names, list | tuple) else directory.result["recipes"])]
+
+
 def from_keys(cls: type[T], record: dict[str, Any]) -> T:
     """An instance of a dataclass whose fields are keys of `record`."""
     return cls(**{one.name: record[one.name] for one in fields(cls)})

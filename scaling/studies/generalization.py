@@ -154,8 +154,8 @@ class _Walk:
 
     def _norms(self, population):
         if self.layers is None:
-            self.layers = LayerNorms(self.point, self.seeds)
-        return self.layers.of(population)
+            self.layers = LayerNorms(population, self.seeds)
+        return self.layers.now()
 
 
 def _squared_distances(now, before):

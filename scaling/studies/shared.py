@@ -189,12 +189,17 @@ def check_recipe(config: ConfigDict) -> Point:
     Raises:
       UserError: a value that cannot be.
     """
-    for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale"):
-        if value_at(config, key):
-            raise UserError(f"{key} is of single runs, not of this study; leave it False here.")
+    refuse_keys_of_single_runs(config)
     if not 1 <= config.recipes.seeds <= 10_000:
         raise UserError(f"recipes.seeds is {config.recipes.seeds}; it must be 1 to 10000.")
     return resolve(config, ("peak",))
+
+
+def refuse_keys_of_single_runs(config: ConfigDict) -> None:
+    """UserError for what a population does not do."""
+    for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale"):
+        if value_at(config, key):
+            raise UserError(f"{key} is of single runs, not of this study; leave it False here.")
 
 
 def value_at(config: ConfigDict, path: str) -> Any:

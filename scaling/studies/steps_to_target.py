@@ -87,9 +87,7 @@ def check_values(config: ConfigDict) -> None:
     space = space_of(config)
     _check_space(config, space)
     _check_target(config)
-    for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale"):
-        if value_at(config, key):
-            raise UserError(f"{key} is of single runs, not of a search; leave it False here.")
+    shared.refuse_keys_of_single_runs(config)
     point = resolve(config, searched(space))
     if "warmup_init" in space and "warmup_steps" not in space and not point.hparams["warmup_steps"]:
         raise UserError(

@@ -9,9 +9,7 @@ import numpy as np
 from jax import lax
 
 from scaling.data.resident import EpochOrder
-from scaling.train.feed import index_chunk, make_feed
-from scaling.train.layout import layout_of
-from scaling.train.point import Point
+from scaling.train.feed import index_chunk
 from scaling.train.population import Population
 from scaling.train.step import AXIS, make_gradient, on_devices, replicate
 
@@ -21,14 +19,14 @@ class LayerNorms:
     that a trial would take next, as the optimizer would see it.
 
     Args:
-      point: on a resident data set.
-      seeds: of the trials, for their orders of examples.
+      population: on a resident data set; its layout of a batch, which fits the memory, is used.
+      seeds: of its trials, for their orders of examples.
     """
 
-    def __init__(self, point: Point, seeds: Sequence[int]):
-        self.point, self.seeds = point, seeds
-        self.plan = layout_of(point, 1).plan
-        devices = point.devices[: self.plan.devices]
+    def __init__(self, population: Population, seeds: Sequence[int]):
+        self.population, self.seeds, self.plan = population, seeds, population.layout.plan
+        point = population.point
+        self._devices = point.devices[: self.plan.devices]
         gradient = make_gradient(point.task, self.plan, point.preprocess)
 
         def norms(params, batch_stats, data, batch, key, hparams, step):
@@ -38,19 +36,18 @@ class LayerNorms:
             norm = lambda leaf: jnp.linalg.norm(leaf.astype(jnp.float32).ravel())
             return jax.tree.map(norm, params), jax.tree.map(norm, grads)
 
-        self._norms = on_devices(norms, devices, (None, None, None, 0, None, None, None))
-        self._devices = devices
-        self._data = make_feed(point, self.plan, 1).data
+        self._norms = on_devices(norms, self._devices, (None, None, None, 0, None, None, None))
+        # Trials that are spread hold the data on more devices than share a batch.
+        self._data = replicate(population.data, self._devices)
 
-    def of(self, population: Population) -> list[dict[str, Any]] | None:
+    def now(self) -> list[dict[str, Any]] | None:
         """Means over the trials whose norms are finite, [{"name", "size", "weight_norm",
         "grad_norm"}, ...]; None where there is no such trial."""
-        alive = np.flatnonzero(population.alive)
-        found = [self._of_one(population, int(trial)) for trial in alive]
+        found = [self._of_one(int(trial)) for trial in np.flatnonzero(self.population.alive)]
         found = [norms for norms in found if np.isfinite(norms).all()]
         if not found:
             return None
-        leaves = jax.tree.leaves_with_path(population.variables(0)[0])
+        leaves = jax.tree.leaves_with_path(self.population.variables(0)[0])
         return [
             {
                 "name": jax.tree_util.keystr(path, simple=True, separator="."),
@@ -61,9 +58,10 @@ class LayerNorms:
             for (path, leaf), (weight, grad) in zip(leaves, np.mean(found, 0), strict=True)
         ]
 
-    def _of_one(self, population, trial):
+    def _of_one(self, trial):
         """[tensors, 2]: ||w||, ||g|| of every one."""
-        point, step, seed = self.point, population.step, self.seeds[trial]
+        population, seed = self.population, self.seeds[trial]
+        point, step = population.point, population.step
         order = EpochOrder(seed, point.info.sizes["train"])
         batch = index_chunk(order, step * point.global_batch, 1, self.plan, 1)
         batch = {"index": batch["index"][:, 0]}

@@ -111,12 +111,15 @@ def test_what_is_said(study):
 def test_a_second_launch_measures_nothing_and_a_recipe_may_be_added(study):
     config, workdir, results = study
     more = config.copy_and_resolve_references()
-    more.recipes.names = ("naive", "smoothing")
+    more.recipes.names = ("naive", "linear")
     said = []
-    again = run_study(more, workdir, "2:", said.append)
-    assert list(again) == ["bs192_naive", "bs192_smoothing"]
-    assert any("bs192_naive: finished before" in line for line in said)
-    assert again["bs192_naive"] == results["bs192_naive"]
+    again = run_study(more, workdir, None, said.append)
+    assert list(again) == ["bs48_naive", "bs192_naive", "bs192_linear"]
+    for name in ("bs48_naive", "bs192_naive"):
+        assert again[name] == results[name]
+        assert any(f"{name}: finished before" in line for line in said)
+    recorded = json.loads((workdir / "bs48_naive/config.json").read_text())
+    assert recorded["recipes"]["names"] == ["naive", "linear"]
 
 
 def _without_times(result):
@@ -176,6 +179,17 @@ def test_killed_after_training_the_ends_are_evaluated_again(tmp_path, monkeypatc
     assert _without_times(cut["bs192_naive"]) == _without_times(whole["bs192_naive"])
     texts = [(tmp_path / w / "bs192_naive/metrics.jsonl").read_text() for w in ("whole", "cut")]
     assert texts[0] == texts[1]
+
+
+def test_an_infinite_loss_at_the_end_is_a_result(tmp_path):
+    """Weights that are finite, and logits that are not."""
+    config = _config(**{"optim.base_lr": 1e18, "model.norm": "none", "batch_sizes": (48,)})
+    config.duration, config.optim.momentum = "1 step", 0.0
+    config.recipes.names = ("naive",)
+    result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
+    for run in result["runs"]:
+        assert run["status"] == "diverged" or run["test"]["error"] <= 1
+    accuracy.summarize({"bs48_naive": result})
 
 
 def test_diverged_runs_are_results(tmp_path):

@@ -57,7 +57,7 @@ def verdict(study: Study, point: Point) -> Verdict:
     if not found.pairs:
         return Verdict(UNCLEAR, "no seed in common with the reference")
     if found.low is None:
-        return Verdict(UNCLEAR, "one seed")
+        return Verdict(UNCLEAR, "one seed" if found.pairs == 1 else "no spread")
     if found.high <= study.tolerance:
         return Verdict(HOLDS)
     if found.low > 0 and found.difference > study.tolerance:

@@ -10,7 +10,14 @@ from typing import Any
 from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.report import records
-from scaling.report.records import Directory, Workdir, check_alike, from_keys, read_points
+from scaling.report.records import (
+    Directory,
+    Workdir,
+    check_alike,
+    from_keys,
+    read_points,
+    recipes_of,
+)
 
 NAIVE = "naive"  # the recipe that changes nothing but the batch
 Curve = dict[int, float]  # step -> validation error
@@ -186,7 +193,7 @@ def _read_point(directory: Directory) -> Point:
     new = {
         "directory": directory,
         "curves": _read_curves(directory.path / "metrics.jsonl"),
-        "recipes": list(dict.fromkeys([result["recipe"], *result["recipes"]])),
+        "recipes": list(dict.fromkeys([result["recipe"], *recipes_of(directory)])),
         "runs": [from_keys(Run, run) for run in result["runs"]],
         "tuning": tuning,
     }

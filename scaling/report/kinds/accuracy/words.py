@@ -73,7 +73,7 @@ def _costs(study: Study, point: Point) -> str:
 def _ends(found: Paired) -> str:
     """95%: +0.80 to +1.60"""
     if found.low is None:
-        return "one seed"
+        return "one seed" if found.pairs == 1 else "no spread between seeds to judge by"
     return f"95%: {points_text(found.low)} to {points_text(found.high)}"
 
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from scaling.diffusion import Diffusion, Line
 from scaling.errors import UserError
 from scaling.report import records
-from scaling.report.records import Directory, Workdir, check_alike, from_keys, read_points
+from scaling.report.records import (
+    Directory,
+    Workdir,
+    check_alike,
+    from_keys,
+    read_points,
+    recipes_of,
+)
 
 NAIVE = "naive"  # the recipe that leaves the small batch's learning rate as it is
 LAWS = ("log", "root", "power")
@@ -191,7 +198,7 @@ def _read_point(directory: Directory) -> Point:
     result = directory.result
     own = {
         "directory": directory,
-        "recipes": list(dict.fromkeys([*result["recipes"], result["recipe"]])),
+        "recipes": list(dict.fromkeys([*recipes_of(directory), result["recipe"]])),
         "runs": [_read_run(run) for run in result["runs"]],
         "layers": [_read_layer(layer) for layer in result["layers"] or []],
     }
