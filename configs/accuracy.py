@@ -25,9 +25,9 @@ You 2017: with LARS and without, ImageNet, at the batch sizes of the papers' tab
     you_alexnet, you_alexnet_bn, you_resnet50
 
 Where these differ from the papers and their code: LARS has one rate and no rule, where You gives a
-rate to each batch (2, 10, 14, 23); `--config.accuracy.trials=8` tunes it at every batch. All of You's
-recipes warm up over equally many epochs (his Table 1b has none), from a share of the rate and not
-from 0.001. Ghost batches are the small batch, 256 for the Wide ResNet too, which is Zagoruyko's
+rate to each batch (2, 10, 14, 23); `--config.accuracy.trials=8` tunes it at every batch. All of
+You's recipes warm up over equally many epochs (his Table 1b has none), from a share of the rate and
+not from 0.001. Ghost batches are the small batch, 256 for the Wide ResNet too, which is Zagoruyko's
 and not the code's post-activation one; the code's GBN script also clips gradients (`+clip`).
 Augmentation is a crop and a flip of CIFAR's; MNIST's sets have none (Hoffer's code also flips
 digits). C1's momentum, not set in Hoffer's code, is 0. Keskar's nets train for a fixed number of
