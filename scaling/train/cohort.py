@@ -17,12 +17,9 @@ from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines
 from scaling.signals import Interrupted, Signals
 from scaling.train.checkpoint import Checkpoints, folder_of, forget
-from scaling.train.evaluate import make_evaluate, means
-from scaling.train.feed import make_feed
-from scaling.train.layout import layout_of
+from scaling.train.held_out import HeldOut
 from scaling.train.point import Point
 from scaling.train.population import Population, placed
-from scaling.train.step import replicate
 
 # population -> (more columns of an evaluation, [K] each; notes to be kept, JSON, by name).
 Observe = Callable[[Population], tuple[dict[str, np.ndarray], dict[str, Any]]]
@@ -228,20 +225,15 @@ class Cohort:
 
     def _end(self, split):
         """The metrics of every trial on a split, recorded."""
-        point, start, found = self.point, time.perf_counter(), []
-        feed = make_feed(point, layout_of(point, 1).plan, 1)
-        evaluate = make_evaluate(point.task, point.preprocess, point.devices)
+        start, found, held_out = time.perf_counter(), [], HeldOut(self.point, split)
         for k, history in enumerate(self.standing.histories):
             if history.diverged_at is not None:
                 found.append(None)
                 continue
-            variables = replicate(self.population.variables(k), point.devices)
-            metrics = means(evaluate(*variables, *call) for call in feed.evaluation(split))
+            at = self.population.step, self.first_trial + k
+            metrics = held_out.record(self.population.variables(k), self.run_dir, *at)
             # JSON has no infinity: a loss may be one where the weights are not.
             found.append({k: v if math.isfinite(v) else None for k, v in metrics.items()})
-            rows = {name: np.asarray([value]) for name, value in metrics.items()}
-            trial = self.first_trial + k
-            self.run_dir.append(metric_lines(split, self.population.step, rows, trial=trial))
             self.standing.lines += 1
         self.population.seconds["eval"] += time.perf_counter() - start
         return found

@@ -12,15 +12,12 @@ from scaling import search
 from scaling.crossings import Curve, first_crossing
 from scaling.errors import UserError
 from scaling.fits import bootstrap_minimum
-from scaling.record import RunDir, metric_lines
+from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.train.checkpoint import forget
-from scaling.train.evaluate import make_evaluate, means
-from scaling.train.feed import make_feed
-from scaling.train.layout import layout_of
+from scaling.train.held_out import HeldOut
 from scaling.train.point import Point
 from scaling.train.race import Outcome, Race, Rules
-from scaling.train.step import replicate
 
 # What a space may call a hyperparameter that `Point.hparams` knows by another name.
 # `decay_share` is `decay_steps` as a share of the budget, for spaces that serve all batch sizes.
@@ -208,14 +205,8 @@ class PointSearch:
         """The best trial on the test split, as it was at its crossing."""
         if not (self.best and self.best[0] and self.config.eval.test):
             return None
-        point = self.point
-        feed = make_feed(point, layout_of(point, 1).plan, 1)
-        evaluate = make_evaluate(point.task, point.preprocess, point.devices)
-        variables = replicate(self.winner, point.devices)
-        metrics = means(evaluate(*variables, *call) for call in feed.evaluation("test"))
         step, trial = self.best
-        rows = {key: np.asarray([value]) for key, value in metrics.items()}
-        self.run.append(metric_lines("test", step, rows, trial=trial))
+        metrics = HeldOut(self.point, "test").record(self.winner, self.run, step, trial)
         return {"step": step, **metrics}
 
     def result(self, devices: Mapping[str, Any]) -> dict[str, Any]:
