@@ -7,7 +7,7 @@
 
 Shallue 2018's narrow Simple CNN, without batch norm (as the AlexNet that You 2017 could not train
 at large batches without LARS), ten epochs with polynomial decay. `small` learns from the first
-5,000 images. `full_tuned` tunes the rate of momentum, LARS and others at every batch.
+2,500 images. `full_tuned` tunes the rate of momentum, LARS and others at every batch.
 """
 
 from scaling.config import default_config, model_config
@@ -29,7 +29,7 @@ def get_config(task: str = "small"):
     c.batch_sizes = (128, 1024, 4096, 8192, 16384)
     c.data.name = "fashion_mnist"
     if task == "small":
-        c.data.train_size, c.batch_sizes = 5000, (128, 1024, 4096)
+        c.data.train_size, c.batch_sizes = 2500, (128, 1024)
     c.model = model_config("simple_cnn", size="narrow")
     c.optim.name, c.optim.momentum, c.optim.weight_decay = "momentum", 0.9, 1e-4
     c.optim.base_lr, c.optim.base_batch = 0.02, 128
