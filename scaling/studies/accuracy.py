@@ -24,8 +24,8 @@ from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
 from scaling.signals import Signals
-from scaling.studies import shared
-from scaling.studies.shared import by_recipe, check_recipe, text_table
+from scaling.studies import recipe_points
+from scaling.studies.shared import numbers, text_table
 from scaling.train.cohort import Cohort, Outcome
 from scaling.train.layout import layout_of
 from scaling.train.point import Point, resolve
@@ -33,18 +33,18 @@ from scaling.train.point import Point, resolve
 # Seeds of the trials of learning rates lie beyond those of any run.
 TUNING_SEED = 1_000_000
 
-points, name = by_recipe, shared.recipe_name
+points, name = recipe_points.points, recipe_points.name
 
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point, wanted = check_recipe(config), config.accuracy
+    point, wanted = recipe_points.check(config), config.accuracy
     for key, low, high in (("tolerance", 0.0, 1.0), ("trials", 0, 10_000), ("widen", 0, 100)):
         if not low <= wanted[key] <= high:
             raise UserError(f"accuracy.{key} is {wanted[key]}; it must be {low:g} to {high:g}.")
     if wanted.trials == 1:
         raise UserError("accuracy.trials is 1, which is no choice; set it to 0, or to 2 or more.")
-    span = shared.numbers(config, "accuracy.span")
+    span = numbers(config, "accuracy.span")
     if len(span) != 2 or not span[0] < span[1]:
         raise UserError(
             f"accuracy.span is {tuple(span)}; give the lowest and the highest multiple of the "
@@ -63,7 +63,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
       The result, JSON; docs/architecture.md lists its keys.
     """
     point = resolve(config, ("peak",))
-    result = shared.begin_recipe(point, run)
+    result = recipe_points.begin(point, run)
     result["tolerance"] = config.accuracy.tolerance
     outcomes, tuning, rate = [], None, point.peak
     if config.accuracy.trials:
@@ -74,10 +74,12 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
         seeds = [config.seed + k for k in range(config.recipes.seeds)]
         lines = outcomes[-1].lines if outcomes else 0
         values = [_at_rate(point, rate)] * len(seeds)
-        ends, evaluate = shared.ends_of(config), every(point.eval_every)
+        ends, evaluate = recipe_points.ends_of(config), every(point.eval_every)
         cohort = Cohort(point, values, seeds, run, "runs", "validation", evaluate, ends)
         outcomes = [*outcomes, cohort.run(lines, signals, f"{name} runs")]
-        runs = [{"seed": seed, **shared.end_of(outcomes[-1], k)} for k, seed in enumerate(seeds)]
+        runs = [
+            {"seed": seed, **recipe_points.end_of(outcomes[-1], k)} for k, seed in enumerate(seeds)
+        ]
     seconds = {k: sum(o.seconds[k] for o in outcomes) for k in ("compile", "train", "eval")}
     complete = any(each["status"] == "complete" for each in runs)
     return result | {
@@ -242,4 +244,4 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     tuned, seeds = first.accuracy.trials, first.recipes.seeds
     trials = f"{tuned} learning rates tried (more where the best is at the edge), then "
     each = f"{trials * bool(tuned)}{seeds} seeds, evaluated every {first.eval.every}, tested once"
-    return shared.dry_run_of_recipes(points, lambda point: tuned + seeds, {"each": each})
+    return recipe_points.dry_run(points, lambda point: tuned + seeds, {"each": each})

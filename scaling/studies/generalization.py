@@ -28,8 +28,8 @@ from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
 from scaling.signals import Signals
-from scaling.studies import shared
-from scaling.studies.shared import by_recipe, check_recipe, text_table
+from scaling.studies import recipe_points
+from scaling.studies.shared import text_table
 from scaling.train.cohort import Cohort, History
 from scaling.train.layers import LayerNorms
 from scaling.train.layout import layout_of
@@ -37,26 +37,26 @@ from scaling.train.point import Point, resolve
 
 START, END = "layers at the start", "layers at the end"
 
-name = shared.recipe_name
+name = recipe_points.name
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
     """One config for each batch size and recipe.
 
     Raises:
-      UserError: see `shared.by_recipe`; an evaluation interval of single runs is set.
+      UserError: see `recipe_points.points`; an evaluation interval of single runs is set.
     """
     if config.eval.every != default_config(config.study).eval.every:
         raise UserError(
             f"eval.every is {config.eval.every!r}, but this study evaluates on a grid of its own; "
             "set generalization.resolution instead."
         )
-    return by_recipe(config)
+    return recipe_points.points(config)
 
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point, wanted = check_recipe(config), config.generalization
+    point, wanted = recipe_points.check(config), config.generalization
     if not 0.001 <= wanted.resolution <= 10:
         raise UserError(
             f"generalization.resolution is {wanted.resolution}; it must be 0.001 to 10."
@@ -98,7 +98,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
       The result, JSON; docs/architecture.md lists its keys.
     """
     point = resolve(config, ("peak",))
-    result = shared.begin_recipe(point, run)
+    result = recipe_points.begin(point, run)
     seeds = [config.seed + k for k in range(config.recipes.seeds)]
     walk = _Walk(point, seeds)
     cohort = Cohort(
@@ -109,7 +109,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
         "runs",
         "validation",
         lambda step: next_evaluation(step, config.generalization.resolution),
-        shared.ends_of(config),
+        recipe_points.ends_of(config),
         tracked=("loss", "grad_sq_norm"),
         observe=walk.observe,
         conclude=walk.conclude,
@@ -117,7 +117,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     outcome = cohort.run(0, signals, name)
     span = fit_range(point)
     runs = [
-        {"seed": seed, **shared.end_of(outcome, k), **_walked(outcome.histories[k], span)}
+        {"seed": seed, **recipe_points.end_of(outcome, k), **_walked(outcome.histories[k], span)}
         for k, seed in enumerate(seeds)
     ]
     complete = any(each["status"] == "complete" for each in runs)
@@ -246,6 +246,4 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     first = next(iter(points.values()))
     growth = f"{first.generalization.resolution:.0%}"
     each = f"{first.recipes.seeds} seeds, evaluated at steps that grow by {growth}"
-    return shared.dry_run_of_recipes(
-        points, lambda point: point.config.recipes.seeds, {"each": each}
-    )
+    return recipe_points.dry_run(points, lambda point: point.config.recipes.seeds, {"each": each})

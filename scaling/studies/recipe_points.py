@@ -1,0 +1,158 @@
+"""Points that are a batch size and a recipe, and what their studies have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import recipes
+from scaling.errors import UserError
+from scaling.record import RunDir
+from scaling.studies import shared
+from scaling.train import planning
+from scaling.train.cohort import Outcome
+from scaling.train.layout import layout_of
+from scaling.train.point import Point, data_info, resolve
+from scaling.train.resolved import device_values
+
+ENDS = ("train", "test")  # splits that a run may be evaluated on after its last update
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """One config for each batch size and each recipe of `recipes.names`, changed by it.
+
+    Recipes that come to the same at a batch size, as many do at `optim.base_batch`, share a config,
+    whose `recipes.names` are theirs.
+
+    Raises:
+      UserError: no recipe, or one that cannot be, see `recipes.apply`.
+    """
+    names = tuple(config.recipes.names)
+    if not names:
+        raise UserError("recipes.names is empty; name at least one, such as 'naive'.")
+    for recipe in names:
+        if names.count(recipe) > 1:
+            raise UserError(f"recipes.names holds {recipe!r} twice; name each recipe once.")
+    size, found = data_info(config.data).sizes["train"], []
+    for at_batch in shared.by_batch_size(config):
+        at_batch.recipes.names = ()
+        at_batch.recipes.all = names
+        here: list[tuple[ConfigDict, list[str]]] = []
+        for recipe in names:
+            point = recipes.apply(at_batch, recipe, size)
+            changes = recipes.settings(at_batch, point)
+            point.recipes.changed = tuple(f"{key}={value}" for key, value in changes.items())
+            same = next((called for other, called in here if other == point), None)
+            if same is None:
+                here.append((point, [recipe]))
+            else:
+                same.append(recipe)
+        for point, called in here:
+            point.recipes.names = tuple(called)
+            found.append(point)
+    return found
+
+
+def name(config: ConfigDict) -> str:
+    """What a point of a batch size and a recipe is called: bs8k_sqrt+gbn."""
+    return f"{shared.batch_name(config)}_{config.recipes.names[0]}"
+
+
+def begin(point: Point, run: RunDir) -> dict[str, Any]:
+    """Record the launch of such a point; what its result begins with."""
+    config, devices = point.config, device_values(point.devices)
+    run.launched(
+        {
+            "model": {"name": config.model.name, "parameters": point.parameter_count},
+            "data": {"name": point.info.name, "sizes": point.info.sizes},
+            "total_steps": point.total_steps,
+            "devices": devices,
+            # How they are computed, see `population.placed`.
+            "populations": (run.resolved or {}).get("populations", {}),
+        }
+    )
+    size = point.info.sizes["train"]
+    return {
+        "study": config.study,
+        "global_batch": point.global_batch,
+        "base_batch": config.optim.base_batch,
+        "recipe": config.recipes.names[0],
+        "recipes": list(config.recipes.names),
+        "steps": point.total_steps,
+        "epochs": point.total_steps * point.global_batch / size,
+        "train_size": size,
+        "optimizer": config.optim.name,
+        "learning_rate": point.peak,
+        "settings": dict(entry.split("=", 1) for entry in config.recipes.changed),
+        "devices": devices,
+    }
+
+
+def ends_of(config: ConfigDict) -> tuple[str, ...]:
+    """Splits that a run of a recipe is evaluated on after its last update."""
+    return ENDS if config.eval.test else ENDS[:1]
+
+
+def end_of(outcome: Outcome, trial: int) -> dict[str, Any]:
+    """What one run of a recipe came to, JSON: its status and its metrics on each split."""
+    history = outcome.histories[trial]
+    diverged = history.diverged_at is not None
+    return {
+        "status": "diverged" if diverged else "complete",
+        "diverged_at": history.diverged_at,
+        "validation": None if diverged else {k: history.last[k] for k in ("loss", "error")},
+        **{split: outcome.ends[split][trial] if split in outcome.ends else None for split in ENDS},
+    }
+
+
+def dry_run(
+    configs: dict[str, ConfigDict], runs_of: Callable[[Point], int], rows: dict[str, str]
+) -> str:
+    """What a study of recipes would do and cost: a head, and a line for each point.
+
+    Args:
+      runs_of: how many trainings a point is.
+      rows: lines of the head that are the study's own.
+
+    Raises:
+      UserError: a config cannot be used.
+    """
+    lines, total_examples, total_hours, rate = [], 0.0, 0.0, None
+    for called, config in configs.items():
+        point = check(config)
+        if rate is None:
+            rate = planning.matrix_flops(point.devices[0], config.model.get("dtype", "float32"))
+            sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
+            head = {
+                "title": config.title,
+                "model": f"{config.model.name}, {point.parameter_count:,} parameters",
+                "data": f"{point.info.name}: {sizes}",
+                **rows,
+                "cost": f"device-hours at {shared.SUSTAINED:.0%} of the {rate / 1e9:,.0f} GFLOP/s "
+                f"that one {point.devices[0].device_kind} reaches in matrix products here",
+            }
+            lines += [f"{key:>7}  {text}" for key, text in head.items() if text]
+        examples = runs_of(point) * point.total_steps * point.global_batch
+        hours = shared.device_hours(planning.flops_per_example(point), examples, rate)
+        total_examples, total_hours = total_examples + examples, total_hours + hours
+        layout = layout_of(point, config.recipes.seeds)
+        also = ", ".join(config.recipes.names[1:])
+        lines.append(
+            f"{called}: {point.total_steps:,} steps, {config.optim.name} at {point.peak:.4g}, "
+            f"{config.schedule.name}; {examples:.3g} examples, {hours:.2g} device-hours; each run "
+            f"{layout.plan}" + (f"; also {also}" if also else "")
+        )
+    lines.append(f"  total  {total_examples:.3g} examples, {total_hours:.2g} device-hours")
+    return "\n".join(lines)
+
+
+def check(config: ConfigDict) -> Point:
+    """The point, resolved, if it can be used as one of a recipe.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
+    shared.refuse_keys_of_single_runs(config)
+    if not 1 <= config.recipes.seeds <= 10_000:
+        raise UserError(f"recipes.seeds is {config.recipes.seeds}; it must be 1 to 10000.")
+    return resolve(config, ("peak",))
