@@ -33,8 +33,9 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.duration, c.noise.dip_from, c.noise.dip_to = "10 steps", "1 steps", "9 steps"
     if study in ("accuracy", "generalization"):
         c.recipes.seeds, c.recipes.warmup, c.recipes.names = 2, "1 step", ("lars+warmup",)
+        c.optim.base_batch = 8
     if study == "accuracy":
-        c.optim.base_batch, c.accuracy.trials = 8, 2
+        c.accuracy.trials = 2
     if study == "generalization":
         c.duration, c.eval.every = "8 steps", "1 epoch"
         c.generalization.fit_from = "1 step"
