@@ -16,7 +16,7 @@ from scaling.record import RunDir
 from scaling.signals import Interrupted
 from scaling.studies import run_study
 from scaling.studies.steps_to_target import check, sentence, summarize
-from scaling.train import point_search
+from scaling.train import held_out
 from scaling.train.population import Population
 
 GOAL, TRIALS, BUDGET = 0.3, 8, 90
@@ -350,9 +350,9 @@ NARROW = {"learning_rate": ("log", 0.01, 0.02), "momentum": ("reverse_log", 0.5,
 
 
 def test_a_space_that_is_too_narrow_is_widened(tmp_path, monkeypatch):
-    tested, replicate = [], point_search.replicate
+    tested, replicate = [], held_out.replicate
     monkeypatch.setattr(
-        point_search, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
+        held_out, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
     )
     changes = {"search.widen": 2, "target.goal": 0.6, "eval.test": True}
     result = _point(tmp_path, space=NARROW, **changes)
