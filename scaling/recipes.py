@@ -17,20 +17,26 @@ from ml_collections import ConfigDict
 
 from scaling import durations
 from scaling.errors import UserError, look_up
-from scaling.optim.build import HYPERPARAMETERS
 
 Change = Callable[[ConfigDict, int], None]  # changes a config; train_size is the second argument
 
 # Defaults of `recipes.rates`. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others are
 # their papers' or their authors' customary values. Places to start from, not tuned ones.
 RATES = {"lars": 2.0, "lamb": 2e-3, "novograd": 0.01, "adamw": 1e-3, "muon": 0.02}
+OPTIMIZERS = {
+    "lars": "LARS, a rate for every layer (You 2017, eq. 6).",
+    "larc": "LARC, LARS that may only lower the rate (Kurth 2018).",
+    "lamb": "LAMB, LARS's ratio on Adam's step (You 2019).",
+    "novograd": "NovoGrad, a second moment per layer (Ginsburg 2019).",
+    "adamw": "Adam with decoupled decay (Loshchilov and Hutter 2019).",
+    "muon": "Muon, orthogonalised momentum (Jordan 2024).",
+}
+# In these, momentum and weight decay are SGD's, and the config's own stay.
+COUPLED = ("lars", "larc")
 # Pieces of which a recipe has one at most.
-OPTIMIZERS = ("lars", "larc", "lamb", "novograd", "adamw", "muon")
-RIVALS = (OPTIMIZERS, ("naive", "linear", "sqrt"), ("warmup", "constant_warmup"))
+RIVALS = (tuple(OPTIMIZERS), ("naive", "linear", "sqrt"), ("warmup", "constant_warmup"))
 # What a piece of one's own may not change: what the study compares at, and with which seeds.
 FIXED = ("study", "seed", "global_batch", "batch_sizes", "data", "recipes")
-# In these, weight decay is L2 as in SGD, and the config's own stays.
-COUPLED = ("sgd", "momentum", "nesterov", "lars", "larc")
 
 
 def _naive(c, train_size):
@@ -47,13 +53,13 @@ def _sqrt(c, train_size):
     c.optim.scaling_rule = "sqrt"
 
 
-def _warmup(c, train_size):
+def _warmup(c, train_size, shape="gradual"):
     """Gradual warmup over `recipes.warmup` from the base batch's rate (Goyal 2017, section 2.2);
     where no rule scales the rate, from B_base / B of it, as if the linear rule had. None up to the
     base batch."""
     if c.global_batch <= c.optim.base_batch:
         return
-    c.schedule.warmup, c.schedule.warmup_shape = c.recipes.warmup, "gradual"
+    c.schedule.warmup, c.schedule.warmup_shape = c.recipes.warmup, shape
     scaled = c.optim.scaling_rule != "none"
     share = 1.0 if scaled else c.optim.base_batch / c.global_batch
     c.schedule.warmup_init = c.optim.base_lr * share
@@ -61,9 +67,7 @@ def _warmup(c, train_size):
 
 def _constant_warmup(c, train_size):
     """As `warmup`, but the rate stays where that starts from (Goyal 2017, Table 1)."""
-    _warmup(c, train_size)
-    if c.global_batch > c.optim.base_batch:
-        c.schedule.warmup_shape = "constant"
+    _warmup(c, train_size, shape="constant")
 
 
 def _poly(c, train_size):
@@ -73,20 +77,18 @@ def _poly(c, train_size):
     c.schedule.decay_factor = c.schedule.end_factor = None
 
 
-def _optimizer(name, source):
-    """A piece that trains with another optimizer, at a learning rate of its own."""
+def _optimizer(name):
+    """The piece that trains with another optimizer, at a learning rate of its own."""
 
     def change(c, train_size):
-        for key in ("momentum", "trust_coefficient", "fallback", "b1", "b2", "eps", "weight_decay"):
-            kept = key == "momentum" or (key == "weight_decay" and name in COUPLED)
-            if not kept or key not in HYPERPARAMETERS[name]:
-                c.optim[key] = None
-        if name == "muon":  # its momentum is another: an average of orthogonalised steps
-            c.optim.momentum = None
+        for key in ("trust_coefficient", "fallback", "b1", "b2", "eps"):
+            c.optim[key] = None
+        if name not in COUPLED:
+            c.optim.momentum = c.optim.weight_decay = None
         c.optim.name = name
         c.optim.base_lr = float(c.recipes.rates.get(name, c.optim.base_lr))
 
-    change.__doc__ = source
+    change.__doc__ = OPTIMIZERS[name]
     return change
 
 
@@ -147,12 +149,7 @@ PIECES: dict[str, Change] = {
     "warmup": _warmup,
     "constant_warmup": _constant_warmup,
     "poly": _poly,
-    "lars": _optimizer("lars", "LARS, a rate for every layer (You 2017, eq. 6)."),
-    "larc": _optimizer("larc", "LARC, LARS that may only lower the rate (Kurth 2018)."),
-    "lamb": _optimizer("lamb", "LAMB, LARS's ratio on Adam's step (You 2019)."),
-    "novograd": _optimizer("novograd", "NovoGrad, a second moment per layer (Ginsburg 2019)."),
-    "adamw": _optimizer("adamw", "Adam with decoupled decay (Loshchilov and Hutter 2019)."),
-    "muon": _optimizer("muon", "Muon, orthogonalised momentum (Jordan 2024)."),
+    **{name: _optimizer(name) for name in OPTIMIZERS},
     "gbn": _gbn,
     "zero_gamma": _zero_gamma,
     "smoothing": _smoothing,
