@@ -13,7 +13,16 @@ at large batches without LARS), ten epochs with polynomial decay. `small` learns
 from scaling.config import default_config, model_config
 from scaling.errors import look_up
 
-RULES = ("naive", "sqrt", "linear", "linear+constant_warmup", "linear+warmup", "noise", "smoothing")
+RULES = (
+    "naive",
+    "sqrt",
+    "linear",
+    "linear+constant_warmup",
+    "linear+warmup",
+    "noise",
+    "smoothing",
+    "lars+warmup+poly",
+)
 TUNED = ("naive", "linear+warmup", "smoothing", "lars+warmup+poly", "adamw+warmup+poly")
 TASKS = {
     "small": ("naive", "sqrt", "linear", "linear+warmup", "lars+warmup+poly"),
