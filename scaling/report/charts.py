@@ -55,7 +55,8 @@ class Points:
 
     Attributes:
       low, high: ends of the intervals, empty or one per point; a None runs out of the figure.
-      names: beside the points, empty or one per point; `below` puts them under their points.
+      names: beside the points, empty or one per point.
+      names_at: "above", to the right; "below", to the left; or level with it, "left" or "right".
       texts: what hovering tells, in HTML that is safe, empty or one per point.
     """
 
@@ -70,7 +71,7 @@ class Points:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     names: Sequence[str] = ()
-    below: bool = False
+    names_at: str = "above"
     texts: Sequence[str] = ()
 
 

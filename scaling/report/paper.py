@@ -17,6 +17,13 @@ from scaling.report.wording import SYMBOL
 DASHES = {"solid": "-", "dash": (0, (5, 3)), "dot": ":"}
 FAINT = 0.35
 LARGEST = 8  # of a mark in the legend
+# Offset of a name in points, and which of its sides and levels is there.
+BESIDE = {
+    "above": ((4, 4), "left", "baseline"),
+    "below": ((-4, -10), "right", "baseline"),
+    "left": ((-6, 0), "right", "center"),
+    "right": ((6, 0), "left", "center"),
+}
 WIDTH = 50  # characters of a legend's column or a panel's title
 
 
@@ -97,9 +104,9 @@ def _draw_points(axes, mark):
         axes.vlines(mark.x, low, high, lw=1, color=mark.color, alpha=FAINT if mark.faint else 0.7)
     axes.plot(mark.x, mark.y, **_marker(mark))
     for x, y, name in zip(mark.x, mark.y, mark.names, strict=False):
-        beside = {"textcoords": "offset points", "size": 7, "color": GREY}
-        offset, beside["ha"] = ((-4, -10), "right") if mark.below else ((4, 4), "left")
-        _typeset(axes.annotate(name, (x, y), offset, **beside))
+        offset, side, level = BESIDE[mark.names_at]
+        look = {"textcoords": "offset points", "size": 7, "color": GREY}
+        _typeset(axes.annotate(name, (x, y), offset, ha=side, va=level, **look))
 
 
 def _marker(mark):

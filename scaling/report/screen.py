@@ -8,6 +8,12 @@ from scaling.report.drawing import GREY, SYMBOLS
 from scaling.report.plots import layout, line, linear_axis, log_axis, marks, plain, ticked_axis
 
 FAINT = 0.35
+BESIDE = {
+    "above": "top right",
+    "below": "bottom left",
+    "left": "middle left",
+    "right": "middle right",
+}
 ENTRIES = 5  # of a legend, below a narrow figure; a longer one takes no room from the data
 ENTRY = 19  # pixels
 NOWHERE = {"x": [None], "y": [None]}  # Plotly's legend leaves out a trace without any place
@@ -78,8 +84,8 @@ def _points(mark: Points, name: str, panel: Panel) -> Plot:
     mode = ["markers"]
     if mark.names:
         mode.append("text")
-        place = "bottom left" if mark.below else "top right"
-        trace |= {"text": [plain(name) for name in mark.names], "textposition": place}
+        trace["text"] = [plain(name) for name in mark.names]
+        trace["textposition"] = BESIDE[mark.names_at]
         trace["textfont"] = {"size": 10, "color": GREY}
     if mark.low:
         trace["error_y"] = _error_bars(mark, panel)

@@ -448,10 +448,10 @@ def test_without_metrics_there_are_no_curves(tmp_path):
     assert [line.label for line in marks([panel], Line)] == ["batch 128"]
 
 
-def test_tuning(tuned):
+def test_tuning(tuned, monkeypatch):
     study = read_study(tuned)
     panels = curves.tuning([study])
-    assert len(panels) == curves.PANELS < len(curves.tuned(study))
+    assert len(panels) == len(curves.tuned(study))
     result = record(tuned, 8192, "sqrt")["tuning"]
     [panel] = [panel for panel in panels if panel.title == "sqrt"]
     assert [rule.x for rule in marks([panel], Rule)] == result["range"]
@@ -464,7 +464,9 @@ def test_tuning(tuned):
     chosen = min(known, key=lambda trial: trial["validation_error"])
     assert (best.x, best.y) == ([chosen["learning_rate"]], [chosen["validation_error"]])
     picture, table = section([study], "Learning rates")
-    assert "9 of 10 are shown" in picture.caption
+    assert "are shown" not in picture.caption
+    monkeypatch.setattr(curves, "PANELS", 9)
+    assert "9 of 10 are shown" in section([study], "Learning rates")[0].caption
     edges = {(row[0], row[1]): row[-1] for row in table.rows}
     assert edges["8,192", "lamb"] == "high" and edges["8,192", "sqrt"] == "no"
     assert edges["128", "naive, linear, sqrt"] == "no"

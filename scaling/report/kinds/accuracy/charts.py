@@ -189,7 +189,7 @@ def _row(study, points, x, recipe, look: Look, height: float) -> list[Points]:
                     size=6,
                     hollow=True,
                     names=names if named in some else [],
-                    below=bool(room),
+                    names_at="left" if room else "right",
                     texts=[_told(study, point) for point in some],
                 )
             )

@@ -12,7 +12,7 @@ from scaling.report.kinds.accuracy.texts import percent, percent_tick
 from scaling.report.plots import plain
 from scaling.report.wording import batch_label, count, decimal_label, number, study_label
 
-PANELS = 9
+PANELS = 18
 ABOVE = 1.2  # times the largest error: where what has none stands
 ERROR = Axis("validation error", tick=percent_tick)
 EPOCHS = Axis("epoch", "linear", decimal_label)
@@ -120,6 +120,7 @@ def _tuning(point: Point, title: str, ends: tuple[float, float]) -> Panel:
         Rule(GREY, "end of the range searched" * (not i), x=end)
         for i, end in enumerate(found.range)
     ]
+    rate = f"learning rate at batch {batch_label(point.global_batch)}"
     for some, look, label in (
         (failed, OUTCOMES["infeasible"], "diverged, so it has no error"),
         (done, OUTCOMES["reached"], "a learning rate tried"),
@@ -133,7 +134,7 @@ def _tuning(point: Point, title: str, ends: tuple[float, float]) -> Panel:
         if some:
             marks.append(Points(x, y, color, label, marker, size, texts=texts))
     error = replace(ERROR, include=ends)
-    return Panel(Axis("learning rate", tick=decimal_label), error, marks, title)
+    return Panel(Axis(rate, tick=decimal_label), error, marks, title)
 
 
 def _told(trial):

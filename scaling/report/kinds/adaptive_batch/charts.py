@@ -48,7 +48,7 @@ def _trade_off(study: Study, title: str) -> Panel:
                 marker,
                 6,
                 names=[_name(point) for point in points],
-                below=points is adaptive,
+                names_at="below" if points is adaptive else "above",
                 texts=[_told(point) for point in points],
             )
         )
