@@ -23,9 +23,9 @@ from scaling.errors import UserError
 from scaling.train import planning
 from scaling.train.point import Point
 
-# Weights, gradients and optimizer state of a block, and its activations, should fit the
-# second-level cache of one core.
-CPU_CACHE_BYTES = 2**20
+# Weights, gradients and optimizer state of a block, and its activations, should fit what a core has
+# of the second- and third-level cache.
+CPU_CACHE_BYTES = 3 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
