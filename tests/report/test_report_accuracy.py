@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import statistics
 
 import numpy as np
@@ -272,6 +273,12 @@ def test_answer_whichever_way_the_naive_recipe_points(tmp_path, errors, said):
 def test_answer_of_one_recipe_and_of_one_batch(tmp_path):
     text = accuracy.answer(pair(tmp_path / "two", [0.12, 0.131, 0.141]))
     assert "No other recipe was measured there; it costs more than 0.5 points; no recipe" in text
+    path = tmp_path / "two" / "bs512_naive"
+    result = json.loads((path / "result.json").read_text())
+    shutil.rmtree(path)
+    write_point(path.with_name("bs512_lars"), {**result, "recipe": "lars", "recipes": ["lars"]}, [])
+    text = accuracy.answer(read_study(tmp_path / "two"))
+    assert "The only recipe there is lars: 13.07% ± 1.05, " in text
     runs = [run(seed, 0.1 + seed / 100) for seed in range(3)]
     write_point(tmp_path / "one" / "bs128", accuracy_result("naive", 128, runs), ["naive"])
     text = accuracy.answer(read_study(tmp_path / "one"))

@@ -88,6 +88,8 @@ def _recipe(study: Study, batch: int) -> str:
         if measured > 1:
             others = f"Of {measured} recipes there validation picks that one all the same"
         return f"{others}; it {_judged(study, best)}"
+    if measured == 1:
+        return f"The only recipe there is {_picked(study, best)}"
     picks = f"Of {measured} recipes there validation picks {_picked(study, best)}"
     short = recommended(study, batch, longer=False)
     if short in (None, best):
