@@ -35,7 +35,7 @@ from scaling.train import planning
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.phases import Rules, Trajectory, train_phases
 from scaling.train.point import Point, data_info, resolve
-from scaling.train.resolved import device_values
+from scaling.train.resolved import point_values
 
 STATUSES = ("reached", "target_not_reached", "diverged")  # the worst seed's is the point's
 # What follows from the batch or from the question, and so stays at the study's default.
@@ -200,15 +200,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     """
     rules = rules_of(config)
     point = point_at(config, rules.first_batch)
-    devices = device_values(point.devices)
-    run.launched(
-        {
-            "model": {"name": config.model.name, "parameters": point.parameter_count},
-            "data": {"name": point.info.name, "sizes": point.info.sizes},
-            "budget_examples": rules.budget,
-            "devices": devices,
-        }
-    )
+    values = point_values(point)
+    run.launched(values | {"budget_examples": rules.budget})
     seeds = [config.seed + k for k in range(config.adaptive.seeds)]
     at = lambda batch: point_at(config, batch)
     trajectories, seconds = train_phases(at, rules, seeds, run, name, signals)
@@ -226,7 +219,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
         "train_size": point.info.sizes["train"],
         "learning_rates": {str(batch): rate_at(config, batch) for batch in batches},
         "seconds": seconds,
-        "devices": devices,
+        "devices": values["devices"],
     }
 
 

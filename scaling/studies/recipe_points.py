@@ -13,7 +13,8 @@ from scaling.train import planning
 from scaling.train.cohort import Outcome
 from scaling.train.layout import layout_of
 from scaling.train.point import Point, data_info, resolve
-from scaling.train.resolved import device_values
+from scaling.train.population import placements
+from scaling.train.resolved import point_values
 
 ENDS = ("train", "test")  # splits that a run may be evaluated on after its last update
 
@@ -60,18 +61,8 @@ def name(config: ConfigDict) -> str:
 
 def begin(point: Point, run: RunDir) -> dict[str, Any]:
     """Record the launch of such a point; what its result begins with."""
-    config, devices = point.config, device_values(point.devices)
-    run.launched(
-        {
-            "model": {"name": config.model.name, "parameters": point.parameter_count},
-            "data": {"name": point.info.name, "sizes": point.info.sizes},
-            "total_steps": point.total_steps,
-            "devices": devices,
-            # How they are computed, see `population.placed`.
-            "populations": (run.resolved or {}).get("populations", {}),
-        }
-    )
-    size = point.info.sizes["train"]
+    config, values, size = point.config, point_values(point), point.info.sizes["train"]
+    run.launched(values | {"total_steps": point.total_steps, "populations": placements(run)})
     return {
         "study": config.study,
         "global_batch": point.global_batch,
@@ -84,7 +75,7 @@ def begin(point: Point, run: RunDir) -> dict[str, Any]:
         "optimizer": config.optim.name,
         "learning_rate": point.peak,
         "settings": dict(entry.split("=", 1) for entry in config.recipes.changed),
-        "devices": devices,
+        "devices": values["devices"],
     }
 
 

@@ -41,7 +41,8 @@ from scaling.train.point_search import (
     searched,
     space_of,
 )
-from scaling.train.resolved import device_values
+from scaling.train.population import placements
+from scaling.train.resolved import point_values
 
 METRICS = ("error", "loss")
 SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
@@ -148,20 +149,11 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
       The result, JSON; docs/architecture.md lists its keys.
     """
     point = resolve(config, searched(space_of(config)))
-    devices = device_values(point.devices)
-    run.launched(
-        {
-            "model": {"name": config.model.name, "parameters": point.parameter_count},
-            "data": {"name": point.info.name, "sizes": point.info.sizes},
-            "budget_steps": point.total_steps,
-            "devices": devices,
-            # How they are computed, see `Race`.
-            "populations": (run.resolved or {}).get("populations", {}),
-        }
-    )
+    values = point_values(point)
+    run.launched(values | {"budget_steps": point.total_steps, "populations": placements(run)})
     point_search = PointSearch(point, run, name, signals)
     point_search.rounds()
-    return point_search.result(devices)
+    return point_search.result(values["devices"])
 
 
 def sentence(result: dict[str, Any]) -> str:

@@ -482,11 +482,15 @@ class Population:
 def placed(run: RunDir, name: str, *args, **kwargs) -> Population:
     """`Population(*args, **kwargs)`, placed as an earlier launch of the run placed the one of that
     name; its placement is recorded."""
-    resolved = run.resolved or {}
-    placements = resolved.get("populations", {})
-    population = Population(*args, **kwargs, placement=placements.get(name))
-    run.resolve(resolved | {"populations": placements | {name: population.placement}})
+    known = placements(run)
+    population = Population(*args, **kwargs, placement=known.get(name))
+    run.resolve((run.resolved or {}) | {"populations": known | {name: population.placement}})
     return population
+
+
+def placements(run: RunDir) -> dict[str, Any]:
+    """How the populations of a run were placed by its launches so far, by name."""
+    return (run.resolved or {}).get("populations", {})
 
 
 def _placement(point, layout, conv_method):

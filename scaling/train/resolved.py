@@ -14,10 +14,10 @@ from scaling.train.threads import is_simulated
 
 def resolved_values(point: Point, program: Compiled) -> dict[str, Any]:
     """Everything derived from the config, JSON."""
-    config, info, plan = point.config, point.info, program.plan
-    return {
-        "model": {"name": config.model.name, "parameters": point.parameter_count},
-        "data": {"name": info.name, "sizes": info.sizes, "image_shape": info.image_shape},
+    config, plan = point.config, program.plan
+    values = point_values(point)
+    return values | {
+        "data": values["data"] | {"image_shape": point.info.image_shape},
         "total_steps": point.total_steps,
         "total_examples": point.total_steps * point.global_batch,
         "eval_every": point.eval_every,
@@ -38,6 +38,14 @@ def resolved_values(point: Point, program: Compiled) -> dict[str, Any]:
         "ghost_batch": point.ghost_batch,
         "steps_per_call": program.capacity,
         "step_bytes": program.step_bytes,
+    }
+
+
+def point_values(point: Point) -> dict[str, Any]:
+    """What every record of a point has, JSON."""
+    return {
+        "model": {"name": point.config.model.name, "parameters": point.parameter_count},
+        "data": {"name": point.info.name, "sizes": point.info.sizes},
         "devices": device_values(point.devices),
     }
 
