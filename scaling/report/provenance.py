@@ -53,7 +53,7 @@ def _data_text(recipe):
 
 
 def _model_text(directory: Directory) -> str:
-    model = json.dumps(directory.recipe["model"])
+    model = json.dumps(directory.config["model"])
     parameters = directory.result.get("parameters") or directory.parameters
     return f"{model}, {count(parameters)} parameters" if parameters else model
 

@@ -123,7 +123,8 @@ def _read_directory(path):
         recipe = {
             "data set": config["data"]["name"],
             "training set size": result.get("train_size", sizes.get("train")),
-            "model": config["model"],
+            # How its convolutions are computed is a matter of the machine, not of the question.
+            "model": {k: v for k, v in config["model"].items() if k != "conv_method"},
             "optimizer": config["optim"]["name"],
         }
         parameters = resolved.get("model", {}).get("parameters")

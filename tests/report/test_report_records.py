@@ -7,6 +7,7 @@ from readers import read_studies, read_study
 from synthetic import edit_result, write_json, write_workdir
 
 from scaling.errors import UserError
+from scaling.report import provenance
 
 
 @pytest.fixture
@@ -103,6 +104,19 @@ def record_of_a_run(workdir):
 def test_bad_records_are_told_in_one_sentence(small, change, message):
     change(small)
     with pytest.raises(UserError, match=message):
+        read_study(small)
+
+
+def test_how_convolutions_are_computed_is_not_part_of_the_question(small):
+    path = small / "bs8" / "config.json"
+    config = json.loads(path.read_text())
+    write_json(path, config | {"model": config["model"] | {"conv_method": "patches"}})
+    study = read_study(small)
+    assert [point.global_batch for point in study.points] == [8, 64, 1024]
+    (models,) = (values for what, values in provenance.origins(study) if what == "model")
+    assert ["conv_method" in model for model in models] == [True, False]
+    write_json(path, config | {"model": config["model"] | {"dtype": "bfloat16"}})
+    with pytest.raises(UserError, match="differ in their model"):
         read_study(small)
 
 
