@@ -2,6 +2,7 @@
 
 import functools
 import io
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,12 +12,13 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scaling.files import write_atomically
 from scaling.fits import DIMINISHING, MAXIMAL, PERFECT
 from scaling.report.ticks import decades, powers_of_two
-from scaling.report.wording import batch_label, metric_value, steps_label
+from scaling.report.wording import SYMBOL, batch_label, metric_value, steps_label
 
 # Told apart by the colour-blind too (Okabe and Ito 2008); black is for what all studies share.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -33,6 +35,7 @@ SYMBOLS = {
     "x": "x",
 }
 GREY = "#595959"
+WIDTH = 50  # characters of a legend's column or a panel's title
 BATCH = "global batch (examples)"
 # Outcome of a trial -> colour and marker.
 OUTCOMES = {
@@ -92,6 +95,26 @@ def save(figure: Figure, folder: Path, name: str) -> bytes:
             figure.savefig(content, format=suffix, **options)
             write_atomically(folder / f"{name}.{suffix}", content.getvalue())
     return content.getvalue()
+
+
+def legend(figure: Figure, handles: list, columns: int, side: str = "lower", **options) -> None:
+    """One for all panels, below or above them, in as many columns as fit the figure's width."""
+    for ncols in range(min(columns, len(handles)), 0, -1):
+        drawn = figure.legend(handles=handles, loc=f"outside {side} center", ncols=ncols, **options)
+        for text in drawn.get_texts():
+            typeset(text)
+        if ncols == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        drawn.remove()
+
+
+def typeset(text: Text) -> None:
+    """Broken into lines, the symbols of the papers as they write them; a $ of a title stays one."""
+    words = textwrap.fill(text.get_text(), WIDTH, max_lines=3, placeholder=" …")
+    text.set_text(words)
+    if "$" not in words:
+        text.set_text(SYMBOL.sub(r"$\1_{\\mathrm{\2}}$", words))
+        text.set_parse_math(True)
 
 
 def style_of(index: int) -> tuple[str, str]:

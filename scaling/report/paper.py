@@ -1,18 +1,15 @@
 """Charts drawn for paper, by matplotlib."""
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scaling.report.charts import Line, Mark, Panel, Points, Rule, Span
-from scaling.report.drawing import GREY, new_figure, styled
-from scaling.report.wording import SYMBOL
+from scaling.report.drawing import GREY, legend, new_figure, styled, typeset
 
 DASHES = {"solid": "-", "dash": (0, (5, 3)), "dot": ":"}
 FAINT = 0.35
@@ -24,7 +21,6 @@ BESIDE = {
     "left": ((-6, 0), "right", "center"),
     "right": ((6, 0), "left", "center"),
 }
-WIDTH = 50  # characters of a legend's column or a panel's title
 
 
 @styled
@@ -45,11 +41,7 @@ def draw(panels: Sequence[Panel]) -> Figure | None:
     handles = {mark.label: _handle(mark) for mark in reversed(marks)}
     if handles:
         entries = [handles[label] for label in dict.fromkeys(mark.label for mark in marks)]
-        legend = figure.legend(
-            handles=entries, loc="outside lower center", ncols=2 if alone else columns
-        )
-        for text in legend.get_texts():
-            _typeset(text)
+        legend(figure, entries, columns=2 if alone else columns)
     return figure
 
 
@@ -59,7 +51,7 @@ def _draw_panel(axes: Axes, panel: Panel, narrow: bool) -> None:
     for mark in panel.marks:
         _draw_mark(axes, mark)
     if panel.title:
-        _typeset(axes.set_title(panel.title))
+        typeset(axes.set_title(panel.title))
 
 
 def _set_axis(axes, name, panel, narrow):
@@ -77,7 +69,7 @@ def _set_axis(axes, name, panel, narrow):
     axis.set_minor_locator(NullLocator())
     limits = (scale.high, scale.low) if wanted.reverse else (scale.low, scale.high)
     getattr(axes, f"set_{name}lim")(*limits)
-    _typeset(getattr(axes, f"set_{name}label")(wanted.label))
+    typeset(getattr(axes, f"set_{name}label")(wanted.label))
 
 
 def _draw_mark(axes: Axes, mark: Mark) -> None:
@@ -106,7 +98,7 @@ def _draw_points(axes, mark):
     for x, y, name in zip(mark.x, mark.y, mark.names, strict=False):
         offset, side, level = BESIDE[mark.names_at]
         look = {"textcoords": "offset points", "size": 7, "color": GREY}
-        _typeset(axes.annotate(name, (x, y), offset, ha=side, va=level, **look))
+        typeset(axes.annotate(name, (x, y), offset, ha=side, va=level, **look))
 
 
 def _marker(mark):
@@ -128,12 +120,3 @@ def _handle(mark: Mark) -> Line2D | Patch:
         return Line2D([], [], label=mark.label, **look)
     width = mark.width if isinstance(mark, Line) else 1
     return Line2D([], [], label=mark.label, ls=DASHES[mark.dash], lw=width, c=mark.color)
-
-
-def _typeset(text: Text) -> None:
-    """Broken into lines, the symbols of the papers as they write them; a $ of a title stays one."""
-    words = textwrap.fill(text.get_text(), WIDTH, max_lines=3, placeholder=" …")
-    text.set_text(words)
-    if "$" not in words:
-        text.set_text(SYMBOL.sub(r"$\1_{\\mathrm{\2}}$", words))
-        text.set_parse_math(True)

@@ -224,12 +224,23 @@ def _differing(studies):
     for key in recipes[0]:
         column = [recipe[key] for recipe in recipes]
         if any(value != column[0] for value in column):
-            columns.append([_in_words(value) for value in column])
+            columns.append(_in_words(column))
     return [", ".join(values) for values in zip(*columns, strict=True)] or [""] * len(studies)
 
 
-def _in_words(value):
-    if isinstance(value, dict):
-        options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name" and v is not None)
-        return f"{value['name']}({options})" if options else value["name"]
-    return f"{value:,} examples" if isinstance(value, int) else str(value)
+def _in_words(column):
+    """Numbers are of examples. Of things with a name and options, those options that differ, where
+    the name does not tell them apart."""
+    if not all(isinstance(value, dict) for value in column):
+        return [f"{v:,} examples" if isinstance(v, int) else str(v) for v in column]
+    names = [value["name"] for value in column]
+    if len(set(names)) == len(names):
+        return names
+    keys = dict.fromkeys(key for value in column for key in value if key != "name")
+    differ = [key for key in keys if any(v.get(key) != column[0].get(key) for v in column)]
+    return [_with_options(value, differ) for value in column]
+
+
+def _with_options(value, keys):
+    options = ", ".join(f"{key}={value[key]}" for key in keys if value.get(key) is not None)
+    return f"{value['name']}({options})" if options else value["name"]

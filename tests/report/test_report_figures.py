@@ -106,6 +106,16 @@ def test_colours_and_goals_tell_several_studies_apart(three, tmp_path):
     figure.draw_without_rendering()  # $x_1$ in a title is no formula
 
 
+def test_a_legend_of_long_labels_stays_inside_the_figure(three, tmp_path):
+    other = write_workdir(tmp_path / "long", (4, 32, 256), title="a title of many words " * 9)
+    for draw in (figures.steps_to_target, figures.best_values):
+        figure = draw(read_studies([*three, other]))
+        figure.draw_without_rendering()
+        [legend] = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
 def test_best_values_and_their_heuristics(study):
     rate, momentum, effective = analysis.best_values([study])
     assert (rate.heuristics, momentum.heuristics, effective.heuristics) == (True, False, True)

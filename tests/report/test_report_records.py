@@ -7,7 +7,7 @@ from readers import read_studies, read_study
 from synthetic import edit_result, write_json, write_workdir
 
 from scaling.errors import UserError
-from scaling.report import provenance
+from scaling.report import provenance, records
 
 
 @pytest.fixture
@@ -158,3 +158,17 @@ def test_studies_are_told_apart_by_what_differs(tmp_path):
     assert labels(tmp_path / "3", {}, {"goal": 0.1}) == ["w0", "w1"]
     a, b = (write_workdir(tmp_path / "4" / x / "same", (8,), trials=4) for x in "ab")
     assert [study.label for study in read_studies([a, b])] == [str(a), str(b)]
+
+
+def test_of_models_with_one_name_only_what_differs_is_said():
+    of = lambda *models: records._in_words([{"name": "mlp"} | model for model in models])
+    wide, deep = {"widths": [9], "norm": "none"}, {"widths": [9, 9], "norm": "none"}
+    assert of(wide, deep) == ["mlp(widths=[9])", "mlp(widths=[9, 9])"]
+    assert of(wide, {"name": "simple_cnn", "size": "base"}) == ["mlp", "simple_cnn"]
+    half = wide | {"dtype": "bfloat16"}
+    assert of(wide, half, deep) == [
+        "mlp(widths=[9])",
+        "mlp(widths=[9], dtype=bfloat16)",
+        "mlp(widths=[9, 9])",
+    ]
+    assert of(wide, half) == ["mlp", "mlp(dtype=bfloat16)"]

@@ -21,6 +21,7 @@ from scaling.report.drawing import (
     OUTCOMES,
     REGIMES,
     batch_axis,
+    legend,
     metric_axis,
     new_figure,
     steps_axis,
@@ -49,7 +50,7 @@ from scaling.report.ticks import powers_of_two
 from scaling.report.wording import batch_label, count
 
 DASHES = (0, (5, 3))
-FIT = r"fit $S = S_{\min}\,(1 + B_{\mathrm{crit}}/B)$, 95% band"
+FIT = "fit S_min (1 + B_crit / B), 95% band"
 
 
 @styled
@@ -70,9 +71,7 @@ def steps_to_target(studies: list[Study]) -> Figure | None:
         if len(studies) > 1:
             _mark_turns(axes, study, style_of(index)[0])
     axes.set(xlabel=BATCH, ylabel=f"optimizer steps to {shared_goal(studies)}")
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    for text in legend.get_texts():
-        text.set_parse_math(text.get_text() == FIT)
+    legend(figure, handles, columns=2)
     return figure
 
 
@@ -186,7 +185,7 @@ def best_values(studies: list[Study]) -> Figure | None:
         ring = {"ls": "", "marker": "o", "ms": 10, "mfc": "none", "c": "k"}
         handles.append(line("at the edge of its range", **ring))
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3))
+        legend(figure, handles, columns=3)
     return figure
 
 
@@ -245,8 +244,7 @@ def trials(study: Study) -> Figure | None:
     star = {"color": BEST[0], "marker": BEST[1], "ms": 9, "mec": "k"}
     handles.append(Line2D([], [], ls="", label="best", **star))
     handles.append(Patch(fill=False, ec=GREY, ls="--", lw=0.8, label="range searched"))
-    in_a_row = 5 if columns > 1 else 3
-    figure.legend(handles=handles, loc="outside upper center", ncols=in_a_row, columnspacing=1.2)
+    legend(figure, handles, columns=5, side="upper", columnspacing=1.2)
     return figure
 
 
@@ -317,7 +315,7 @@ def validation_curves(study: Study) -> Figure | None:
         handles.append(Line2D([], [], label="best trial, goal reached", **dot))
     if not all(point.reached for point, _, _ in curves):
         handles.append(Line2D([], [], ls=":", c=GREY, label="closest trial, goal not reached"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend(figure, handles, columns=3)
     return figure
 
 
@@ -356,7 +354,7 @@ def budgets(study: Study) -> Figure | None:
     if not all(all(budget.spent) for budget in found):
         open_ = {"marker": "o", "mfc": "w", "ls": "", "c": GREY}
         handles.append(Line2D([], [], label="stopped before the budget was spent", **open_))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    legend(figure, handles, columns=2)
     return figure
 
 
