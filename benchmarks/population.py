@@ -9,8 +9,8 @@ show, with its own threads. Medians of alternating repeats.
 
     python benchmarks/population.py --blocks       # why trials go in small blocks on a CPU
 
-times one process of one thread with 1 to 64 trials side by side, and convolutions under each
-`conv_method`.
+times one process of one thread with 1 to 64 trials side by side, next to a step of nothing but JAX,
+and convolutions under each `conv_method`.
 """
 
 import argparse
@@ -26,6 +26,7 @@ WIDTHS = (64, 64, 64)
 SHAPES = {"digits": (8, 8, 1), "Fashion-MNIST": (28, 28, 1)}
 BATCHES = (8, 64, 512)
 BLOCKS = (1, 2, 4, 8, 16, 64)
+BARE_BLOCKS = (4, 16)
 CONVOLUTIONS = {  # model, image shape, batch, trials
     "ResNet-8, 32x32, batch 128": (
         {"name": "resnet", "depth": 8, "norm": "none", "preactivation": True},
@@ -123,13 +124,19 @@ def against_torch():
 
 def blocks():
     """One process of one thread: rates by block, and of convolutions by method."""
-    os.environ["PJRT_NPROC"] = "1"
+    os.environ["PJRT_NPROC"] = "1"  # before JAX is first imported
+    from bare_step import bare_rate
+
     cases = {}
     for data, shape in SHAPES.items():
         for batch in BATCHES:
             model = {"name": "mlp", "widths": WIDTHS}
             contestants = {
                 f"block {block}": population(model, shape, batch, block=block) for block in BLOCKS
+            }
+            contestants |= {
+                f"bare step, block {block}": bare_rate(shape, batch, WIDTHS, block)
+                for block in BARE_BLOCKS
             }
             cases[f"{data} MLP, batch {batch}"] = _medians(contestants)
     for case, (model, shape, batch) in CONVOLUTIONS.items():
