@@ -235,7 +235,7 @@ class Race:
             self._winner = self.population.variables(first_crossing(standing.curves)[1])
 
     def _crosses(self, metrics):
-        values = metrics[self.rules.metric]
+        values = np.float64(metrics[self.rules.metric])  # compared as in `Curve.add`
         return bool(np.any((values < self.rules.goal) & self._finite(metrics)))
 
     def _finite(self, metrics):

@@ -270,6 +270,28 @@ def test_going_back_on_a_stream_leaves_no_trace(tmp_path, imagenet):
     jax.tree.map(np.testing.assert_array_equal, population.variables(2), weights)
 
 
+def test_as_many_errors_as_the_goal_allows_are_not_fewer():
+    """6 of 300 are 0.02, which a float32 is not: it is smaller."""
+    population = _population(_config(MLP), VALUES[:2])
+    (row,) = _train(population, 2)
+    for error in row["error"].tolist():
+        assert error == round(300 * error) / 300
+
+
+def test_the_time_of_calls_is_divided_between_updates_and_evaluations():
+    clock, rng = population_module._Clock(), np.random.default_rng(0)
+    assert clock.divide(9.0, 0, True) == (0.0, 9.0)  # the first call, ten times slower than others
+    updating, evaluating = 0.0, 0.0
+    for count in (1, 1, 2, 3, 4, 8, 16):
+        elapsed = (0.02 * count + 0.9) * rng.uniform(0.95, 1.05)
+        training, evaluation = clock.divide(elapsed, count, True)
+        assert training + evaluation == pytest.approx(elapsed)
+        updating, evaluating = updating + training, evaluating + evaluation
+    assert clock.divide(0.2, 10, False) == pytest.approx((0.2, 0.0))
+    assert updating == pytest.approx(35 * 0.02, rel=0.5)
+    assert evaluating == pytest.approx(7 * 0.9, rel=0.1)
+
+
 # ---- The training split ----
 
 
