@@ -73,13 +73,18 @@ class Turn:
             "above": f"not reached up to {self.measured[1]:,.0f}",
             "below": f"below {self.measured[0]:,.0f}, the smallest measured",
         }[self.where]
+        return f"{text} ({self.interval_text})"
+
+    @property
+    def interval_text(self) -> str:
+        """Such as "95%: 180 to 410" or "95%: above 700"."""
         low, high = self.interval
         span = f"{rounded(low)} to {rounded(high)}"
         if high == math.inf:
             span = f"above {rounded(low)}" if low > 0 else "any size"
         elif low == 0:
             span = f"below {rounded(high)}"
-        return f"{text} ({100 * self.confidence:g}%: {span})"
+        return f"{100 * self.confidence:g}%: {span}"
 
 
 @dataclasses.dataclass(frozen=True)

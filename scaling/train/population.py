@@ -395,7 +395,7 @@ class Population:
         elapsed = time.perf_counter() - start
         if count:
             self._per_step = elapsed / count
-        updating, evaluating = self._clock.divide(elapsed, count, evaluate)
+        updating, evaluating = self._clock.add(elapsed, count, evaluate)
         self.seconds["train"] += updating
         self.seconds["eval"] += evaluating
         if not evaluate:
@@ -479,23 +479,27 @@ class Population:
 
 
 class _Clock:
-    """Divides the time of calls between their updates and their evaluation, by least squares over
+    """Divides the time of calls between their updates and their evaluations, by least squares over
     all calls so far: one evaluation, or one update, takes the same time in each."""
 
     def __init__(self):
-        self._gram, self._moment, self._cold = np.zeros((2, 2)), np.zeros(2), True
+        self._gram, self._moment = np.zeros((2, 2)), np.zeros(2)
+        self._calls, self._elapsed, self._parts = np.zeros(2), 0.0, np.zeros(2)
 
-    def divide(self, elapsed: float, updates: int, evaluated: bool) -> tuple[float, float]:
-        """(seconds of the updates, of the evaluation) of a call that took `elapsed`."""
+    def add(self, elapsed: float, updates: int, evaluated: bool) -> tuple[float, float]:
+        """By how much a call that took `elapsed` changes the seconds of all updates, and of all
+        evaluations; together by `elapsed`."""
         call = np.array([updates, evaluated], float)
-        if not self._cold:  # the first call loads the program
+        if self._elapsed:  # not the first call, which loads the program
             self._gram += np.outer(call, call)
             self._moment += call * elapsed
-        self._cold = False
-        parts = call * nnls(self._gram, self._moment)[0]
-        if not parts.any():  # nothing known: an update as long as an evaluation
-            parts = call if call.any() else np.array([1.0, 0.0])
-        return tuple((elapsed * parts / parts.sum()).tolist())
+        self._calls += call
+        self._elapsed += elapsed
+        shares = self._calls * nnls(self._gram, self._moment)[0]
+        if not shares.any():  # nothing known: an update as long as an evaluation
+            shares = self._calls if self._calls.any() else np.array([1.0, 0.0])
+        before, self._parts = self._parts, self._elapsed * shares / shares.sum()
+        return tuple((self._parts - before).tolist())
 
 
 def placed(run: RunDir, name: str, *args, **kwargs) -> Population:

@@ -26,11 +26,13 @@ MET = GONE | {"status": "met_at_start", "steps_to_target": 0}
              r"batch up to about [\d.]+ \(95%: .*\); beyond about \d+ \(95%: .*\) doubling the "
              r"batch saves less than 10% of the steps\."),
         ({"batch_sizes": (1, 4, 16, 64), "b_crit": 1e6, "s_min": 0.004},
-         r"in proportion to the batch all the way from 1 to 64; doubling the batch still saves "
-         r"more than 10% of the steps at 64, the largest\."),
+         r"in proportion to the batch all the way from 1 to 64 \(end of that, 95%: above "
+         r"[\d,.]+\); doubling the batch still saves more than 10% of the steps at 64, the largest "
+         r"\(end of that, 95%: above [\d,.]+\)\."),
         ({"batch_sizes": (1024, 2048, 8192), "b_crit": 16},
-         r"more slowly than the batch grows from 1,024, the smallest measured, on; doubling the "
-         r"batch saves less than 10% of the steps at every batch measured\."),
+         r"more slowly than the batch grows from 1,024, the smallest measured, on \(end of "
+         r"perfect scaling, 95%: .*\); doubling the batch saves less than 10% of the steps at "
+         r"every batch measured \(maximum useful batch, 95%: .*\)\."),
         ({"batch_sizes": (64,)}, r"takes \d+ steps at batch 64; one batch size does not tell"),
         ({"batch_sizes": (16, 64)}, r"go from \d+ at batch 16 to \d+ at 64; two batch sizes do"),
         ({"budget_steps": 30}, r"was not reached at 7 batch sizes from 1 to 4,096 within the steps "

@@ -182,3 +182,23 @@ def test_the_page_says_what_is_missing_and_why(small, tmp_path):
     assert "Not finished, and therefore not in here: bs2." in text
     assert "No curve is fitted. 0 batch sizes reached the goal" in text
     assert not list((made.parent / "figures").iterdir())
+
+
+NOTHING = {"steps_to_target": None, "best": None, "best_trial": None, "resolution": None}
+NOTHING |= {"steps_interval": None, "repeats": [], "test": None}
+
+
+@pytest.mark.parametrize("change", [
+    NOTHING | {"status": "all_diverged"},
+    NOTHING | {"status": "met_at_start", "steps_to_target": 0},
+    NOTHING | {"status": "target_not_reached", "censored_at": 6000},
+    {},
+])  # fmt: skip
+def test_a_study_without_a_curve_is_shown_with_others(tmp_path, change):
+    whole = write_workdir(tmp_path / "whole", (4, 16, 64), trials=12)
+    other = write_workdir(tmp_path / "other", (16,), trials=12)
+    edit_result(other / "bs16", **change)
+    for order in ([whole, other], [other, whole]):
+        said = []
+        text = write_report(order, tmp_path / "out", said.append).read_text()
+        assert "Fit: S = " in " ".join(Parsed(text).texts) and len(said) == 3

@@ -280,16 +280,14 @@ def test_as_many_errors_as_the_goal_allows_are_not_fewer():
 
 def test_the_time_of_calls_is_divided_between_updates_and_evaluations():
     clock, rng = population_module._Clock(), np.random.default_rng(0)
-    assert clock.divide(9.0, 0, True) == (0.0, 9.0)  # the first call, ten times slower than others
-    updating, evaluating = 0.0, 0.0
-    for count in (1, 1, 2, 3, 4, 8, 16):
-        elapsed = (0.02 * count + 0.9) * rng.uniform(0.95, 1.05)
-        training, evaluation = clock.divide(elapsed, count, True)
-        assert training + evaluation == pytest.approx(elapsed)
-        updating, evaluating = updating + training, evaluating + evaluation
-    assert clock.divide(0.2, 10, False) == pytest.approx((0.2, 0.0))
-    assert updating == pytest.approx(35 * 0.02, rel=0.5)
-    assert evaluating == pytest.approx(7 * 0.9, rel=0.1)
+    assert clock.add(2.0, 0, True) == (0.0, 2.0)  # the first call, slower than others
+    calls = [(count, True) for count in (1, 1, 2, 3, 4, 8, 16, 32, 64)] + [(100, False)]
+    parts, total = np.array([0.0, 2.0]), 2.0
+    for count, evaluated in calls:
+        elapsed = (0.02 * count + 0.9 * evaluated) * rng.uniform(0.95, 1.05)
+        parts, total = parts + clock.add(elapsed, count, evaluated), total + elapsed
+        assert parts.min() >= 0 and parts.sum() == pytest.approx(total)
+    np.testing.assert_allclose(parts, [231 * 0.02, 2.0 + 9 * 0.9], rtol=0.15)
 
 
 # ---- The training split ----

@@ -37,9 +37,11 @@ def _perfect(turn: Turn) -> str:
     smallest, largest = map(count, map(int, turn.measured))
     if turn.where == "inside":
         return f"fall in proportion to the batch up to {turn.describe()}"
+    end = f"(end of that, {turn.interval_text})"
     if turn.where == "above":
-        return f"fall in proportion to the batch all the way from {smallest} to {largest}"
-    return f"fall more slowly than the batch grows from {smallest}, the smallest measured, on"
+        return f"fall in proportion to the batch all the way from {smallest} to {largest} {end}"
+    end = f"(end of perfect scaling, {turn.interval_text})"
+    return f"fall more slowly than the batch grows from {smallest}, the smallest measured, on {end}"
 
 
 def _useful(fit) -> str:
@@ -47,9 +49,11 @@ def _useful(fit) -> str:
     largest = count(int(turn.measured[1]))
     if turn.where == "inside":
         return f"beyond {turn.describe()} doubling the batch saves less than {saving}"
+    end = f"(end of that, {turn.interval_text})"
     if turn.where == "above":
-        return f"doubling the batch still saves more than {saving} at {largest}, the largest"
-    return f"doubling the batch saves less than {saving} at every batch measured"
+        return f"doubling the batch still saves more than {saving} at {largest}, the largest {end}"
+    end = f"(maximum useful batch, {turn.interval_text})"
+    return f"doubling the batch saves less than {saving} at every batch measured {end}"
 
 
 def _others(study):

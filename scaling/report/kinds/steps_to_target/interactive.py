@@ -47,7 +47,7 @@ def steps_to_target(studies: list[Study]) -> Plot | None:
         color, marker = style_of(index)
         label = study_label(study, studies) if len(studies) > 1 else ""
         traces = [*_lines(study, color), *_points(study, color, SYMBOLS[marker], label)]
-        if label:  # one legend entry each, which hides and shows all of it
+        if label and traces:  # one legend entry each, which hides and shows all of it
             traces = [t | {"legendgroup": index, "showlegend": False} for t in traces]
             traces[-1] |= {"showlegend": True, "name": plain(label)}
         data += traces

@@ -56,23 +56,24 @@ def _steps(studies):
 
 def _fits(studies) -> list[Block]:
     """What the fits say, and why there is none."""
-    rows, notes = [], []
+    rows, notes, any_fit = [], [], None
     for study in studies:
         label = study_label(study, studies) if len(studies) > 1 else ""
         fit, reason = fit_of(study)
         if not fit:
             notes.append(f"{label and label + ': '}No curve is fitted. {reason}")
             continue
+        any_fit = fit
         row = [label] * bool(label)
         row += [_fitted(fit.s_min, fit.s_min_interval), _fitted(fit.b_crit, fit.b_crit_interval)]
         row += [f"{number(100 * fit.residual_sd)}%"]
         rows.append([*row, fit.perfect_scaling_end.describe(), fit.max_useful_batch.describe()])
-    if rows:
+    if any_fit:
         notes.append(
             "Fit: S = S_min (1 + B_crit / B). Perfect scaling ends where steps exceed "
-            f"proportionality by {fit.perfect_within - 1:.0%}; the maximum useful batch is where "
-            f"doubling it saves less than {fit.least_saving:.0%} of the steps. On this curve they "
-            "are fixed multiples of B_crit. Scatter: of the points around the curve."
+            f"proportionality by {any_fit.perfect_within - 1:.0%}; the maximum useful batch is "
+            f"where doubling it saves less than {any_fit.least_saving:.0%} of the steps. On this "
+            "curve they are fixed multiples of B_crit. Scatter: of the points around the curve."
         )
     header = ["S_min, steps", "B_crit, examples", "scatter"]
     header += ["end of perfect scaling", "maximum useful batch"]
