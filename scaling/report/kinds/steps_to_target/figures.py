@@ -78,14 +78,14 @@ def steps_to_target(studies: list[Study]) -> Figure | None:
 def _draw_steps(axes: Axes, study: Study, color: str, marker: str) -> None:
     """One study: lines behind, then repeats, intervals and points."""
     reached, censored = reached_points(study), censored_points(study)
-    ends = [point.global_batch for point in shown_points(study)]
-    batches = np.geomspace(min(ends), max(ends), 200)
     if reached:
+        ends = [point.global_batch for point in shown_points(study)]
+        batches = np.geomspace(min(ends), max(ends), 200)
         axes.plot(batches, perfect_scaling(study, batches), ls=DASHES, lw=0.9, color=color)
-    fit, _ = fit_of(study)
-    if fit:
-        axes.plot(batches, fit.steps(batches), color=color)
-        axes.fill_between(batches, *fit.band(batches), color=color, alpha=0.15, lw=0)
+        fit, _ = fit_of(study)
+        if fit:
+            axes.plot(batches, fit.steps(batches), color=color)
+            axes.fill_between(batches, *fit.band(batches), color=color, alpha=0.15, lw=0)
     for point in reached:
         beside = [1.1 * point.global_batch] * len(point.repeat_steps)
         axes.plot(beside, point.repeat_steps, ".", ms=4, mew=0, alpha=0.6, color=color)
