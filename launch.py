@@ -145,6 +145,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         # A file that could not be loaded is a stand-in that raises when it is looked at.
         missing = not hasattr(CONFIG.value, "keys")
     except flags.Error as error:
+        path, _, task = dict(arguments(argv)).get("config", "").partition(":")
+        if task and "get_config() takes 0 positional arguments" in str(error):
+            raise UserError(f"{path} has no tasks to choose from; leave :{task} out.") from None
         raise UserError(f"{str(error).replace(' ?', '?').rstrip('.')}.") from None
     except (AttributeError, KeyError):
         raise UserError(_unknown_key(argv)) from None
@@ -203,6 +206,8 @@ def cli() -> None:
             print(f"{error} Run the same command again to resume.", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        if not WORKER.value:
+            print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

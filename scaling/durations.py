@@ -10,6 +10,7 @@ import math
 
 from scaling.errors import UserError, nearest
 
+MOST_STEPS = 2**31 - 1  # what an int32 counts
 UNITS = ("steps", "epochs", "examples")
 
 
@@ -26,7 +27,8 @@ def to_steps(duration: str, global_batch: int, train_size: int) -> int:
       train_size: examples in the training set (N).
 
     Raises:
-      UserError: not of that form, an unknown unit, or a number that is negative or not finite.
+      UserError: not of that form, an unknown unit, or a number that is negative, not finite or too
+        large.
     """
     number, unit = _parse(duration)
     examples = {"steps": global_batch, "epochs": train_size, "examples": 1}[unit]
@@ -35,6 +37,11 @@ def to_steps(duration: str, global_batch: int, train_size: int) -> int:
         raise UserError(
             f"A duration must be finite and not negative, and {duration!r} is not; "
             "write for example '90 epochs'."
+        )
+    if steps > MOST_STEPS:
+        raise UserError(
+            f"{duration!r} is {steps:.3g} steps at batch {global_batch:,}; at most "
+            f"{MOST_STEPS:,} can be counted."
         )
     return max(math.floor(steps + 0.5), 1 if steps > 0 else 0)
 

@@ -290,11 +290,17 @@ def metric_lines(
 _NOT_FINITE = re.compile(r"-?\b(?:nan|inf)\b")
 
 
+def _command():
+    """As the user would give it: a worker was given the workdir once more, and that it is one."""
+    arguments = sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
+    return arguments[:-1] if arguments[-1] in arguments[:-1] else arguments
+
+
 def provenance() -> dict[str, Any]:
     """Where a result comes from: code, packages, machine, command."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *_command()]),
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -186,7 +186,7 @@ def sample(
     space: Space,
     trials: range | Sequence[int],
     *,
-    seed: int,
+    seed: int | Sequence[int],
     sampler: str = "sobol",
     outside: Space | None = None,
 ) -> list[dict[str, float]]:

@@ -139,6 +139,18 @@ def test_a_damaged_record_is_told(tmp_path):
         _ = run.result
 
 
+@pytest.mark.parametrize("more, recorded", [
+    (["--points=0:1"], ["--points=0:1"]),
+    (["--points=0:1", "--worker"], ["--points=0:1"]),
+    (["--workdir=w", "--worker"], ["--workdir=w"]),
+    (["--workdir=w", "--workdir=w", "--worker"], ["--workdir=w"]),
+])  # fmt: skip
+def test_the_command_is_the_users_even_where_a_worker_records_it(monkeypatch, more, recorded):
+    given = ["launch.py", "--config=a.py"]
+    monkeypatch.setattr("sys.argv", [*given, *more])
+    assert record.provenance()["command"] == " ".join(["python", *given, *recorded])
+
+
 def test_provenance_names_code_and_packages():
     origin = record.provenance()
     assert set(origin["packages"]) == set(record.PACKAGES)

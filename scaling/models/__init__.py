@@ -140,6 +140,10 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
     for key, value in options.items():
         if key in choices and value not in choices[key]:
             raise UserError(f"model.{key} is {value!r}: {nearest(value, choices[key])}")
+    if family is MLP and not all(map(_is_width, options.get("widths", ()))):
+        raise UserError(
+            f"model.widths is {options['widths']}; they are numbers of units, 1 or more each."
+        )
     if family is VGG and options.get("depth", 9) not in LAYERS:
         raise UserError(f"VGG depth {options['depth']} does not exist; use 9, 11 or 16.")
     if "dtype" in options:
@@ -153,6 +157,10 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
         except ValueError as error:
             raise UserError(f"{error}.") from None
     return model
+
+
+def _is_width(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def ghost_batch_of(model: nn.Module, global_batch: int) -> int | None:

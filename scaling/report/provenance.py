@@ -39,7 +39,7 @@ def origins(study: Study, question: Rows = (), search: Rows = (), seeds: Rows = 
         ("platform", of_launches("platform")),
         ("devices", _distinct(_device_text(device) for device in devices if device)),
         *(seeds or [("seeds", _distinct(d.config.get("seed", "") for d in directories))]),
-        ("wall time", _time_text(directories)),
+        ("time of all processes", _time_text(directories)),
         ("begun", _distinct(launch.get("time") for launch in launches)[:1]),
     ]
 

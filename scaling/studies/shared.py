@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -17,13 +18,24 @@ from scaling.train.point import resolve
 # each: more parts tell more, and large ones might not fit the memory.
 PARTS, LARGEST_PART = 8, 256
 MEASUREMENTS = 200  # of a run, if it has so many updates
+LARGEST_BATCH = 2**31 - 1  # what an int32 counts
 SUSTAINED = 0.3  # share of its matrix products' rate that a device is assumed to train at
 
 
 def by_batch_size(config: ConfigDict) -> list[ConfigDict]:
-    """One config for each of `batch_sizes`, or for `global_batch` where that is empty."""
+    """One config for each of `batch_sizes`, or for `global_batch` where that is empty.
+
+    Raises:
+      UserError: one of them is no batch size.
+    """
     configs = []
     for batch in config.batch_sizes or (config.global_batch,):
+        whole = isinstance(batch, Integral) and not isinstance(batch, bool)
+        if not (whole and 1 <= batch <= LARGEST_BATCH):
+            key = "batch_sizes holds" if config.batch_sizes else "global_batch is"
+            raise UserError(
+                f"{key} {batch!r}; a batch is a whole number of examples, 1 to {LARGEST_BATCH:,}."
+            )
         point = config.copy_and_resolve_references()
         point.global_batch, point.batch_sizes = int(batch), ()
         configs.append(point)

@@ -190,7 +190,7 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
         rows.append(
             (
                 name,
-                f"{step:,}" if step is not None else f"> {result['censored_at'] or 0:,}",
+                f"{step:,}" if step is not None else _beyond(result["censored_at"]),
                 f"{low:,} to {'-' if high is None else format(high, ',')}" if low else "-",
                 f"{step * result['global_batch']:,}" if step is not None else "-",
                 " ".join("-" if s is None else f"{s:,}" for s in repeats) or "-",
@@ -200,6 +200,10 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
             )
         )
     return text_table(rows)
+
+
+def _beyond(censored_at):
+    return "-" if censored_at is None else f"> {censored_at:,}"
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

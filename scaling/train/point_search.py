@@ -94,16 +94,20 @@ class PointSearch:
         return search.sample(
             space,
             range(config.trials),
-            seed=self.config.seed,
+            seed=(self.config.seed, self.point.global_batch),  # a search of its own
             sampler=config.sampler,
             outside=outside,
         )
 
     def edges(self) -> list[tuple[str, str]]:
-        """Where the best trial sits at the edge of what was searched."""
-        if not self.best or not self.best[0]:
-            return []
-        return search.edges(self.space, self.values[self.best[1]])
+        """Where the best trial sits at the edge of what was searched; where none has reached the
+        goal, the one that came closest."""
+        if not self.best:
+            scores = [c.best if c.outcome == "missed" else None for c in self.curves]
+            known = [(score, k) for k, score in enumerate(scores) if score is not None]
+            return search.edges(self.space, self.values[min(known)[1]]) if known else []
+        step, trial = self.best
+        return search.edges(self.space, self.values[trial]) if step else []
 
     def _race(self, name, drawn, ids):
         """One round; pooled with those before it."""

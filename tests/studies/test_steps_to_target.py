@@ -112,9 +112,11 @@ def test_the_record_of_a_point(study):
 
 def test_trials_and_the_best_of_them(study):
     _, results, _ = study
-    drawn = search.sample(SPACE, range(TRIALS), seed=0)
+    found = [[t["values"] for t in result["trials"]] for result in results.values()]
+    assert len({str(values) for values in found}) == len(found)  # a search of its own for each
     for result in results.values():
         trials = result["trials"]
+        drawn = search.sample(SPACE, range(TRIALS), seed=(0, result["global_batch"]))
         assert [t["trial"] for t in trials] == [t["seed"] for t in trials] == list(range(TRIALS))
         assert [t["values"] for t in trials] == drawn
         outcomes = [t["outcome"] for t in trials]
@@ -240,13 +242,14 @@ def test_a_goal_out_of_reach_is_censored(tmp_path):
     assert (result["status"], result["censored_at"]) == ("target_not_reached", BUDGET)
     assert result["stopped_at_step"] == BUDGET and result["steps_to_target"] is None
     assert all(result[key] is None for key in NOT_REACHED)
-    assert result["repeats"] == result["at_edge"] == [] and result["trial_steps_saved"] == 0
+    assert result["repeats"] == [] and result["trial_steps_saved"] == 0
     assert sentence(result) == "not reached in 90 steps" and "> 90" in summarize({"bs64": result})
 
 
 def test_every_trial_diverges(tmp_path):
     result = _point(tmp_path, space={"learning_rate": ("log", 1e28, 1e30)})
     assert (result["status"], result["censored_at"]) == ("all_diverged", None)
+    assert result["at_edge"] == [] and "> 0" not in summarize({"bs64": result})
     assert result["counts"] == {"reached": 0, "missed": 0, "infeasible": TRIALS}
     assert result["steps_to_target"] is None and all(result[key] is None for key in NOT_REACHED)
     assert "every trial diverged" in sentence(result) and summarize({"bs64": result})
@@ -346,7 +349,7 @@ def test_fewer_repeats_than_devices_and_a_batch_that_does_not_divide(tmp_path):
 
 # ---- Widening ----
 
-NARROW = {"learning_rate": ("log", 0.01, 0.02), "momentum": ("reverse_log", 0.5, 0.9)}
+NARROW = {"learning_rate": ("log", 0.05, 0.1)}
 
 
 def test_a_space_that_is_too_narrow_is_widened(tmp_path, monkeypatch):
@@ -374,6 +377,17 @@ def test_a_space_that_is_too_narrow_is_widened(tmp_path, monkeypatch):
             np.testing.assert_array_equal(winner[name], leaf)
     # What was searched is not searched again.
     assert not any(search.inside(NARROW, trial["values"]) for trial in trials[TRIALS:])
+
+
+def test_where_no_trial_reaches_the_goal_the_range_of_the_closest_is_widened(tmp_path):
+    far = {"target.metric": "loss", "target.goal": 0.01}
+    kept = _point(tmp_path / "kept", space=NARROW, **far)
+    assert (kept["status"], kept["widened"]) == ("target_not_reached", 0)
+    closest = min(kept["trials"], key=lambda t: t["best_metric"])
+    assert kept["at_edge"] == [list(edge) for edge in search.edges(NARROW, closest["values"])]
+    assert kept["at_edge"] == [["learning_rate", "high"]]
+    wide = _point(tmp_path / "wide", space=NARROW, **far, **{"search.widen": 1})
+    assert wide["widened"] == 1 and wide["ranges"]["learning_rate"][2] > 0.1
 
 
 @pytest.mark.parametrize("low", [0.0, 1e-6])
@@ -415,6 +429,14 @@ BOTH_DECAYS = {"decay_share": ("linear", 0.5, 1.0), "decay_steps": ("integer", 1
         ({"target.repeats": -1}, "target.repeats is -1"),
         ({"target.budget": ("0 steps",)}, "no step"),
         ({"target.budget": ("many steps",)}, "many steps"),
+        ({"target.budget": ("1e12 steps",)}, "at most 2,147,483,647 can be counted"),
+        ({"batch_sizes": (64, 0)}, "batch_sizes holds 0; a batch is a whole number"),
+        ({"batch_sizes": ("x",)}, "batch_sizes holds 'x'"),
+        ({"batch_sizes": (1.5,)}, "batch_sizes holds 1.5"),
+        ({"batch_sizes": (True,)}, "batch_sizes holds True"),
+        ({"batch_sizes": (2**31,)}, "batch_sizes holds 2147483648"),
+        ({"batch_sizes": (), "global_batch": -4}, "global_batch is -4"),
+        ({"model.widths": (64, 0)}, "model.widths is (64, 0)"),
         ({"optim.scaling_rule": "linear"}, "optim.scaling_rule"),
         ({"optim.name": "nesterof"}, "did you mean 'nesterov'"),
         ({"data.train_size": 2000}, "data.train_size is 2000"),

@@ -27,9 +27,10 @@ def cautions(study: Study) -> list[str]:
 
 def _of_point(point):
     goal = goal_text(point)
+    trial = "best trial" if point.reached else "trial closest to the goal"
     for edge in point.at_edge:
         yield (
-            f"the best trial has its {edge_text(point, edge)}; a better one may lie beyond, so "
+            f"the {trial} has its {edge_text(point, edge)}; a better one may lie beyond, so "
             "widen the range."
         )
     if point.censored_at is not None:

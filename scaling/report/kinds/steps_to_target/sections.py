@@ -127,8 +127,10 @@ def _steps_text(point: Point) -> str:
 
 def _best_text(point, name):
     """The value of the best trial, with an arrow where it is at an edge of its range."""
+    if not point.best:
+        return NOTHING
     arrow = {"low": " ↓", "high": " ↑"}.get(dict(point.at_edge).get(name), "")
-    return number((point.best or {}).get(name)) + arrow
+    return number(point.best.get(name)) + arrow
 
 
 def _repeats_text(point: Point) -> str:
