@@ -24,5 +24,6 @@ def get_config():
         "momentum": ("reverse_log", 0.7, 0.98),
     }
     c.target.goal = 0.025
+    c.target.margin = 3.0  # so that enough trials cross for an interval of the minimum
     c.target.budget = ("200 steps", "20 epochs")
     return c

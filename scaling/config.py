@@ -123,8 +123,9 @@ def _steps_to_target(c):
     # dropout, augmentation or smoothing.
     c.target.split = "validation"
     c.target.goal = 0.1  # reached means strictly below
-    # Training stops at this multiple of the first crossing; 1.0 finds the minimum and no more.
-    c.target.margin = 1.5
+    # Training stops at this multiple of the first crossing. 1.0 finds the minimum and no more; its
+    # interval has an upper end where about four trials cross until then.
+    c.target.margin = 2.0
     c.target.resolution = 0.03  # of the crossing, as a share of its step
     # Steps after which to give up: the sum of these. Steps for the part of the curve that does not
     # fall with the batch, epochs or examples for the part that falls as 1/batch.

@@ -97,13 +97,13 @@ def test_the_record_of_a_point(study):
         assert set(result) == set(KEYS.split())
         assert (result["study"], result["status"]) == ("steps_to_target", "reached")
         assert (result["global_batch"], result["train_size"]) == (batch, 1197)
-        assert (result["metric"], result["goal"], result["margin"]) == ("error", GOAL, 1.5)
+        assert (result["metric"], result["goal"], result["margin"]) == ("error", GOAL, 2.0)
         assert result["ranges"] == {name: list(range_) for name, range_ in SPACE.items()}
         assert (result["censored_at"], result["widened"]) == (None, 0)
         before, step = result["resolution"]
         assert step == result["steps_to_target"] and step - before <= max(1, step // 10)
         assert result["budget_steps"] == BUDGET
-        assert result["stopped_at_step"] == min(BUDGET, math.floor(1.5 * step))
+        assert result["stopped_at_step"] == min(BUDGET, math.floor(2.0 * step))
         low, high = result["steps_interval"]
         assert low == step and (high is None or high >= step)
         assert set(result["seconds"]) == {"compile", "train", "eval"}
