@@ -43,7 +43,8 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train
 def main(_) -> None:
     say = lambda text: print(text, flush=True)
     if REPORT.value:
-        write_report([Path(w) for w in REPORT.value], Path(WORKDIR.value or REPORT.value[0]), say)
+        workdirs = [Path(workdir) for workdir in REPORT.value]
+        write_report(workdirs, Path(WORKDIR.value or report_folder(workdirs)), say)
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
@@ -76,6 +77,13 @@ def main(_) -> None:
     say(STUDIES[config.study].summarize(results))
     if config.study in REPORTED and results:
         write_report([workdir], workdir, say)
+
+
+def report_folder(workdirs: list[Path]) -> Path:
+    """Of one study beside its records; of several in a folder of its own, beside the first."""
+    first, *others = [workdir.resolve() for workdir in workdirs]
+    names = "+".join(workdir.name for workdir in (first, *others))
+    return first.with_name(names[:200]) if others else workdirs[0]
 
 
 def workers_for(config, workdir: Path) -> int:

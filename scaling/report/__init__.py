@@ -30,7 +30,7 @@ def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]
 
     Args:
       workdirs: of finished studies; those of one kind are shown together, each kind in its part.
-      out: usually the first workdir.
+      out: of one study usually its workdir.
       say: told the answers and where the page is.
 
     Raises:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from parsed import Parsed, check_nothing_runs
+from program import launch
 from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 
@@ -202,3 +203,14 @@ def test_a_study_without_a_curve_is_shown_with_others(tmp_path, change):
         said = []
         text = write_report(order, tmp_path / "out", said.append).read_text()
         assert "Fit: S = " in " ".join(Parsed(text).texts) and len(said) == 3
+
+
+def test_a_report_over_several_workdirs_leaves_their_own_alone(tmp_path):
+    for name in "ab":
+        write_workdir(tmp_path / name, (8, 64, 512), trials=8)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, out, _ = launch(f"--report={tmp_path / 'a'},{tmp_path / 'b'}")
+    assert code == 0 and f"The report is {tmp_path / 'a+b' / 'report.html'}" in out
+    assert all(path.read_bytes() == content for path, content in before.items())
+    made = [path for path in tmp_path.rglob("*") if path.is_file() and path not in before]
+    assert made and all(path.is_relative_to(tmp_path / "a+b") for path in made)

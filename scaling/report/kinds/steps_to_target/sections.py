@@ -24,7 +24,7 @@ NOTHING_TO_SHOW = {
     "best_values": "no batch size has a best trial with values that were searched",
     "trials": "nothing was searched",
     "validation_curves": "the records hold no evaluation after the first step",
-    "budgets": "fewer than two batch sizes reached the goal",
+    "budgets": "fewer than two batch sizes reached the goal, or no evaluations are recorded",
 }
 
 
