@@ -100,7 +100,7 @@ def workers_for(config, workdir: Path) -> int:
 
 def worker_command(workdir: Path) -> list[str]:
     """This command again, as a worker's."""
-    return [sys.executable, __file__, *sys.argv[1:], f"--workdir={workdir}", "--worker"]
+    return [sys.executable, *sys.argv, f"--workdir={workdir}", "--worker"]
 
 
 def set_up_jax(devices: int | None) -> None:

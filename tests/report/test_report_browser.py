@@ -96,7 +96,7 @@ def test_the_slider_shows_one_batch_size_at_a_time(browser, report, workdir):
     points = read_study(workdir).points
     first = next(point for point in points if point.reached)
     visible = (
-        "return [...document.querySelectorAll('.plot')].at(-1)"
+        "return [...document.querySelectorAll('.plot')].find(plot => plot.layout.sliders)"
         ".data.filter(trace => trace.visible).flatMap(trace => trace.hovertext)"
     )
     assert len(browser.execute_script(visible)) == len(first.trials) + 1

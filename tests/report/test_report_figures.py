@@ -59,9 +59,28 @@ def test_plotly_knows_every_key(study, three):
         interactive.steps_to_target(studies),
         *interactive.best_values(studies),
         interactive.trials(study),
+        interactive.validation_curves(study),
+        *interactive.budgets(study),
     ):
         graph_objects.Figure(plot)  # raises for a key that it does not know
         json.dumps(plot, allow_nan=False)
+
+
+def test_curves_and_budgets_on_the_page_are_those_on_paper(study):
+    lines_of = lambda data: [trace for trace in data if "lines" in trace["mode"]]
+    data = interactive.validation_curves(study)["data"]
+    curves = analysis.curves(study)
+    for trace, (_, steps, values) in zip(lines_of(data), curves, strict=True):
+        assert trace["x"] == steps.tolist() and trace["y"] == pytest.approx(values, rel=1e-5)
+    dots = [(trace["x"], trace["y"][0] < study.goal) for trace in data if trace["mode"] == "markers"
+            and trace["x"]]  # fmt: skip
+    reached = analysis.reached_points(study)
+    assert dots == [([point.steps_to_target], True) for point in reached]
+    shown = [trace for plot in interactive.budgets(study) for trace in plot["data"]]
+    for trace, budget in zip(shown, analysis.budgets(study), strict=True):
+        assert (trace["x"], trace["y"]) == (budget.batches, pytest.approx(budget.values, rel=1e-5))
+        is_open = ["open" in symbol for symbol in trace["marker"]["symbol"]]
+        assert is_open == [not spent for spent in budget.spent]
 
 
 def test_perfect_scaling_starts_at_the_smallest_batch_that_reached(study):

@@ -33,7 +33,9 @@ def headline(studies: Sequence[Study]) -> str:
     """The title of a study alone, or what is compared."""
     if len(studies) == 1:
         return studies[0].title or studies[0].label
-    return f"Steps to {shared_goal(studies)}: {listed([study.label for study in studies])}"
+    labels = [study.label for study in studies]
+    together = "; ".join(labels) if any(", " in label for label in labels) else listed(labels)
+    return f"Steps to {shared_goal(studies)}: {together}"
 
 
 def tables(studies: Sequence[Study]) -> dict[str, str]:

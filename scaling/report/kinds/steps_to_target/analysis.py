@@ -106,6 +106,20 @@ def shown_trial(point: Point) -> int | None:
     return min(missed, key=lambda t: t.best_metric).trial if missed else None
 
 
+def curves(study: Study) -> list[tuple[Point, np.ndarray, np.ndarray]]:
+    """(point, steps, values) of the metric along each point's `shown_trial`, as far as known."""
+    found = []
+    for point in study.points:
+        trial = shown_trial(point)
+        if trial is None:
+            continue
+        steps, values = point.evaluations.of(trial)
+        keep = (steps > 0) & np.isfinite(values)
+        if keep.any():
+            found.append((point, steps[keep], values[keep]))
+    return found
+
+
 def chosen_points(points: list[Point]) -> list[Point]:
     """At most MAX_PANELS points, evenly spread, the first and the last among them."""
     places = np.linspace(0, len(points) - 1, min(MAX_PANELS, len(points)))

@@ -40,6 +40,7 @@ from scaling.report.kinds.steps_to_target.analysis import (
 )
 from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.kinds.steps_to_target.wording import (
+    budget_text,
     goal_text,
     measure_text,
     shared_goal,
@@ -281,15 +282,7 @@ def _draw_trials(axes: Axes, point: Point, pair: tuple[analysis.Axis, analysis.A
 @styled
 def validation_curves(study: Study) -> Figure | None:
     """The validation metric along the best trial of each batch size."""
-    curves = []
-    for point in study.points:
-        trial = analysis.shown_trial(point)
-        if trial is None:
-            continue
-        steps, values = point.evaluations.of(trial)
-        keep = (steps > 0) & np.isfinite(values)
-        if keep.any():
-            curves.append((point, steps[keep], values[keep]))
+    curves = analysis.curves(study)
     if not curves:
         return None
     figure = new_figure(6.5, 3.8)
@@ -307,8 +300,10 @@ def validation_curves(study: Study) -> Figure | None:
     metric_axis(axes.yaxis, study.metric, metrics)
     axes.axhline(study.goal, ls=DASHES, lw=0.9, color="k")
     axes.set(xlabel="optimizer step", ylabel=measure_text(study))
-    bar = figure.colorbar(colors, ax=axes, pad=0.02)
-    _batch_colorbar(bar, batches)
+    if len(batches) > 1:
+        _batch_colorbar(figure.colorbar(colors, ax=axes, pad=0.02), batches)
+    else:
+        axes.set_title(f"batch {count(batches[0])}")
     handles = [Line2D([], [], ls=DASHES, lw=0.9, c="k", label=_goal_line(study))]
     dot = {"marker": "o", "ms": 4, "c": GREY, "mec": "w"}
     if any(point.reached for point, _, _ in curves):
@@ -362,8 +357,7 @@ def _draw_budgets(axes, study, found):
     """One panel; an open mark where more steps than were run could have done better."""
     for index, budget in enumerate(found):
         color, marker = style_of(index)
-        epochs = f" ({budget.amount / study.points[0].train_size:.3g} epochs)"
-        label = f"{count(budget.amount)} {budget.kind}{epochs if budget.kind == 'examples' else ''}"
+        label = budget_text(budget, study)
         axes.plot(budget.batches, budget.values, marker=marker, color=color, label=label)
         spent = [i for i, done in enumerate(budget.spent) if not done]
         batches, values = ([column[i] for i in spent] for column in (budget.batches, budget.values))

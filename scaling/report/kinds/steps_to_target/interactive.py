@@ -5,7 +5,16 @@ import math
 import numpy as np
 
 from scaling.report.blocks import Plot
-from scaling.report.drawing import BATCH, BEST, GREY, OUTCOMES, REGIMES, SYMBOLS, style_of
+from scaling.report.drawing import (
+    BATCH,
+    BEST,
+    GREY,
+    OUTCOMES,
+    REGIMES,
+    SYMBOLS,
+    shades,
+    style_of,
+)
 from scaling.report.kinds.steps_to_target import analysis
 from scaling.report.kinds.steps_to_target.analysis import (
     OPEN_ENDED,
@@ -17,6 +26,7 @@ from scaling.report.kinds.steps_to_target.analysis import (
 )
 from scaling.report.kinds.steps_to_target.records import Point, Study, Trial
 from scaling.report.kinds.steps_to_target.wording import (
+    budget_text,
     edge_text,
     goal_text,
     interval_text,
@@ -26,7 +36,7 @@ from scaling.report.kinds.steps_to_target.wording import (
     two_lines,
 )
 from scaling.report.plots import layout, line, log_axis, marks, plain, value_axis
-from scaling.report.ticks import powers_of_two
+from scaling.report.ticks import decades, powers_of_two
 from scaling.report.wording import (
     batch_label,
     count,
@@ -180,6 +190,76 @@ def _best_value(value, studies):
     x_axis = log_axis(BATCH, powers_of_two(every("x"), most=7), batch_label)
     frame = layout(x_axis, value_axis(value.label, every("y")), 330)
     return {"data": data, "layout": frame | {"showlegend": False}}
+
+
+def validation_curves(study: Study) -> Plot | None:
+    """The metric along the best trial of each batch size; the legend chooses among them."""
+    curves = analysis.curves(study)
+    if not curves:
+        return None
+    data = []
+    for color, (point, steps, values) in zip(shades(len(curves)), curves, strict=True):
+        name = f"batch {count(point.global_batch)}"
+        dash = "solid" if point.reached else "dot"
+        texts = [
+            f"<b>{name}</b><br>step {count(int(step))}<br>{metric_value(study.metric, value)}"
+            for step, value in zip(steps, values, strict=True)
+        ]
+        trace = line(steps, values, name, {"color": color, "width": 1.5, "dash": dash})
+        trace |= {"legendgroup": name, "hovertext": texts, "hoverinfo": "text", "showlegend": True}
+        data.append(trace)
+        at = np.flatnonzero(steps == point.steps_to_target)
+        dot = marks(steps[at], values[at], name, {"color": color, "size": 8})
+        data.append(dot | {"legendgroup": name, "hoverinfo": "skip", "showlegend": False})
+    across = powers_of_two(step for _, steps, _ in curves for step in steps.tolist())
+    up = [value for _, _, values in curves for value in values.tolist() if value > 0]
+    frame = layout(
+        log_axis("optimizer step", across, steps_label),
+        _metric_axis(study, measure_text(study), up),
+        430,
+    )
+    return {"data": data, "layout": frame | {"shapes": [_goal(study)]}}
+
+
+def budgets(study: Study) -> list[Plot]:
+    """The best metric within a number of steps, and within a number of examples."""
+    found = analysis.budgets(study)
+    values = [value for budget in found for value in budget.values if value > 0]
+    batches = powers_of_two((point.global_batch for point in study.points), most=8)
+    plots = []
+    for kind in ("steps", "examples"):
+        data = []
+        for index, budget in enumerate(budget for budget in found if budget.kind == kind):
+            color, marker = style_of(index)
+            name = budget_text(budget, study)
+            symbols = [SYMBOLS[marker] + "-open" * (not spent) for spent in budget.spent]
+            texts = [
+                f"<b>batch {count(batch)}</b><br>{metric_value(study.metric, value)} within {name}"
+                + "<br>stopped before that was spent" * (not spent)
+                for batch, value, spent in zip(
+                    budget.batches, budget.values, budget.spent, strict=True
+                )
+            ]
+            best = line(budget.batches, budget.values, name, {"color": color, "width": 1.5})
+            best |= {"mode": "lines+markers", "marker": {"symbol": symbols, "size": 8}}
+            data.append(best | {"hovertext": texts, "hoverinfo": "text", "showlegend": True})
+        if data:
+            y_axis = _metric_axis(study, f"best {measure_text(study)}", [*values, study.goal])
+            frame = layout(log_axis(BATCH, batches, batch_label), y_axis, 400)
+            plots.append({"data": data, "layout": frame | {"shapes": [_goal(study)]}})
+    return plots
+
+
+def _metric_axis(study, title, values):
+    scale = decades([*values, study.goal], most=12)
+    return log_axis(title, scale, lambda value: metric_value(study.metric, value))
+
+
+def _goal(study):
+    """The goal as a dashed line."""
+    dashed = {"dash": "dash", "width": 1, "color": "#000000"}
+    box = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": dashed}
+    return box | {"y0": study.goal, "y1": study.goal}
 
 
 def trials(study: Study) -> Plot | None:

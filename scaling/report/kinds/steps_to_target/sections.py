@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from scaling.report.blocks import Block, Heading, Legend, Note, Picture, Section, Table
 from scaling.report.drawing import style_of
 from scaling.report.kinds.steps_to_target import figures, interactive
-from scaling.report.kinds.steps_to_target.analysis import MAX_PANELS, fit_of
+from scaling.report.kinds.steps_to_target.analysis import MAX_PANELS, censored_points, fit_of
 from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.kinds.steps_to_target.wording import (
     interval_text,
@@ -48,6 +48,8 @@ def _steps(studies):
         "are the best trial again under fresh seeds. Dashed: steps in proportion to 1 / batch, "
         "from the smallest batch that reached the goal."
     )
+    if any(censored_points(study) for study in studies):
+        caption += " Triangles: not reached in so many steps."
     plot = interactive.steps_to_target(studies)
     plots = [plot] if plot else []
     picture = _picture("steps_to_target", figures.steps_to_target(studies), caption, plots)
@@ -178,12 +180,16 @@ def _of_study(index: int, studies: Sequence[Study], prefix: str) -> list[Section
     show = lambda name, caption, plots=(): _picture(
         name, getattr(figures, name)(study), caption, plots, prefix, number_of
     )
-    plot = interactive.trials(study)
-    scatter = show("trials", _trials_caption(study), [plot] if plot else [])
+    plots = lambda plot: [plot] if plot else []
+    scatter = show("trials", _trials_caption(study), plots(interactive.trials(study)))
+    along = show("validation_curves", curves, plots(interactive.validation_curves(study)))
     return [
         Section(f"Trials{of}", [scatter, *_stopping(study)]),
-        Section(f"{split} curves{of}", [show("validation_curves", curves)]),
-        Section(f"Step budget or example budget{of}", [show("budgets", budgets)]),
+        Section(f"{split} curves{of}", [along]),
+        Section(
+            f"Step budget or example budget{of}",
+            [show("budgets", budgets, interactive.budgets(study))],
+        ),
     ]
 
 

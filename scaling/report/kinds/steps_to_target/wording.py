@@ -42,6 +42,14 @@ def edge_text(point: Point, edge: list[str]) -> str:
     return f"{parameter_text(name)} at the {side} edge of {low} to {high}"
 
 
+def budget_text(budget, study: Study) -> str:
+    """46,900 examples (0.853 epochs), or 1,024 steps."""
+    text = f"{budget.amount:,} {budget.kind}"
+    if budget.kind == "steps":
+        return text
+    return f"{text} ({budget.amount / study.points[0].train_size:.3g} epochs)"
+
+
 def two_lines(name: str) -> tuple[str, str]:
     """A regime's name, broken before its last word."""
     head, _, tail = name.rpartition(" ")
