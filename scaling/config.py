@@ -30,7 +30,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c = ConfigDict()
     c.title = ""  # one line, shown at the start of a run and in reports
     c.study = study  # which question to ask, see scaling/studies
-    c.seed = 0  # of initialisation, data order, augmentation and dropout
+    c.seed = 0  # of initialisation, data order, augmentation, dropout; of searches
 
     c.global_batch = 128  # examples per optimizer update, over all devices and microbatches
     c.batch_sizes = ()  # several global batches: one point each, instead of global_batch
