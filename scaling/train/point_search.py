@@ -103,9 +103,8 @@ class PointSearch:
         """Where the best trial sits at the edge of what was searched; where none has reached the
         goal, the one that came closest."""
         if not self.best:
-            scores = [c.best if c.outcome == "missed" else None for c in self.curves]
-            known = [(score, k) for k, score in enumerate(scores) if score is not None]
-            return search.edges(self.space, self.values[min(known)[1]]) if known else []
+            missed = [(c.best, k) for k, c in enumerate(self.curves) if c.outcome == "missed"]
+            return search.edges(self.space, self.values[min(missed)[1]]) if missed else []
         step, trial = self.best
         return search.edges(self.space, self.values[trial]) if step else []
 

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.optimize import nnls
 
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.train import planning
+from scaling.train.clock import Clock
 from scaling.train.evaluate import metric_sums
 from scaling.train.feed import make_feed
 from scaling.train.layout import Layout, layouts
@@ -172,7 +172,7 @@ class Population:
     Attributes:
       placement: how the trials are laid out and computed here, JSON.
       step: updates done.
-      seconds: {"compile", "train", "eval"}, see `_Clock`.
+      seconds: {"compile", "train", "eval"}, see `Clock`.
 
     Raises:
       UserError: the batch cannot be laid out, or nothing in `layouts` fits the memory.
@@ -207,7 +207,7 @@ class Population:
         self._advance = programs[method]
         self.placement = _placement(point, self.layout, method)
         self.seconds = {"compile": time.perf_counter() - start, "train": 0.0, "eval": 0.0}
-        self._clock, self._per_step = _Clock(), math.inf  # not known yet: one update
+        self._clock, self._per_step = Clock(), math.inf  # not known yet: one update
 
     def _initial(self, keys, hparams):
         """All trials before their first update, [K, ...]."""
@@ -476,30 +476,6 @@ class Population:
         # Copies are dead from the start, and never train.
         own = np.arange(math.prod(shape)).reshape(shape) < self.layout.count
         return full.replace(alive=full.alive & own)
-
-
-class _Clock:
-    """Divides the time of calls between their updates and their evaluations, by least squares over
-    all calls so far: one evaluation, or one update, takes the same time in each."""
-
-    def __init__(self):
-        self._gram, self._moment = np.zeros((2, 2)), np.zeros(2)
-        self._calls, self._elapsed, self._parts = np.zeros(2), 0.0, np.zeros(2)
-
-    def add(self, elapsed: float, updates: int, evaluated: bool) -> tuple[float, float]:
-        """By how much a call that took `elapsed` changes the seconds of all updates, and of all
-        evaluations; together by `elapsed`."""
-        call = np.array([updates, evaluated], float)
-        if self._elapsed:  # not the first call, which loads the program
-            self._gram += np.outer(call, call)
-            self._moment += call * elapsed
-        self._calls += call
-        self._elapsed += elapsed
-        shares = self._calls * nnls(self._gram, self._moment)[0]
-        if not shares.any():  # nothing known: an update as long as an evaluation
-            shares = self._calls if self._calls.any() else np.array([1.0, 0.0])
-        before, self._parts = self._parts, self._elapsed * shares / shares.sum()
-        return tuple((self._parts - before).tolist())
 
 
 def placed(run: RunDir, name: str, *args, **kwargs) -> Population:

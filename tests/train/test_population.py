@@ -15,6 +15,7 @@ from scaling.data import sources, streaming
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.train import population as population_module
+from scaling.train.clock import Clock
 from scaling.train.layout import layout_of
 from scaling.train.loop import train_point
 from scaling.train.point import resolve
@@ -279,7 +280,7 @@ def test_as_many_errors_as_the_goal_allows_are_not_fewer():
 
 
 def test_the_time_of_calls_is_divided_between_updates_and_evaluations():
-    clock, rng = population_module._Clock(), np.random.default_rng(0)
+    clock, rng = Clock(), np.random.default_rng(0)
     assert clock.add(2.0, 0, True) == (0.0, 2.0)  # the first call, slower than others
     calls = [(count, True) for count in (1, 1, 2, 3, 4, 8, 16, 32, 64)] + [(100, False)]
     parts, total = np.array([0.0, 2.0]), 2.0

@@ -180,9 +180,9 @@ def _of_study(index: int, studies: Sequence[Study], prefix: str) -> list[Section
     show = lambda name, caption, plots=(): _picture(
         name, getattr(figures, name)(study), caption, plots, prefix, number_of
     )
-    plots = lambda plot: [plot] if plot else []
-    scatter = show("trials", _trials_caption(study), plots(interactive.trials(study)))
-    along = show("validation_curves", curves, plots(interactive.validation_curves(study)))
+    given = lambda plot: [plot] if plot else []
+    scatter = show("trials", _trials_caption(study), given(interactive.trials(study)))
+    along = show("validation_curves", curves, given(interactive.validation_curves(study)))
     return [
         Section(f"Trials{of}", [scatter, *_stopping(study)]),
         Section(f"{split} curves{of}", [along]),
