@@ -1,0 +1,60 @@
+"""Shallue 2018, Sections 4.2 to 4.5, for two CPU cores: what changes the largest useful batch?
+
+One study per choice, then one report over those to compare, the first of them the reference:
+
+    python -m scaling.data.prepare fashion_mnist
+    python launch.py --config=configs/fashion_mlp_comparisons.py:sgd
+    python launch.py --config=configs/fashion_mlp_comparisons.py:momentum
+    python launch.py --config=configs/fashion_mlp_comparisons.py:nesterov
+    python launch.py --report=runs/fashion_mlp_comparisons-sgd,runs/...
+
+    optimizer      sgd, momentum, nesterov                 MLP 64-64-64
+    depth          fc_64, fc_64x2, sgd                     SGD, as in the paper
+    width          fc_32x3, sgd, fc_128x3                  SGD
+    data-set size  size_6875, size_13750, size_27500, size_55000   Nesterov, to 17%
+
+The study of configs/fashion_mlp.py with half as many trials at every other batch size, some minutes
+each. The paper's own, which take accelerators, are in configs/shallue_comparisons.py.
+"""
+
+from configs.fashion_mlp import get_config as base
+from scaling.errors import look_up
+
+SIZES = (6875, 13750, 27500, 55000)
+
+
+def _sgd(c, widths=(64, 64, 64)):
+    c.optim.name, c.model.widths = "sgd", widths
+    # Nesterov's best effective rates lie between 0.02 and 3.
+    c.search.space = {"learning_rate": ("log", 3e-3, 10.0)}
+
+
+def _momentum(c):
+    c.optim.name = "momentum"
+
+
+def _size(c, examples):
+    c.data.train_size = examples
+    c.batch_sizes = tuple(min(size, examples) for size in c.batch_sizes)
+    c.target.goal = 0.17  # what the smallest subset can reach, for all
+    c.target.budget = ("1000 steps", "275000 examples")  # not epochs, of which subsets have more
+
+
+CHOICES = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": lambda c: None,
+    "fc_64": lambda c: _sgd(c, (64,)),
+    "fc_64x2": lambda c: _sgd(c, (64, 64)),
+    **{f"fc_{w}x3": lambda c, w=w: _sgd(c, (w, w, w)) for w in (32, 128)},
+    **{f"size_{n}": lambda c, n=n: _size(c, n) for n in SIZES},
+}
+
+
+def get_config(choice: str = "nesterov"):
+    c = base()
+    c.title = f"Fashion-MNIST, an MLP, comparisons: {choice}"
+    c.batch_sizes = (8, 32, 128, 512, 2048, 8192)
+    c.search.trials = 32
+    look_up("choice", choice, CHOICES)(c)
+    return c
