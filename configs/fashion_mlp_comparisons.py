@@ -13,8 +13,8 @@ One study per choice, then one report over those to compare, the first of them t
     width          fc_32x3, sgd, fc_128x3                  SGD
     data-set size  size_6875, size_13750, size_27500, size_55000   Nesterov, to 17%
 
-The study of configs/fashion_mlp.py with half as many trials at six batch sizes from 4 to 4,096, some minutes
-each. The paper's own, which take accelerators, are in configs/shallue_comparisons.py.
+The study of configs/fashion_mlp.py with half as many trials at six batch sizes from 4 to 4,096,
+some minutes each. The paper's own, which take accelerators, are in configs/shallue_comparisons.py.
 """
 
 from configs.fashion_mlp import get_config as base
