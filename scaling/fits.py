@@ -78,13 +78,7 @@ class Turn:
     @property
     def interval_text(self) -> str:
         """Such as "95%: 180 to 410" or "95%: above 700"."""
-        low, high = self.interval
-        span = f"{rounded(low)} to {rounded(high)}"
-        if high == math.inf:
-            span = f"above {rounded(low)}" if low > 0 else "any size"
-        elif low == 0:
-            span = f"below {rounded(high)}"
-        return f"{100 * self.confidence:g}%: {span}"
+        return _interval_text(self.interval, self.confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +100,7 @@ class StepsFit:
     confidence: float
     perfect_within: float
     least_saving: float
+    problem: "_Problem" = dataclasses.field(repr=False, compare=False)
     region: "_Region" = dataclasses.field(repr=False, compare=False)
 
     def steps(self, batch: ArrayLike) -> Array:
@@ -196,8 +191,56 @@ def fit_steps(
         confidence=confidence,
         perfect_within=perfect_within,
         least_saving=least_saving,
+        problem=problem,
         region=region,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How many times as large a number of one curve is as that of another."""
+
+    value: float  # may be 0 or inf; NaN where both are 0 or both inf
+    interval: Interval  # likewise
+    confidence: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out 1."""
+        return not self.interval[0] <= 1 <= self.interval[1]
+
+    def describe(self) -> str:
+        """Such as "2.1 (95%: 1.2 to 3.9)"."""
+        value = "unknown" if math.isnan(self.value) else rounded(self.value)
+        return f"{value} ({_interval_text(self.interval, self.confidence)})"
+
+
+def turns_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
+    """B_crit of `fit` over that of `reference`: so many times as far out are its turns.
+
+    Both turns of a curve are the same multiples of its B_crit, as long as the thresholds of the two
+    fits are the same. The interval is profile likelihood with an F statistic once more: it holds
+    every ratio for which two curves can be found whose sums of squares come to at most the smallest
+    total times 1 + F(1, n - 4) / (n - 4), n the reached batch sizes of both. The noise is thus
+    taken to be the same in both, and the confidence is that of `fit`.
+    """
+    problems = fit.problem, reference.problem
+    grids = [problem.grid() for problem in problems]
+    best = [_minimum(*pair) for pair in zip(problems, grids, strict=True)]
+    least = [float(p.squares(turn)) for p, turn in zip(problems, best, strict=True)]
+    free = sum(problem.log_steps.size for problem in problems) - 4
+    variance = max(sum(least) / free, SMALLEST_SD**2)
+    believed = variance * (free + stats.f.ppf(fit.confidence, 1, free))
+    sides = [
+        _Side.of(problem, grid, turn, believed - others)
+        for problem, grid, turn, others in zip(problems, grids, best, least[::-1], strict=True)
+    ]
+    shift = math.log(fit.problem.centre / reference.problem.centre)
+    low = shift - _widest(sides[1], sides[0], believed)
+    high = shift + _widest(sides[0], sides[1], believed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(np.float64(fit.b_crit) / reference.b_crit)
+    return Ratio(value, (float(_exp(low)), float(_exp(high))), fit.confidence)
 
 
 def regimes(fit: StepsFit, batch: ArrayLike) -> list[str]:
@@ -415,6 +458,39 @@ def _ends(problem: _Problem, grid: Array, best: float, believed: float) -> Inter
     return ends[0], ends[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """One of two curves: the turns that are believed of it while the other is at its best.
+
+    Attributes:
+      low, high: the outermost of them, which may be infinite.
+      below, above: [1000] turns from the best out to a finite end each.
+    """
+
+    problem: _Problem
+    low: float
+    high: float
+    below: Array
+    above: Array
+
+    @classmethod
+    def of(cls, problem: _Problem, grid: Array, best: float, believed: float) -> "_Side":
+        low, high = _ends(problem, grid, best, believed)
+        finite = lambda turn: float(np.clip(turn, grid[1], grid[-2]))
+        outwards = [np.linspace(finite(best), finite(end), 1000) for end in (low, high)]
+        return cls(problem, low, high, *outwards)
+
+
+def _widest(upper: _Side, lower: _Side, believed: float) -> float:
+    """The largest turn of `upper` less turn of `lower` that is believed of both together."""
+    if upper.high == math.inf or lower.low == -math.inf:
+        return math.inf
+    # Outermost, as in `_ends`: the least that any turn at or beyond asks for.
+    asked = np.minimum.accumulate(upper.problem.squares(upper.above)[::-1])[::-1]
+    left = believed - lower.problem.squares(lower.below)
+    return float((np.interp(left, asked, upper.above) - lower.below).max())
+
+
 def _check_points(batch: Array, steps: Array, tried: Array) -> None:
     """UserError for the first thing that is wrong with the points."""
     if not batch.size == steps.size == tried.size:
@@ -455,6 +531,16 @@ def _check_share(name: str, value: float, low: float, high: float) -> None:
     if not low < value < high:
         limit = f"above {low}" if high == math.inf else f"between {low} and {high}"
         raise UserError(f"{name} is {value}; it must be {limit}.")
+
+
+def _interval_text(interval: Interval, confidence: float) -> str:
+    low, high = interval
+    span = f"{rounded(low)} to {rounded(high)}"
+    if high == math.inf:
+        span = f"above {rounded(low)}" if low > 0 else "any size"
+    elif low == 0:
+        span = f"below {rounded(high)}"
+    return f"{100 * confidence:g}%: {span}"
 
 
 def rounded(value: float) -> str:

@@ -7,7 +7,7 @@ from scipy import optimize
 
 from scaling import fits
 from scaling.errors import UserError
-from scaling.fits import Turn, bootstrap_minimum, fit_steps, regimes
+from scaling.fits import Turn, bootstrap_minimum, fit_steps, regimes, turns_ratio
 
 BATCH = 2.0 ** np.arange(4, 14)  # 16 to 8,192
 
@@ -232,6 +232,80 @@ def test_regimes_change_at_the_turns():
         "diminishing returns",
         "maximal data parallelism",
     ]
+
+
+# --- two curves ---
+
+
+def test_the_ratio_holds_what_two_curves_can_be_believed_to_have():
+    """Each end by constrained minimisation over all four numbers of the two curves."""
+    batches = 2.0 ** np.arange(3, 10), 4.0 ** np.arange(2, 8)
+    steps = [
+        noisy(batch, 0.15, seed=seed, b_crit=b_crit)
+        for seed, (batch, b_crit) in enumerate(zip(batches, (60.0, 150.0), strict=True))
+    ]
+    first, other = map(fit_steps, batches, steps)
+    ratio = turns_ratio(other, first)
+    assert ratio.value == pytest.approx(other.b_crit / first.b_crit)
+
+    def squares(x):
+        levels, turns = x[::2], x[1::2]
+        return sum(
+            np.sum((np.log(s) - level - np.log1p(np.exp(turn) / batch)) ** 2)
+            for batch, s, level, turn in zip(batches, steps, levels, turns, strict=True)
+        )
+
+    # Points 7 + 6, fitted numbers 4: t(9) at 97.5% is 2.262157, F(1, 9) at 95% its square.
+    start = np.log([first.s_min, first.b_crit, other.s_min, other.b_crit])
+    believed = squares(start) * (1 + 2.262157**2 / 9)
+    inside = {"type": "ineq", "fun": lambda x: believed - squares(x)}
+    for sign, end in zip((1, -1), ratio.interval, strict=True):
+        found = optimize.minimize(
+            lambda x, sign=sign: sign * (x[3] - x[1]), start, constraints=inside, tol=1e-12
+        )
+        assert sign * found.fun == pytest.approx(math.log(end), abs=1e-4)
+    back = turns_ratio(first, other)
+    assert (back.value, *back.interval[::-1]) == pytest.approx(
+        [1 / ratio.value, *(1 / end for end in ratio.interval)]
+    )
+
+
+def test_coverage_of_the_ratio():
+    """benchmarks/fits_coverage.py is the full measurement; 88 to 99% is 4 standard errors."""
+    batch = 4.0 ** np.arange(1, 7)
+    held, told = [], []
+    for seed in range(200):
+        pair = [noisy(batch, 0.15, 2 * seed + i, b_crit=b) for i, b in enumerate((60.0, 240.0))]
+        first, other = (fit_steps(batch, steps) for steps in pair)
+        ratio = turns_ratio(other, first)
+        held.append(ratio.interval[0] <= 4 <= ratio.interval[1])
+        told.append(ratio.differs)
+    assert 0.88 <= np.mean(held) <= 0.99
+    assert np.mean(told) > 0.9
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_ratio_of_curves_of_which_one_end_was_measured():
+    bent = fit_steps(BATCH, noisy(BATCH, 0.05, seed=1))
+    noise = np.exp(0.05 * np.random.default_rng(2).standard_normal(len(BATCH)))
+    slope = fit_steps(BATCH, 1e6 / BATCH * noise)
+    low, high = turns_ratio(slope, bent).interval
+    assert low > 1 and high == math.inf
+    assert turns_ratio(bent, slope).interval == pytest.approx((0, 1 / low))
+    exact, flat = fit_steps(BATCH, 1e6 / BATCH), fit_steps(BATCH, 300 + 0 * BATCH)
+    ratio = turns_ratio(exact, flat)
+    assert ratio.value == ratio.interval[1] == math.inf and ratio.interval[0] > 1e6
+    assert turns_ratio(flat, exact).value == 0
+    same = turns_ratio(exact, exact)
+    assert math.isnan(same.value) and same.interval == (0, math.inf) and not same.differs
+    assert same.describe() == "unknown (95%: any size)"
+
+
+def test_without_noise_the_ratio_is_known():
+    pair = [fit_steps(BATCH, hyperbola(BATCH, b_crit=b)) for b in (300.0, 900.0)]
+    ratio = turns_ratio(pair[1], pair[0])
+    assert ratio.interval == pytest.approx((3, 3), rel=1e-3) and ratio.differs
+    assert not turns_ratio(pair[0], pair[0]).differs
 
 
 # --- censored points ---

@@ -1,10 +1,13 @@
 import re
 
 import pytest
-from readers import read_study
+from parsed import Parsed
+from readers import read_studies, read_study
 from synthetic import edit_result, write_workdir
 
-from scaling.report.kinds.steps_to_target import answer, cautions
+from scaling.report import write_report
+from scaling.report.kinds.steps_to_target import answer, cautions, compared
+from scaling.report.kinds.steps_to_target.analysis import turns_against
 
 GONE = {
     "steps_to_target": None,
@@ -62,6 +65,28 @@ def test_answers_when_nothing_was_trained_to_the_goal(tmp_path, changes, says):
     for batch, change in zip((1, 4, 16), changes, strict=True):
         edit_result(tmp_path / f"bs{batch}", **change)
     assert says in answer(read_study(tmp_path))
+
+
+def test_a_study_is_held_against_the_first(tmp_path):
+    sizes = (1, 4, 16, 64, 256, 1024)
+    for name, b_crit in (("near", 20), ("far", 320), ("same", 20)):
+        write_workdir(tmp_path / name, sizes, trials=24, b_crit=b_crit, title=name)
+    write_workdir(tmp_path / "two", (4, 16), trials=24, title="two")
+    near, far, same, two = read_studies([tmp_path / n for n in ("near", "far", "same", "two")])
+    assert re.fullmatch(
+        r"Its turns lie [\d.]+ \(95%: [\d.]+ to [\d.]+\) times as far out as those of near\.",
+        compared(far, near),
+    )
+    assert re.fullmatch(
+        r"Its turns are not told apart from those of near: [\d.]+ \(95%: [\d.]+ to [\d.]+\) "
+        r"times as far out\.",
+        compared(same, near),
+    )
+    assert compared(two, near) == compared(near, two) == ""
+    said = []
+    page = write_report([tmp_path / n for n in ("near", "far", "two")], tmp_path, said.append)
+    assert compared(far, near) in said[1] and "Its turns" not in said[0] + said[2]
+    assert f"{turns_against(far, near).describe()} times" in Parsed(page.read_text()).texts
 
 
 def test_what_a_reader_must_know(tmp_path):

@@ -125,6 +125,18 @@ def test_colours_and_goals_tell_several_studies_apart(three, tmp_path):
     figure.draw_without_rendering()  # $x_1$ in a title is no formula
 
 
+def test_the_turns_are_marked_where_studies_share_a_figure(three):
+    studies = read_studies(three)
+    turns = [turn for study in studies for _, turn, _ in analysis.turns_inside(study)]
+    assert 3 <= len(turns) < 6  # some lie outside the batch sizes measured
+    [axes] = figures.steps_to_target(studies).axes
+    marked = [batch for batch, _ in lines(axes, "|") + lines(axes, "d")]
+    assert sorted(marked) == sorted(turn.batch for turn in turns)
+    plot = interactive.steps_to_target(studies)
+    told = [trace["hovertext"] for trace in plot["data"] if trace["name"] in figures.TURN_MARKS]
+    assert all(text.endswith(turn.describe()) for text, turn in zip(told, turns, strict=True))
+
+
 def test_a_legend_of_long_labels_stays_inside_the_figure(three, tmp_path):
     other = write_workdir(tmp_path / "long", (4, 32, 256), title="a title of many words " * 9)
     for draw in (figures.steps_to_target, figures.best_values):

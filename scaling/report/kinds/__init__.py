@@ -11,6 +11,9 @@ from scaling.report.records import Study, Workdir
 class Kind(Protocol):
     """What every module here has.
 
+    A module may also have compared(study, first) -> str: what sets a study apart from the first of
+    those shown together, a sentence or nothing.
+
     Attributes:
       NAME: as a heading.
       FIGURES: names of its figures; of several studies, some are numbered.

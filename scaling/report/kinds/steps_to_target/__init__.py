@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from scaling.report.kinds.steps_to_target import tables as csv_tables
-from scaling.report.kinds.steps_to_target.answer import answer
+from scaling.report.kinds.steps_to_target.answer import answer, compared
 from scaling.report.kinds.steps_to_target.cautions import cautions
 from scaling.report.kinds.steps_to_target.provenance import origins
 from scaling.report.kinds.steps_to_target.records import Study, check_together, read
@@ -17,6 +17,7 @@ __all__ = [
     "answer",
     "cautions",
     "check_together",
+    "compared",
     "headline",
     "origins",
     "read",

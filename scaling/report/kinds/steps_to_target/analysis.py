@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.errors import UserError
-from scaling.fits import DIMINISHING, MAXIMAL, PERFECT, StepsFit, fit_steps
+from scaling.fits import (
+    DIMINISHING,
+    MAXIMAL,
+    PERFECT,
+    Ratio,
+    StepsFit,
+    Turn,
+    fit_steps,
+    turns_ratio,
+)
 from scaling.report.kinds.steps_to_target.records import Point, Study, Trial
 from scaling.report.kinds.steps_to_target.wording import measure_text
 from scaling.report.wording import parameter_text
@@ -16,6 +25,7 @@ from scaling.report.wording import parameter_text
 MAX_PANELS = 12
 OPEN_ENDED = 1.7  # an interval without an upper end is drawn up to this multiple of the steps
 NARROW = 0.13  # of the axis: the name of a regime does not fit above it
+PERFECT_END, MAX_USEFUL = "end of perfect scaling", "maximum useful batch"
 LOG_SCALES = ("log", "reverse_log")
 
 
@@ -47,6 +57,25 @@ def fit_of(study: Study) -> tuple[StepsFit | None, str]:
     except UserError as error:
         return None, str(error)
     return fit, ""
+
+
+def turns_inside(study: Study) -> list[tuple[str, Turn, float]]:
+    """(name, turn, steps there) of the turns that lie among the batch sizes that reached."""
+    fit, _ = fit_of(study)
+    if not fit:
+        return []
+    turns = {PERFECT_END: fit.perfect_scaling_end, MAX_USEFUL: fit.max_useful_batch}
+    return [
+        (name, turn, float(fit.steps(turn.batch)))
+        for name, turn in turns.items()
+        if turn.where == "inside"
+    ]
+
+
+def turns_against(study: Study, first: Study) -> Ratio | None:
+    """How many times as far out the turns of a study lie as those of `first`; None without fits."""
+    fits = [fit_of(each)[0] for each in (study, first)]
+    return turns_ratio(*fits) if all(fits) else None
 
 
 def perfect_scaling(study: Study, batches: np.ndarray) -> np.ndarray:

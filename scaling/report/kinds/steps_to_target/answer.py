@@ -3,7 +3,7 @@
 from collections import Counter
 
 from scaling.fits import Turn
-from scaling.report.kinds.steps_to_target.analysis import fit_of, reached_points
+from scaling.report.kinds.steps_to_target.analysis import fit_of, reached_points, turns_against
 from scaling.report.kinds.steps_to_target.records import Study
 from scaling.report.kinds.steps_to_target.wording import goal_text
 from scaling.report.wording import count, listed, subject
@@ -31,6 +31,19 @@ def answer(study: Study) -> str:
             f"{count(last.global_batch)}; two batch sizes do not tell where that ends"
         )
     return f"{subject(study)}, {says}{_others(study)}."
+
+
+def compared(study: Study, first: Study) -> str:
+    """Whether the batch can grow further than in `first`, which the others are held against."""
+    ratio = turns_against(study, first)
+    if ratio is None:
+        return ""
+    if not ratio.differs:
+        return (
+            f"Its turns are not told apart from those of {first.label}: "
+            f"{ratio.describe()} times as far out."
+        )
+    return f"Its turns lie {ratio.describe()} times as far out as those of {first.label}."
 
 
 def _perfect(turn: Turn) -> str:

@@ -51,6 +51,10 @@ from scaling.report.ticks import powers_of_two
 from scaling.report.wording import batch_label, count
 
 DASHES = (0, (5, 3))
+TURN_MARKS = {
+    analysis.PERFECT_END: {"marker": "|", "ms": 9, "mew": 1.4},
+    analysis.MAX_USEFUL: {"marker": "d", "ms": 7, "mew": 1.3, "mfc": "w"},
+}
 FIT = "fit S_min (1 + B_crit / B), 95% band"
 
 
@@ -110,13 +114,8 @@ def _draw_interval(axes, point, color):
 
 def _mark_turns(axes, study, color):
     """The two turns on the curve, where they lie among the measured batches."""
-    fit, _ = fit_of(study)
-    if not fit:
-        return
-    for turn, mark, size in ((fit.perfect_scaling_end, "|", 9), (fit.max_useful_batch, "d", 7)):
-        if turn.where == "inside":
-            place = turn.batch, fit.steps(turn.batch)
-            axes.plot(*place, mark, ms=size, mew=1.3, mfc="w", c=color)
+    for name, turn, steps in analysis.turns_inside(study):
+        axes.plot(turn.batch, steps, c=color, **TURN_MARKS[name])
 
 
 def _shade_regimes(axes: Axes, study: Study) -> list[Patch]:
@@ -158,8 +157,8 @@ def _steps_legend(studies: list[Study]) -> list[Line2D]:
     if any(point.censored_at for point in points):
         line("not reached in the steps tried", ls="", marker="^", ms=7, mfc="none")
     if several and fits:
-        line("end of perfect scaling", ls="", marker="|", ms=9, mew=1.4)
-        line("maximum useful batch", ls="", marker="d", ms=7, mew=1.2, mfc="w")
+        for name, mark in TURN_MARKS.items():
+            line(name, ls="", **mark)
     return handles
 
 

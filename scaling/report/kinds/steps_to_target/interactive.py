@@ -46,6 +46,8 @@ from scaling.report.wording import (
     steps_label,
 )
 
+TURN_SYMBOLS = {analysis.PERFECT_END: "line-ns-open", analysis.MAX_USEFUL: "diamond-tall-open"}
+
 
 def steps_to_target(studies: list[Study]) -> Plot | None:
     """Steps to the goal against the batch; hovering tells all about a point."""
@@ -56,7 +58,8 @@ def steps_to_target(studies: list[Study]) -> Plot | None:
     for index, study in enumerate(studies):
         color, marker = style_of(index)
         label = study_label(study, studies) if len(studies) > 1 else ""
-        traces = [*_lines(study, color), *_points(study, color, SYMBOLS[marker], label)]
+        lines = _lines(study, color) + (_turns(study, color) if label else [])
+        traces = [*lines, *_points(study, color, SYMBOLS[marker], label)]
         if label and traces:  # one legend entry each, which hides and shows all of it
             traces = [t | {"legendgroup": index, "showlegend": False} for t in traces]
             traces[-1] |= {"showlegend": True, "name": plain(label)}
@@ -89,6 +92,16 @@ def _lines(study, color):
         band = {"fill": "toself", "fillcolor": color, "opacity": 0.15, "showlegend": False}
         traces.append(line(*around, "", {"width": 0}) | band)
         traces.append(line(batches, fit.steps(batches), "fit, 95% band", {"color": color}))
+    return traces
+
+
+def _turns(study, color):
+    """The two turns on the curve, where they lie among the measured batches."""
+    traces = []
+    for name, turn, steps in analysis.turns_inside(study):
+        style = {"symbol": TURN_SYMBOLS[name], "size": 12, "color": color, "line": {"width": 2}}
+        trace = marks([turn.batch], [steps], name, style)
+        traces.append(trace | {"hovertext": f"{name} {turn.describe()}", "hoverinfo": "text"})
     return traces
 
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from scaling.report.blocks import Block, Heading, Legend, Note, Picture, Section, Table
 from scaling.report.drawing import style_of
 from scaling.report.kinds.steps_to_target import figures, interactive
-from scaling.report.kinds.steps_to_target.analysis import MAX_PANELS, censored_points, fit_of
+from scaling.report.kinds.steps_to_target.analysis import (
+    MAX_PANELS,
+    MAX_USEFUL,
+    PERFECT_END,
+    censored_points,
+    fit_of,
+    turns_against,
+)
 from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.kinds.steps_to_target.wording import (
     interval_text,
@@ -50,6 +57,8 @@ def _steps(studies):
     )
     if any(censored_points(study) for study in studies):
         caption += " Triangles: not reached in so many steps."
+    if len(studies) > 1:
+        caption += " On the curves: the end of perfect scaling (bar) and the maximum useful batch (diamond)."
     plot = interactive.steps_to_target(studies)
     plots = [plot] if plot else []
     picture = _picture("steps_to_target", figures.steps_to_target(studies), caption, plots)
@@ -68,8 +77,9 @@ def _fits(studies) -> list[Block]:
         any_fit = fit
         row = [label] * bool(label)
         row += [_fitted(fit.s_min, fit.s_min_interval), _fitted(fit.b_crit, fit.b_crit_interval)]
-        row += [f"{number(100 * fit.residual_sd)}%"]
-        rows.append([*row, fit.perfect_scaling_end.describe(), fit.max_useful_batch.describe()])
+        row += [_fitted(fit.e_min, fit.e_min_interval), f"{number(100 * fit.residual_sd)}%"]
+        row += [fit.perfect_scaling_end.describe(), fit.max_useful_batch.describe()]
+        rows.append(row + [_against(study, studies[0])] * bool(label))
     if any_fit:
         notes.append(
             "Fit: S = S_min (1 + B_crit / B). Perfect scaling ends where steps exceed "
@@ -77,10 +87,18 @@ def _fits(studies) -> list[Block]:
             f"where doubling it saves less than {any_fit.least_saving:.0%} of the steps. On this "
             "curve they are fixed multiples of B_crit. Scatter: of the points around the curve."
         )
-    header = ["S_min, steps", "B_crit, examples", "scatter"]
-    header += ["end of perfect scaling", "maximum useful batch"]
-    table = Table([""] * (len(studies) > 1) + header, rows, wrap=True)
+    header = ["S_min, steps", "B_crit, examples", "E_min, examples", "scatter"]
+    header += [PERFECT_END, MAX_USEFUL]
+    if len(studies) > 1:
+        header = ["", *header, "turns, against the first"]
+    table = Table(header, rows, wrap=True)
     return [table] * bool(rows) + [Note(note) for note in notes]
+
+
+def _against(study, first):
+    """How many times as far out its turns are as those of the first study."""
+    ratio = None if study is first else turns_against(study, first)
+    return f"{ratio.describe()} times" if ratio else NOTHING
 
 
 def _fitted(value, interval):
