@@ -1,4 +1,4 @@
-"""Shallue 2018, Sections 4.2 to 4.5, for two CPU cores: what changes the largest useful batch?
+"""Shallue 2018, Sections 4.2 to 4.6, for two CPU cores: what changes the largest useful batch?
 
 One study per choice, then one report over those to compare, the first of them the reference:
 
@@ -8,10 +8,11 @@ One study per choice, then one report over those to compare, the first of them t
     python launch.py --config=configs/fashion_mlp_comparisons.py:nesterov
     python launch.py --report=runs/fashion_mlp_comparisons-sgd,runs/...
 
-    optimizer      sgd, momentum, nesterov                 MLP 64-64-64
-    depth          fc_64, fc_64x2, sgd                     SGD, as in the paper
-    width          fc_32x3, sgd, fc_128x3                  SGD
-    data-set size  size_6875, size_13750, size_27500, size_55000   Nesterov, to 17%
+    optimizer        sgd, momentum, nesterov
+    depth            fc_64, fc_64x2, sgd (64x3)               SGD, as in the paper
+    width            fc_32x3, sgd (64x3), fc_128x3            SGD
+    data-set size    size_6875, size_13750, size_27500, size_55000     Nesterov, to 17%
+    label smoothing  nesterov (none), smoothing_0.01, smoothing_0.1    Nesterov
 
 The study of configs/fashion_mlp.py with half as many trials at six batch sizes from 4 to 4,096,
 some minutes each. The paper's own, which take accelerators, are in configs/shallue_comparisons.py.
@@ -40,6 +41,10 @@ def _size(c, examples):
     c.target.budget = ("1000 steps", "275000 examples")  # not epochs, of which subsets have more
 
 
+def _smoothing(c, value):
+    c.loss.label_smoothing = value
+
+
 CHOICES = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -48,6 +53,7 @@ CHOICES = {
     "fc_64x2": lambda c: _sgd(c, (64, 64)),
     **{f"fc_{w}x3": lambda c, w=w: _sgd(c, (w, w, w)) for w in (32, 128)},
     **{f"size_{n}": lambda c, n=n: _size(c, n) for n in SIZES},
+    **{f"smoothing_{s:g}": lambda c, s=s: _smoothing(c, s) for s in (0.01, 0.1)},
 }
 
 
