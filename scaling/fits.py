@@ -78,7 +78,7 @@ class Turn:
     @property
     def interval_text(self) -> str:
         """Such as "95%: 180 to 410" or "95%: above 700"."""
-        return _interval_text(self.interval, self.confidence)
+        return _interval_text(self.interval, self.confidence, "any size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,14 @@ class StepsFit:
     confidence: float
     perfect_within: float
     least_saving: float
+    turn: float = dataclasses.field(repr=False, compare=False)  # log b_crit, see `_Problem`
     problem: "_Problem" = dataclasses.field(repr=False, compare=False)
     region: "_Region" = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def variance(self) -> float:
+        """Of log S around the curve, as far as steps can be known."""
+        return max(self.residual_sd, SMALLEST_SD) ** 2
 
     def steps(self, batch: ArrayLike) -> Array:
         """The curve at `batch`, any shape."""
@@ -191,6 +197,7 @@ def fit_steps(
         confidence=confidence,
         perfect_within=perfect_within,
         least_saving=least_saving,
+        turn=best,
         problem=problem,
         region=region,
     )
@@ -209,35 +216,47 @@ class Ratio:
         """Whether the interval leaves out 1."""
         return not self.interval[0] <= 1 <= self.interval[1]
 
+    @property
+    def known(self) -> bool:
+        """Whether the value is a number that can be shown, and not an asymptote's."""
+        return 0 < self.value < math.inf
+
+    @property
+    def interval_text(self) -> str:
+        """Such as "95%: 1.2 to 3.9" or "95%: above 7.2"."""
+        return _interval_text(self.interval, self.confidence, "any ratio")
+
     def describe(self) -> str:
-        """Such as "2.1 (95%: 1.2 to 3.9)"."""
-        value = "unknown" if math.isnan(self.value) else rounded(self.value)
-        return f"{value} ({_interval_text(self.interval, self.confidence)})"
+        """Such as "2.1 (95%: 1.2 to 3.9)", or the interval alone where the value is not known."""
+        return f"{rounded(self.value)} ({self.interval_text})" if self.known else self.interval_text
 
 
-def turns_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
-    """B_crit of `fit` over that of `reference`: so many times as far out are its turns.
+def critical_batch_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
+    """B_crit of `fit` over that of `reference`; at equal thresholds the ratio of their turns too.
 
-    Both turns of a curve are the same multiples of its B_crit, as long as the thresholds of the two
-    fits are the same. The interval is profile likelihood with an F statistic once more: it holds
-    every ratio for which two curves can be found whose sums of squares come to at most the smallest
-    total times 1 + F(1, n - 4) / (n - 4), n the reached batch sizes of both. The noise is thus
-    taken to be the same in both, and the confidence is that of `fit`.
+    The interval is profile likelihood once more. It holds every ratio for which there are two
+    curves with
+
+        sum over both of (Q - least Q) / s^2  <=  F(1, nu),
+
+    Q a curve's sum of squares and s its `residual_sd`: each study has a noise of its own, for one
+    may scatter by 5% and the other by 30%. nu is that of Welch and Satterthwaite, from the degrees
+    of freedom n - 2 of each and its share in the variance of the difference in log B_crit. The
+    confidence is that of `fit`.
+
+    Measured by `benchmarks/ratio_coverage.py`: COVERAGE
     """
-    problems = fit.problem, reference.problem
-    grids = [problem.grid() for problem in problems]
-    best = [_minimum(*pair) for pair in zip(problems, grids, strict=True)]
-    least = [float(p.squares(turn)) for p, turn in zip(problems, best, strict=True)]
-    free = sum(problem.log_steps.size for problem in problems) - 4
-    variance = max(sum(least) / free, SMALLEST_SD**2)
-    believed = variance * (free + stats.f.ppf(fit.confidence, 1, free))
-    sides = [
-        _Side.of(problem, grid, turn, believed - others)
-        for problem, grid, turn, others in zip(problems, grids, best, least[::-1], strict=True)
-    ]
+    pair = fit, reference
+    free = np.array([each.problem.log_steps.size - 2 for each in pair])
+    # Each one's variance of log B_crit times both informations: 0 for both on asymptotes only.
+    known = [each.problem.information(each.turn) for each in pair]
+    spread = np.array([fit.variance * known[1], reference.variance * known[0]])
+    share = spread / spread.sum() if spread.any() else np.array([0.5, 0.5])
+    most = float(stats.f.ppf(fit.confidence, 1, 1 / (share**2 / free).sum()))
+    mine, other = (_Side.of(each, most) for each in pair)
     shift = math.log(fit.problem.centre / reference.problem.centre)
-    low = shift - _widest(sides[1], sides[0], believed)
-    high = shift + _widest(sides[0], sides[1], believed)
+    low = shift - _largest_difference(other, mine, most)
+    high = shift + _largest_difference(mine, other, most)
     with np.errstate(invalid="ignore", divide="ignore"):
         value = float(np.float64(fit.b_crit) / reference.b_crit)
     return Ratio(value, (float(_exp(low)), float(_exp(high))), fit.confidence)
@@ -357,6 +376,11 @@ class _Problem:
         levels = self.levels(turn)
         return _squares(*levels, _best_level(*levels))
 
+    def information(self, turn: float) -> float:
+        """1 / variance of the turn per variance of log S: how much the shape changes with it."""
+        slopes = _exp(-np.logaddexp(0, -(turn + self.log_ratio)))  # of `_shape`, less a constant
+        return float(((slopes - slopes.mean()) ** 2).sum())
+
 
 def _best_level(reached: Array, censored: Array) -> Array:
     """The level, [...], with the least squares, from what `_Problem.levels` returns.
@@ -460,35 +484,38 @@ def _ends(problem: _Problem, grid: Array, best: float, believed: float) -> Inter
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """One of two curves: the turns that are believed of it while the other is at its best.
+    """One of two curves, as far as it is believed while the other is at its best.
 
     Attributes:
-      low, high: the outermost of them, which may be infinite.
-      below, above: [1000] turns from the best out to a finite end each.
+      low, high: the outermost of its turns, which may be infinite.
+      below, above: [1000] turns from the best out to the finite end of the scan on each side.
+      below_asks, above_asks: [1000] what each of them adds to the sum that is believed.
     """
 
-    problem: _Problem
     low: float
     high: float
     below: Array
     above: Array
+    below_asks: Array
+    above_asks: Array
 
     @classmethod
-    def of(cls, problem: _Problem, grid: Array, best: float, believed: float) -> "_Side":
-        low, high = _ends(problem, grid, best, believed)
-        finite = lambda turn: float(np.clip(turn, grid[1], grid[-2]))
-        outwards = [np.linspace(finite(best), finite(end), 1000) for end in (low, high)]
-        return cls(problem, low, high, *outwards)
+    def of(cls, fit: StepsFit, most: float) -> "_Side":
+        problem, grid = fit.problem, fit.problem.grid()
+        least = float(problem.squares(fit.turn))
+        ends = _ends(problem, grid, fit.turn, least + most * fit.variance)
+        finite = np.clip([ends[0], fit.turn, ends[1]], grid[1], grid[-2])
+        turns = [np.linspace(finite[1], end, 1000) for end in (finite[0], finite[2])]
+        return cls(*ends, *turns, *((problem.squares(t) - least) / fit.variance for t in turns))
 
 
-def _widest(upper: _Side, lower: _Side, believed: float) -> float:
+def _largest_difference(upper: _Side, lower: _Side, most: float) -> float:
     """The largest turn of `upper` less turn of `lower` that is believed of both together."""
     if upper.high == math.inf or lower.low == -math.inf:
         return math.inf
     # Outermost, as in `_ends`: the least that any turn at or beyond asks for.
-    asked = np.minimum.accumulate(upper.problem.squares(upper.above)[::-1])[::-1]
-    left = believed - lower.problem.squares(lower.below)
-    return float((np.interp(left, asked, upper.above) - lower.below).max())
+    asks = np.minimum.accumulate(upper.above_asks[::-1])[::-1]
+    return float((np.interp(most - lower.below_asks, asks, upper.above) - lower.below).max())
 
 
 def _check_points(batch: Array, steps: Array, tried: Array) -> None:
@@ -533,11 +560,11 @@ def _check_share(name: str, value: float, low: float, high: float) -> None:
         raise UserError(f"{name} is {value}; it must be {limit}.")
 
 
-def _interval_text(interval: Interval, confidence: float) -> str:
+def _interval_text(interval: Interval, confidence: float, everything: str) -> str:
     low, high = interval
     span = f"{rounded(low)} to {rounded(high)}"
     if high == math.inf:
-        span = f"above {rounded(low)}" if low > 0 else "any size"
+        span = f"above {rounded(low)}" if low > 0 else everything
     elif low == 0:
         span = f"below {rounded(high)}"
     return f"{100 * confidence:g}%: {span}"

@@ -36,10 +36,10 @@ def contents(kinds: Kinds) -> Content:
     for kind, studies in kinds:
         for index, study in enumerate(studies):
             label = _label(kind, study, studies, alone=len(kinds) == 1)
-            says = kind.answer(study)
+            says = [kind.answer(study)]
             if index and hasattr(kind, "compared"):
-                says += f" {kind.compared(study, studies[0])}"
-            answers.append(Answer(says.rstrip(), label, style_of(index)[0]))
+                says.append(kind.compared(study, studies[0]))
+            answers.append(Answer(" ".join(filter(None, says)), label, style_of(index)[0]))
             warnings += [(label, sentence) for sentence in kind.cautions(study)]
             origins.append((label, kind.origins(study)))
     parts = [

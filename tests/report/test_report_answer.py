@@ -1,3 +1,5 @@
+import importlib
+import math
 import re
 
 import pytest
@@ -5,9 +7,10 @@ from parsed import Parsed
 from readers import read_studies, read_study
 from synthetic import edit_result, write_workdir
 
+from scaling.fits import Ratio
 from scaling.report import write_report
 from scaling.report.kinds.steps_to_target import answer, cautions, compared
-from scaling.report.kinds.steps_to_target.analysis import turns_against
+from scaling.report.kinds.steps_to_target.analysis import critical_batch_against
 
 GONE = {
     "steps_to_target": None,
@@ -69,24 +72,55 @@ def test_answers_when_nothing_was_trained_to_the_goal(tmp_path, changes, says):
 
 def test_a_study_is_held_against_the_first(tmp_path):
     sizes = (1, 4, 16, 64, 256, 1024)
-    for name, b_crit in (("near", 20), ("far", 320), ("same", 20)):
-        write_workdir(tmp_path / name, sizes, trials=24, b_crit=b_crit, title=name)
+    for name, options in {
+        "near": {"b_crit": 20},
+        "far": {"b_crit": 320},
+        "same": {"b_crit": 20, "optimizer": "sgd"},
+        "easy": {"b_crit": 20, "goal": 0.1},
+    }.items():
+        write_workdir(tmp_path / name, sizes, trials=24, title=name, **options)
     write_workdir(tmp_path / "two", (4, 16), trials=24, title="two")
-    near, far, same, two = read_studies([tmp_path / n for n in ("near", "far", "same", "two")])
-    assert re.fullmatch(
-        r"Its turns lie [\d.]+ \(95%: [\d.]+ to [\d.]+\) times as far out as those of near\.",
-        compared(far, near),
-    )
-    assert re.fullmatch(
-        r"Its turns are not told apart from those of near: [\d.]+ \(95%: [\d.]+ to [\d.]+\) "
-        r"times as far out\.",
-        compared(same, near),
-    )
+    names = ("near", "far", "same", "easy", "two")
+    near, far, same, easy, two = read_studies([tmp_path / name for name in names])
+    ratio = critical_batch_against(far, near)
+    assert 8 < ratio.value < 32 and ratio.interval[0] > 1  # 16 as it was made
+    says = f"Its critical batch size is {ratio.describe()} times that of near."
+    assert compared(far, near) == says
+    ratio = critical_batch_against(same, near)
+    assert 0.4 < ratio.value < 2.5
+    says = f"Its critical batch size cannot be told from that of near: {ratio.describe()} times it."
+    assert compared(same, near) == says
+    assert "that of near, to 2.5% validation error" in compared(easy, near)
     assert compared(two, near) == compared(near, two) == ""
+
     said = []
     page = write_report([tmp_path / n for n in ("near", "far", "two")], tmp_path, said.append)
-    assert compared(far, near) in said[1] and "Its turns" not in said[0] + said[2]
-    assert f"{turns_against(far, near).describe()} times" in Parsed(page.read_text()).texts
+    assert compared(far, near) in said[1] and "Its critical" not in said[0] + said[2]
+    texts = Parsed(page.read_text()).texts
+    assert critical_batch_against(far, near).describe() in texts
+    page = write_report([tmp_path / n for n in ("two", "near", "far")], tmp_path, said.append)
+    assert "over that of" not in " ".join(Parsed(page.read_text()).texts)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "says"),
+    [
+        (Ratio(math.nan, (0.0, math.inf), 0.95), "How its critical batch size compares with that "
+                                                 "of a is not told by these batch sizes."),
+        (Ratio(math.inf, (7.2, math.inf), 0.95), "Its critical batch size is larger than that of a "
+                                                 "(95%: above 7.2 times it)."),
+        (Ratio(0.0, (0.0, 0.3), 0.95), "Its critical batch size is smaller than that of a "
+                                       "(95%: below 0.3 times it)."),
+        (Ratio(math.inf, (0.4, math.inf), 0.95), "Its critical batch size cannot be told from that "
+                                                 "of a (95%: above 0.4 times it)."),
+    ],
+)  # fmt: skip
+def test_ratios_of_curves_measured_at_one_end(tmp_path, monkeypatch, ratio, says):
+    studies = [write_workdir(tmp_path / name, (4, 16), trials=8, title=name) for name in "ab"]
+    first, other = read_studies(studies)
+    module = importlib.import_module("scaling.report.kinds.steps_to_target.answer")
+    monkeypatch.setattr(module, "critical_batch_against", lambda *_: ratio)
+    assert compared(other, first) == says
 
 
 def test_what_a_reader_must_know(tmp_path):

@@ -6,6 +6,7 @@ from readers import read_studies, read_study
 from synthetic import edit_result, write_workdir
 
 from scaling.report.kinds.steps_to_target import analysis, figures, interactive
+from scaling.report.plots import plain
 from scaling.report.ticks import decades, powers_of_two
 
 
@@ -127,14 +128,15 @@ def test_colours_and_goals_tell_several_studies_apart(three, tmp_path):
 
 def test_the_turns_are_marked_where_studies_share_a_figure(three):
     studies = read_studies(three)
-    turns = [turn for study in studies for _, turn, _ in analysis.turns_inside(study)]
+    turns = [(study, turn) for study in studies for _, turn, _ in analysis.turns_inside(study)]
     assert 3 <= len(turns) < 6  # some lie outside the batch sizes measured
+    on_curve = {(t.batch, float(analysis.fit_of(study)[0].steps(t.batch))) for study, t in turns}
     [axes] = figures.steps_to_target(studies).axes
-    marked = [batch for batch, _ in lines(axes, "|") + lines(axes, "d")]
-    assert sorted(marked) == sorted(turn.batch for turn in turns)
+    assert set(lines(axes, "|") + lines(axes, "d")) == on_curve
     plot = interactive.steps_to_target(studies)
     told = [trace["hovertext"] for trace in plot["data"] if trace["name"] in figures.TURN_MARKS]
-    assert all(text.endswith(turn.describe()) for text, turn in zip(told, turns, strict=True))
+    for text, (study, turn) in zip(told, turns, strict=True):
+        assert text.startswith(plain(study.label)) and text.endswith(turn.describe())
 
 
 def test_a_legend_of_long_labels_stays_inside_the_figure(three, tmp_path):

@@ -11,12 +11,11 @@ from scaling.report.records import Study, Workdir
 class Kind(Protocol):
     """What every module here has.
 
-    A module may also have compared(study, first) -> str: what sets a study apart from the first of
-    those shown together, a sentence or nothing.
-
     Attributes:
       NAME: as a heading.
       FIGURES: names of its figures; of several studies, some are numbered.
+      compared: where studies of the kind can be held against each other, a function of a study and
+        the first of those shown together: a sentence, or nothing.
     """
 
     NAME: str

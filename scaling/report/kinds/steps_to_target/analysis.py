@@ -15,8 +15,8 @@ from scaling.fits import (
     Ratio,
     StepsFit,
     Turn,
+    critical_batch_ratio,
     fit_steps,
-    turns_ratio,
 )
 from scaling.report.kinds.steps_to_target.records import Point, Study, Trial
 from scaling.report.kinds.steps_to_target.wording import measure_text
@@ -72,10 +72,10 @@ def turns_inside(study: Study) -> list[tuple[str, Turn, float]]:
     ]
 
 
-def turns_against(study: Study, first: Study) -> Ratio | None:
-    """How many times as far out the turns of a study lie as those of `first`; None without fits."""
+def critical_batch_against(study: Study, first: Study) -> Ratio | None:
+    """B_crit over that of `first`; None where one of them has no fit."""
     fits = [fit_of(each)[0] for each in (study, first)]
-    return turns_ratio(*fits) if all(fits) else None
+    return critical_batch_ratio(*fits) if all(fits) else None
 
 
 def perfect_scaling(study: Study, batches: np.ndarray) -> np.ndarray:

@@ -1,11 +1,16 @@
 """The answer in one sentence, for the terminal and the head of the page."""
 
+import math
 from collections import Counter
 
 from scaling.fits import Turn
-from scaling.report.kinds.steps_to_target.analysis import fit_of, reached_points, turns_against
+from scaling.report.kinds.steps_to_target.analysis import (
+    critical_batch_against,
+    fit_of,
+    reached_points,
+)
 from scaling.report.kinds.steps_to_target.records import Study
-from scaling.report.kinds.steps_to_target.wording import goal_text
+from scaling.report.kinds.steps_to_target.wording import goal_text, study_label
 from scaling.report.wording import count, listed, subject
 
 
@@ -35,15 +40,20 @@ def answer(study: Study) -> str:
 
 def compared(study: Study, first: Study) -> str:
     """Whether the batch can grow further than in `first`, which the others are held against."""
-    ratio = turns_against(study, first)
+    ratio = critical_batch_against(study, first)
     if ratio is None:
         return ""
-    if not ratio.differs:
-        return (
-            f"Its turns are not told apart from those of {first.label}: "
-            f"{ratio.describe()} times as far out."
-        )
-    return f"Its turns lie {ratio.describe()} times as far out as those of {first.label}."
+    that = f"that of {study_label(first, [study, first])}"
+    if ratio.interval == (0, math.inf):
+        return f"How its critical batch size compares with {that} is not told by these batch sizes."
+    if ratio.known and ratio.differs:
+        return f"Its critical batch size is {ratio.describe()} times {that}."
+    if ratio.known:
+        size = f"{ratio.describe()} times it"
+        return f"Its critical batch size cannot be told from {that}: {size}."
+    which = "larger" if ratio.value > 1 else "smaller"
+    is_or_not = f"is {which} than" if ratio.differs else "cannot be told from"
+    return f"Its critical batch size {is_or_not} {that} ({ratio.interval_text} times it)."
 
 
 def _perfect(turn: Turn) -> str:

@@ -58,7 +58,7 @@ def steps_to_target(studies: list[Study]) -> Plot | None:
     for index, study in enumerate(studies):
         color, marker = style_of(index)
         label = study_label(study, studies) if len(studies) > 1 else ""
-        lines = _lines(study, color) + (_turns(study, color) if label else [])
+        lines = _lines(study, color) + (_turns(study, color, label) if label else [])
         traces = [*lines, *_points(study, color, SYMBOLS[marker], label)]
         if label and traces:  # one legend entry each, which hides and shows all of it
             traces = [t | {"legendgroup": index, "showlegend": False} for t in traces]
@@ -95,13 +95,14 @@ def _lines(study, color):
     return traces
 
 
-def _turns(study, color):
+def _turns(study, color, label):
     """The two turns on the curve, where they lie among the measured batches."""
     traces = []
     for name, turn, steps in analysis.turns_inside(study):
         style = {"symbol": TURN_SYMBOLS[name], "size": 12, "color": color, "line": {"width": 2}}
         trace = marks([turn.batch], [steps], name, style)
-        traces.append(trace | {"hovertext": f"{name} {turn.describe()}", "hoverinfo": "text"})
+        text = f"{plain(label)}<br>{name} {turn.describe()}"
+        traces.append(trace | {"hovertext": text, "hoverinfo": "text"})
     return traces
 
 

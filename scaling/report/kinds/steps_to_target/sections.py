@@ -11,8 +11,9 @@ from scaling.report.kinds.steps_to_target.analysis import (
     MAX_USEFUL,
     PERFECT_END,
     censored_points,
+    critical_batch_against,
     fit_of,
-    turns_against,
+    turns_inside,
 )
 from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.kinds.steps_to_target.wording import (
@@ -57,8 +58,11 @@ def _steps(studies):
     )
     if any(censored_points(study) for study in studies):
         caption += " Triangles: not reached in so many steps."
-    if len(studies) > 1:
-        caption += " On the curves: the end of perfect scaling (bar) and the maximum useful batch (diamond)."
+    if len(studies) > 1 and any(turns_inside(study) for study in studies):
+        caption += (
+            " Ticks and diamonds on the curves: the end of perfect scaling and the maximum useful "
+            "batch, where they lie among the batches measured."
+        )
     plot = interactive.steps_to_target(studies)
     plots = [plot] if plot else []
     picture = _picture("steps_to_target", figures.steps_to_target(studies), caption, plots)
@@ -68,6 +72,7 @@ def _steps(studies):
 def _fits(studies) -> list[Block]:
     """What the fits say, and why there is none."""
     rows, notes, any_fit = [], [], None
+    compare = len(studies) > 1 and fit_of(studies[0])[0] is not None
     for study in studies:
         label = study_label(study, studies) if len(studies) > 1 else ""
         fit, reason = fit_of(study)
@@ -79,7 +84,7 @@ def _fits(studies) -> list[Block]:
         row += [_fitted(fit.s_min, fit.s_min_interval), _fitted(fit.b_crit, fit.b_crit_interval)]
         row += [_fitted(fit.e_min, fit.e_min_interval), f"{number(100 * fit.residual_sd)}%"]
         row += [fit.perfect_scaling_end.describe(), fit.max_useful_batch.describe()]
-        rows.append(row + [_against(study, studies[0])] * bool(label))
+        rows.append(row + [_against(study, studies[0])] * compare)
     if any_fit:
         notes.append(
             "Fit: S = S_min (1 + B_crit / B). Perfect scaling ends where steps exceed "
@@ -89,16 +94,20 @@ def _fits(studies) -> list[Block]:
         )
     header = ["S_min, steps", "B_crit, examples", "E_min, examples", "scatter"]
     header += [PERFECT_END, MAX_USEFUL]
-    if len(studies) > 1:
-        header = ["", *header, "turns, against the first"]
-    table = Table(header, rows, wrap=True)
+    if compare:
+        header.append(f"B_crit over that of {study_label(studies[0], studies)}")
+        notes.append(
+            "B_crit over another: the interval lets each study scatter by as much as it does, and "
+            "holds each pair by itself."
+        )
+    table = Table([""] * (len(studies) > 1) + header, rows, wrap=True)
     return [table] * bool(rows) + [Note(note) for note in notes]
 
 
 def _against(study, first):
-    """How many times as far out its turns are as those of the first study."""
-    ratio = None if study is first else turns_against(study, first)
-    return f"{ratio.describe()} times" if ratio else NOTHING
+    """Its B_crit over that of the first study."""
+    ratio = None if study is first else critical_batch_against(study, first)
+    return ratio.describe() if ratio else NOTHING
 
 
 def _fitted(value, interval):
