@@ -244,9 +244,9 @@ def critical_batch_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
     of freedom n - 2 of each and its share in the variance of the difference in log B_crit. The
     confidence is that of `fit`.
 
-    Measured by `benchmarks/ratio_coverage.py` with 4 to 11 batch sizes each, noise from 5 to 30%, the
-    same and not, 500 draws in each of 42 settings: the 95% intervals hold the truth in 91 to 97% of
-    them. Taking the noise to be the same in both holds it in 76 to 100%.
+    Measured by `benchmarks/ratio_coverage.py` with 4 to 11 batch sizes each, noise from 5 to 30%,
+    the same in both and not, 500 draws in each of 42 settings: the 95% intervals hold the truth in
+    91 to 97% of the draws. With one noise for both they would in 76 to 100%.
     """
     pair = fit, reference
     free = np.array([each.problem.log_steps.size - 2 for each in pair])
