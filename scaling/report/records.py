@@ -11,6 +11,8 @@ from scaling.report import REPORTED
 
 T = TypeVar("T")
 
+BY_NAME = ("label smoothing",)  # values that say nothing without the name of their key
+
 
 @dataclass(frozen=True, eq=False)
 class Directory:
@@ -56,7 +58,7 @@ class Study:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Data, model and optimizer of its first point."""
+        """Data, model, optimizer and label smoothing of its first point."""
         return self.points[0].directory.recipe
 
 
@@ -126,10 +128,17 @@ def _read_directory(path):
             # How its convolutions are computed is a matter of the machine, not of the question.
             "model": {k: v for k, v in config["model"].items() if k != "conv_method"},
             "optimizer": config["optim"]["name"],
+            "label smoothing": _label_smoothing(config),
         }
         parameters = resolved.get("model", {}).get("parameters")
         launches = resolved.get("launches", [])
         return Directory(path, result, config, launches, parameters, recipe)
+
+
+def _label_smoothing(config):
+    """Its value as a number, or that every trial has its own."""
+    searched = "label_smoothing" in config.get("search", {}).get("space", {})
+    return "searched" if searched else float(config.get("loss", {}).get("label_smoothing", 0))
 
 
 class _told:
@@ -218,13 +227,14 @@ def labelled(studies: Sequence[Study]) -> list[Study]:
 
 
 def _differing(studies):
-    """Those values of data, model and optimizer in which the studies differ."""
+    """Those values of their recipes in which the studies differ."""
     recipes = [study.recipe for study in studies]
     columns = []
     for key in recipes[0]:
         column = [recipe[key] for recipe in recipes]
         if any(value != column[0] for value in column):
-            columns.append(_in_words(column))
+            words = _in_words(column)
+            columns.append([f"{key} {word}" for word in words] if key in BY_NAME else words)
     return [", ".join(values) for values in zip(*columns, strict=True)] or [""] * len(studies)
 
 
@@ -232,13 +242,17 @@ def _in_words(column):
     """Numbers are of examples. Of things with a name and options, those options that differ, where
     the name does not tell them apart."""
     if not all(isinstance(value, dict) for value in column):
-        return [f"{v:,} examples" if isinstance(v, int) else str(v) for v in column]
+        return [f"{v:,} examples" if isinstance(v, int) else _text(v) for v in column]
     names = [value["name"] for value in column]
     if len(set(names)) == len(names):
         return names
     keys = dict.fromkeys(key for value in column for key in value if key != "name")
     differ = [key for key in keys if any(v.get(key) != column[0].get(key) for v in column)]
     return [_with_options(value, differ) for value in column]
+
+
+def _text(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _with_options(value, keys):

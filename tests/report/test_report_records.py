@@ -160,6 +160,21 @@ def test_studies_are_told_apart_by_what_differs(tmp_path):
     assert [study.label for study in read_studies([a, b])] == [str(a), str(b)]
 
 
+def test_label_smoothing_tells_studies_apart_unless_it_is_searched(tmp_path):
+    values = {"none": {}, "some": {"loss": {"label_smoothing": 0.1}}, "own": {}}
+    values["own"] = {"search": {"space": {"label_smoothing": ["discrete", 0.0, 0.1]}}}
+    workdirs = []
+    for name, changes in values.items():
+        workdirs.append(write_workdir(tmp_path / name, (8,), trials=4))
+        path = workdirs[-1] / "bs8" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert [study.label for study in read_studies(workdirs)] == [
+        "label smoothing 0",
+        "label smoothing 0.1",
+        "label smoothing searched",
+    ]
+
+
 def test_of_models_with_one_name_only_what_differs_is_said():
     of = lambda *models: records._in_words([{"name": "mlp"} | model for model in models])
     wide, deep = {"widths": [9], "norm": "none"}, {"widths": [9, 9], "norm": "none"}

@@ -97,8 +97,8 @@ def _fits(studies) -> list[Block]:
     if compare:
         header.append(f"B_crit over that of {study_label(studies[0], studies)}")
         notes.append(
-            "B_crit over another: the interval lets each study scatter by as much as it does, and "
-            "holds each pair by itself."
+            "B_crit over that of the first: each study's own scatter is its noise, and an interval "
+            "is for its pair alone, not for all of them at once."
         )
     table = Table([""] * (len(studies) > 1) + header, rows, wrap=True)
     return [table] * bool(rows) + [Note(note) for note in notes]
