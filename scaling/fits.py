@@ -100,7 +100,7 @@ class StepsFit:
     confidence: float
     perfect_within: float
     least_saving: float
-    turn: float = dataclasses.field(repr=False, compare=False)  # log b_crit, see `_Problem`
+    turn: float = dataclasses.field(repr=False, compare=False)  # log(b_crit / centre)
     problem: "_Problem" = dataclasses.field(repr=False, compare=False)
     region: "_Region" = dataclasses.field(repr=False, compare=False)
 

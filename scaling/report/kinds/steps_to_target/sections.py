@@ -72,7 +72,8 @@ def _steps(studies):
 def _fits(studies) -> list[Block]:
     """What the fits say, and why there is none."""
     rows, notes, any_fit = [], [], None
-    compare = len(studies) > 1 and fit_of(studies[0])[0] is not None
+    fitted = [fit_of(study)[0] is not None for study in studies]
+    compare = fitted[0] and sum(fitted) > 1
     for study in studies:
         label = study_label(study, studies) if len(studies) > 1 else ""
         fit, reason = fit_of(study)
