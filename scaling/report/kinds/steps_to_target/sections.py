@@ -88,7 +88,8 @@ def _fits(studies) -> list[Block]:
         rows.append(row + [_against(study, studies[0])] * compare)
     if any_fit:
         notes.append(
-            "Fit: S = S_min (1 + B_crit / B). Perfect scaling ends where steps exceed "
+            "Fit: S = S_min (1 + B_crit / B); E_min = S_min B_crit is the examples that the "
+            "smallest batches take. Perfect scaling ends where steps exceed "
             f"proportionality by {any_fit.perfect_within - 1:.0%}; the maximum useful batch is "
             f"where doubling it saves less than {any_fit.least_saving:.0%} of the steps. On this "
             "curve they are fixed multiples of B_crit. Scatter: of the points around the curve."
