@@ -46,6 +46,7 @@ Interval = tuple[float, float]
 PERFECT = "perfect scaling"
 DIMINISHING = "diminishing returns"
 MAXIMAL = "maximal data parallelism"
+PERFECT_END, MAX_USEFUL = "end of perfect scaling", "maximum useful batch"  # the two turns
 
 # A fit through noiseless points would claim no uncertainty at all and leave its interval to
 # rounding. Steps are never known to better than this, in log S.

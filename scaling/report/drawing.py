@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scaling.files import write_atomically
-from scaling.fits import DIMINISHING, MAXIMAL, PERFECT
+from scaling.fits import DIMINISHING, MAX_USEFUL, MAXIMAL, PERFECT, PERFECT_END
 from scaling.report.ticks import decades, powers_of_two
 from scaling.report.wording import SYMBOL, batch_label, metric_value, steps_label
 
@@ -33,6 +33,8 @@ SYMBOLS = {
     "P": "cross",
     "*": "star",
     "x": "x",
+    "|": "line-ns",
+    "d": "diamond-tall",
 }
 GREY = "#595959"
 WIDTH = 50  # characters of a legend's column or a panel's title
@@ -44,6 +46,7 @@ OUTCOMES = {
     "reached": ("#0072B2", "o"),
 }
 BEST = ("#D55E00", "*")
+TURNS = {PERFECT_END: "|", MAX_USEFUL: "d"}
 REGIMES = {PERFECT: "#e3f1e8", DIMINISHING: "#fbf2d9", MAXIMAL: "#f6e3df"}
 
 STYLE = {

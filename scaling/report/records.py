@@ -11,8 +11,6 @@ from scaling.report import REPORTED
 
 T = TypeVar("T")
 
-BY_NAME = ("label smoothing",)  # values that say nothing without the name of their key
-
 
 @dataclass(frozen=True, eq=False)
 class Directory:
@@ -58,7 +56,7 @@ class Study:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Data, model, optimizer and label smoothing of its first point."""
+        """Data, model, optimizer and loss of its first point."""
         return self.points[0].directory.recipe
 
 
@@ -128,17 +126,17 @@ def _read_directory(path):
             # How its convolutions are computed is a matter of the machine, not of the question.
             "model": {k: v for k, v in config["model"].items() if k != "conv_method"},
             "optimizer": config["optim"]["name"],
-            "label smoothing": _label_smoothing(config),
+            "loss": _loss_text(config),
         }
         parameters = resolved.get("model", {}).get("parameters")
         launches = resolved.get("launches", [])
         return Directory(path, result, config, launches, parameters, recipe)
 
 
-def _label_smoothing(config):
-    """Its value as a number, or that every trial has its own."""
+def _loss_text(config):
     searched = "label_smoothing" in config.get("search", {}).get("space", {})
-    return "searched" if searched else float(config.get("loss", {}).get("label_smoothing", 0))
+    value = config.get("loss", {}).get("label_smoothing", 0)
+    return f"label smoothing {'searched' if searched else f'{value:g}'}"
 
 
 class _told:
@@ -233,8 +231,7 @@ def _differing(studies):
     for key in recipes[0]:
         column = [recipe[key] for recipe in recipes]
         if any(value != column[0] for value in column):
-            words = _in_words(column)
-            columns.append([f"{key} {word}" for word in words] if key in BY_NAME else words)
+            columns.append(_in_words(column))
     return [", ".join(values) for values in zip(*columns, strict=True)] or [""] * len(studies)
 
 
@@ -242,17 +239,13 @@ def _in_words(column):
     """Numbers are of examples. Of things with a name and options, those options that differ, where
     the name does not tell them apart."""
     if not all(isinstance(value, dict) for value in column):
-        return [f"{v:,} examples" if isinstance(v, int) else _text(v) for v in column]
+        return [f"{v:,} examples" if isinstance(v, int) else str(v) for v in column]
     names = [value["name"] for value in column]
     if len(set(names)) == len(names):
         return names
     keys = dict.fromkeys(key for value in column for key in value if key != "name")
     differ = [key for key in keys if any(v.get(key) != column[0].get(key) for v in column)]
     return [_with_options(value, differ) for value in column]
-
-
-def _text(value):
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _with_options(value, keys):

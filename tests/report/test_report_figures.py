@@ -5,6 +5,7 @@ import pytest
 from readers import read_studies, read_study
 from synthetic import edit_result, write_workdir
 
+from scaling.report.drawing import TURNS
 from scaling.report.kinds.steps_to_target import analysis, figures, interactive
 from scaling.report.plots import plain
 from scaling.report.ticks import decades, powers_of_two
@@ -134,7 +135,7 @@ def test_the_turns_are_marked_where_studies_share_a_figure(three):
     [axes] = figures.steps_to_target(studies).axes
     assert set(lines(axes, "|") + lines(axes, "d")) == on_curve
     plot = interactive.steps_to_target(studies)
-    told = [trace["hovertext"] for trace in plot["data"] if trace["name"] in figures.TURN_MARKS]
+    told = [trace["hovertext"] for trace in plot["data"] if trace["name"] in TURNS]
     for text, (study, turn) in zip(told, turns, strict=True):
         assert text.startswith(plain(study.label)) and text.endswith(turn.describe())
 

@@ -10,8 +10,10 @@ import numpy as np
 from scaling.errors import UserError
 from scaling.fits import (
     DIMINISHING,
+    MAX_USEFUL,
     MAXIMAL,
     PERFECT,
+    PERFECT_END,
     Ratio,
     StepsFit,
     Turn,
@@ -25,7 +27,6 @@ from scaling.report.wording import parameter_text
 MAX_PANELS = 12
 OPEN_ENDED = 1.7  # an interval without an upper end is drawn up to this multiple of the steps
 NARROW = 0.13  # of the axis: the name of a regime does not fit above it
-PERFECT_END, MAX_USEFUL = "end of perfect scaling", "maximum useful batch"
 LOG_SCALES = ("log", "reverse_log")
 
 

@@ -20,6 +20,7 @@ from scaling.report.drawing import (
     GREY,
     OUTCOMES,
     REGIMES,
+    TURNS,
     batch_axis,
     legend,
     metric_axis,
@@ -51,10 +52,7 @@ from scaling.report.ticks import powers_of_two
 from scaling.report.wording import batch_label, count
 
 DASHES = (0, (5, 3))
-TURN_MARKS = {
-    analysis.PERFECT_END: {"marker": "|", "ms": 9, "mew": 1.4},
-    analysis.MAX_USEFUL: {"marker": "d", "ms": 7, "mew": 1.3, "mfc": "w"},
-}
+TURN_MARK = {"ls": "", "ms": 8, "mew": 1.3, "mfc": "w"}
 FIT = "fit S_min (1 + B_crit / B), 95% band"
 
 
@@ -115,7 +113,7 @@ def _draw_interval(axes, point, color):
 def _mark_turns(axes, study, color):
     """The two turns on the curve, where they lie among the measured batches."""
     for name, turn, steps in analysis.turns_inside(study):
-        axes.plot(turn.batch, steps, c=color, **TURN_MARKS[name])
+        axes.plot(turn.batch, steps, c=color, marker=TURNS[name], **TURN_MARK)
 
 
 def _shade_regimes(axes: Axes, study: Study) -> list[Patch]:
@@ -157,8 +155,8 @@ def _steps_legend(studies: list[Study]) -> list[Line2D]:
     if any(point.censored_at for point in points):
         line("not reached in the steps tried", ls="", marker="^", ms=7, mfc="none")
     if several and fits:
-        for name, mark in TURN_MARKS.items():
-            line(name, ls="", **mark)
+        for name, marker in TURNS.items():
+            line(name, marker=marker, **TURN_MARK)
     return handles
 
 

@@ -12,6 +12,7 @@ from scaling.report.drawing import (
     OUTCOMES,
     REGIMES,
     SYMBOLS,
+    TURNS,
     shades,
     style_of,
 )
@@ -45,8 +46,6 @@ from scaling.report.wording import (
     parameter_text,
     steps_label,
 )
-
-TURN_SYMBOLS = {analysis.PERFECT_END: "line-ns-open", analysis.MAX_USEFUL: "diamond-tall-open"}
 
 
 def steps_to_target(studies: list[Study]) -> Plot | None:
@@ -99,7 +98,8 @@ def _turns(study, color, label):
     """The two turns on the curve, where they lie among the measured batches."""
     traces = []
     for name, turn, steps in analysis.turns_inside(study):
-        style = {"symbol": TURN_SYMBOLS[name], "size": 12, "color": color, "line": {"width": 2}}
+        symbol = SYMBOLS[TURNS[name]] + "-open"
+        style = {"symbol": symbol, "size": 12, "color": color, "line": {"width": 2}}
         trace = marks([turn.batch], [steps], name, style)
         text = f"{plain(label)}<br>{name} {turn.describe()}"
         traces.append(trace | {"hovertext": text, "hoverinfo": "text"})

@@ -3,13 +3,12 @@
 import statistics
 from collections.abc import Sequence
 
+from scaling.fits import MAX_USEFUL, PERFECT_END
 from scaling.report.blocks import Block, Heading, Legend, Note, Picture, Section, Table
 from scaling.report.drawing import style_of
 from scaling.report.kinds.steps_to_target import figures, interactive
 from scaling.report.kinds.steps_to_target.analysis import (
     MAX_PANELS,
-    MAX_USEFUL,
-    PERFECT_END,
     censored_points,
     critical_batch_against,
     fit_of,
