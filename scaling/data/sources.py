@@ -347,7 +347,7 @@ def _missing(name: str, root: Path) -> UserError:
             "--from=DIR to use files you already have)"
         )
     return UserError(
-        f"data set {name!r} is not in {root}: {how}, name another folder with data_dir or "
+        f"data set {name!r} is not in {root}: {how}, name another folder with --config.data.dir or "
         "$TFDS_DATA_DIR, or use digits or synthetic, which need no download."
     )
 
