@@ -48,6 +48,5 @@ def get_config(task: str = "digits"):
     c.optim.name = "sgd"
     c.search.trials = 32
     c.target.margin = 1.0
-    c.target.resolution = 0.02
     look_up("task", task, TASKS)(c)
     return c

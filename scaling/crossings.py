@@ -8,14 +8,23 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-# A population is evaluated this many times more coarsely until a trial has crossed the goal; then
-# the interval of the crossing is trained again and evaluated at full resolution.
-COARSER = 4
-
 
 def next_evaluation(step: int, ratio: float) -> int:
-    """The step after `step` of a grid whose steps grow by `ratio` (0.03: 3%), and at least by 1."""
-    return step + max(1, math.floor(step * ratio))
+    """The first step after `step` of the grid (1 + ratio)^k, k = 0, 1, 2, ..., rounded.
+
+    The grid is the same whatever was evaluated before, and at every batch size. Above 1 / ratio it
+    has 1 / log(1 + ratio) steps in every factor of e, wherever that begins; up to there it has
+    every step.
+
+    Args:
+      step: from 0 on; it need not be on the grid.
+      ratio: by how much the steps grow (0.08: 8%), above 0.
+    """
+    # About the last k that is not beyond; a wrong last digit makes no difference.
+    k = max(0, math.floor(math.log(step + 0.5) / math.log1p(ratio)))
+    while (after := math.floor((1.0 + ratio) ** k + 0.5)) <= step:
+        k += 1
+    return after
 
 
 @dataclasses.dataclass
@@ -24,7 +33,8 @@ class Curve:
 
     Attributes:
       crossed: step of the first evaluation strictly below the goal, or None.
-      before: step of the evaluation before that one.
+      before: step of the evaluation before that one. Between any two evaluations up to `crossed`
+        the trial may have been below the goal for a while.
       best: lowest finite metric, None before any.
       diverged: whether a loss was not finite; nothing is added from then on. A trial that crosses
         first and diverges later has reached the goal.
@@ -46,7 +56,7 @@ class Curve:
         return "infeasible" if self.diverged else "missed"
 
     def add(self, step: int, metric: float, train_loss: float, alive: bool, goal: float) -> None:
-        """One evaluation after `step` updates."""
+        """One evaluation after `step` updates, later than those before."""
         if self.diverged:
             return
         if not (alive and math.isfinite(metric)):
@@ -55,9 +65,9 @@ class Curve:
         if math.isfinite(train_loss):
             self.last_train_loss = train_loss
         self.best = metric if self.best is None else min(self.best, metric)
-        if metric < goal and (self.crossed is None or step < self.crossed):
+        if metric < goal and self.crossed is None:
             self.crossed, self.before = step, self.last_step
-        self.last_step = max(self.last_step, step)
+        self.last_step = step
 
 
 def first_crossing(curves: Sequence[Curve]) -> tuple[int, int] | None:

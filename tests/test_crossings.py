@@ -1,9 +1,9 @@
 """Crossings against written-out answers."""
 
 import dataclasses
-import itertools
 import json
 import math
+from fractions import Fraction
 
 import pytest
 
@@ -19,19 +19,61 @@ def curve(*metrics, goal=0.5, steps=None):
     return added
 
 
-@pytest.mark.parametrize("ratio", [0.001, 0.03, 0.12, 1.0])
-def test_the_grid_grows_by_the_ratio_and_by_one_at_least(ratio):
+# ---- The grid ----
+
+RATIOS = [0.001, 0.02, 0.08, 0.15, 0.5, 1.0, 10.0]
+
+
+def grid(ratio, last):
+    """The steps of the grid up to the first above `last`, one after the other from 0."""
     steps = [0]
-    while steps[-1] < 5000:
+    while steps[-1] <= last:
         steps.append(next_evaluation(steps[-1], ratio))
-    for step, after in itertools.pairwise(steps):
-        gap = after - step
-        assert gap == 1 or step * ratio - 1 < gap <= step * ratio
+    return steps
 
 
 def test_a_grid_written_out():
-    steps = list(itertools.accumulate(range(9), lambda step, _: next_evaluation(step, 0.5)))
-    assert steps == [0, 1, 2, 3, 4, 6, 9, 13, 19]
+    # 1, 1.5, 2.25, 3.375, 5.0625, 7.59, 11.39, 17.09; a half is rounded up.
+    assert grid(0.5, 12) == [0, 1, 2, 3, 5, 8, 11, 17]
+    assert grid(1.0, 2**30)[1:] == [2**k for k in range(32)]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_grid_is_every_power_rounded(ratio):
+    """By exact arithmetic, and in whole numbers that grow."""
+    steps, power, growth, expected = grid(ratio, 3000), Fraction(1), 1 + Fraction(ratio), {0}
+    while power < steps[-1] + 1:
+        expected.add(math.floor(power + Fraction(1, 2)))
+        power *= growth
+    assert steps == sorted(step for step in expected if step <= steps[-1])
+    assert all(type(step) is int for step in steps)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_grid_has_no_history(ratio):
+    """From wherever: the first of its steps above."""
+    steps = grid(ratio, 3000)
+    for step in range(3000):
+        assert next_evaluation(step, ratio) == next(s for s in steps if s > step)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_grid_is_equally_dense_wherever_steps_are_large_and_whole_below(ratio):
+    whole = math.floor(1 / ratio)
+    assert grid(ratio, whole)[: whole + 1] == list(range(whole + 1))
+    steps = grid(ratio, 100 * whole + 1e4)
+    for start in range(whole + 1, 10 * whole, max(1, whole // 20)):
+        for factor in (2, math.e, 10):
+            looks = sum(start < step <= start * factor for step in steps)
+            assert abs(looks - math.log(factor) / math.log1p(ratio)) <= 1.5
+
+
+def test_the_grid_far_out():
+    for step in (2**31 - 1, 10**12):
+        assert step < next_evaluation(step, 0.001) <= step * 1.001 + 1
+
+
+# ---- Trials ----
 
 
 def test_reached_is_strictly_below_the_goal_and_the_first_time_counts():

@@ -1,12 +1,13 @@
 """Steps to a goal against batch size, hyperparameters searched anew for each (Shallue 2018).
 
 A point is one batch size. Its trials are drawn quasi-randomly from `search.space`, train side by
-side, and are evaluated on a grid whose steps grow by 4 x `target.resolution`; the interval in which
-the first trial crosses the goal is trained again and evaluated at `target.resolution`. Steps to
-target is the step of the first evaluation, over all trials, that is strictly better than the goal;
-a trial that diverges before it crosses is infeasible. No trial can change that answer after the
-first crossing, so training stops at `target.margin` times its step: 1.0 would do, more tells how
-the other trials compare.
+side, and are evaluated on one grid of steps that grows by `target.resolution`, the same at every
+batch size. Steps to target is the step of the first evaluation, over all trials, that is strictly
+better than the goal. A dip below the goal between two evaluations is not seen; but no batch size is
+looked at more often than another, for the grid has as many steps in every factor of two (and every
+step up to 1 / resolution). A trial that diverges before it crosses is infeasible. No trial can
+change the answer after the first crossing, so training stops at `target.margin` times its step: 1.0
+would do, more tells how the other trials compare.
 
 The goal is on the validation split or, as McCandlish 2018 has it, on training examples: the first
 ones, as many as the validation split has (`target.split`). Where a data set is streamed, all trials

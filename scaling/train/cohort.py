@@ -150,9 +150,9 @@ class Cohort:
     def _start(self, checkpoints, lines):
         population = self.population
         self.standing = _Standing([History() for _ in self.values], lines=lines)
-        if restored := checkpoints.restore(population.packed(population.trials)):
+        if restored := checkpoints.restore(population.packed()):
             _, trials, extra = restored
-            population.restore((extra.pop("step"), population.unpacked(trials)))
+            population.restore(extra.pop("step"), trials)
             histories = [History(**history) for history in extra["histories"]]
             self.standing = _Standing(**{**extra, "histories": histories})
         self.run_dir.truncate(self.standing.lines)
@@ -248,5 +248,5 @@ class Cohort:
         population, standing = self.population, self.standing
         standing.saves += 1
         extra = dataclasses.asdict(standing) | {"seconds": self._seconds(), "step": population.step}
-        checkpoints.save(standing.saves, population.packed(population.trials), extra)
+        checkpoints.save(standing.saves, population.packed(), extra)
         self._saved = time.perf_counter()

@@ -191,11 +191,8 @@ class PointSearch:
         count, (step, trial) = self.config.target.repeats, self.best
         if not count or not step:
             return []
-        rules = self._rules(
-            budget=min(self.point.total_steps, REPEAT_BUDGET * step),
-            margin=None,
-            fine_from=max(1, step // 2),
-        )
+        budget = min(self.point.total_steps, REPEAT_BUDGET * step)
+        rules = self._rules(budget=budget, margin=None)
         seeds = [self.config.seed + REPEAT_SEED + r for r in range(count)]
         drawn = [self.values[trial]] * count
         outcome = self._run("repeats", rules, drawn, seeds, REPEAT, 0)
@@ -247,7 +244,7 @@ class PointSearch:
             "stopped_at_step": max(self.stops),
             "margin": config.target.margin,
             "trial_steps": self.trial_steps,
-            "trial_steps_saved": max(0, self.possible_steps - self.trial_steps),
+            "trial_steps_saved": self.possible_steps - self.trial_steps,
             "best_trial": trial,
             "best": self._with_effective_rate(self.values[trial]) if step else None,
             "at_edge": [list(edge) for edge in self.edges()],

@@ -202,7 +202,7 @@ class Population:
         self._load()
         self._fixed = self._put(self._spread((self._hparams, self._keys[:, 1])))
         initial = planning.run_once(self._initial, self._keys, self._hparams)
-        self.trials = self._put(self.unpacked(jax.tree.map(np.asarray, initial)))
+        self._take(jax.tree.map(np.asarray, initial))
         method = self._fastest(programs)
         self._advance = programs[method]
         self.placement = _placement(point, self.layout, method)
@@ -273,12 +273,12 @@ class Population:
         """Memory that one device needs."""
         if program is None:
             return math.inf
-        # A snapshot and its restoration hold the trials twice more.
+        # Timing a program, and restoring a checkpoint, hold the trials once more.
         trials, *_ = self._shapes()
         state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trials))
         if self.layout.spread == "trials":
             state /= self.layout.devices
-        return planning.program_bytes(program) + 2 * state
+        return planning.program_bytes(program) + state
 
     def _shapes(self):
         """Of what `advance` takes."""
@@ -456,26 +456,21 @@ class Population:
         initial = planning.run_once(self._initial, self._keys, self._hparams)
         return jax.tree.map(np.asarray, initial.state.params)
 
-    def snapshot(self) -> tuple[int, Trial]:
-        """(step, trials): where `restore` can go back to. Copies, for calls donate the trials."""
-        return self.step, jax.tree.map(jnp.copy, self.trials)
+    def packed(self) -> Trial:
+        """The trials in order, leaves [K, ...] on the host: for checkpoints, which do not depend
+        on the devices."""
+        return jax.tree.map(self._flat, self.trials)
 
-    def restore(self, snapshot: tuple[int, Trial]) -> None:
-        """Go back to a snapshot."""
-        self.step, trials = snapshot
-        self.trials = self._put(jax.tree.map(np.asarray, trials))
+    def restore(self, step: int, packed: Trial) -> None:
+        """Go to where `packed` was taken, perhaps on other devices, after `step` updates."""
+        self.step = step
+        self._take(packed)
 
-    def packed(self, trials: Trial) -> Trial:
-        """The trials of a snapshot in order, leaves [K, ...] on the host: for checkpoints, which do
-        not depend on the devices."""
-        return jax.tree.map(self._flat, trials)
-
-    def unpacked(self, trials: Trial) -> Trial:
-        """What `packed` gave, perhaps on other devices, for a snapshot of this population."""
-        full, shape = self._spread(trials), self.layout.shape
+    def _take(self, packed):
+        full, shape = self._spread(packed), self.layout.shape
         # Copies are dead from the start, and never train.
         own = np.arange(math.prod(shape)).reshape(shape) < self.layout.count
-        return full.replace(alive=full.alive & own)
+        self.trials = self._put(full.replace(alive=full.alive & own))
 
 
 def placed(run: RunDir, name: str, *args, **kwargs) -> Population:

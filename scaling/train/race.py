@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.crossings import COARSER, Curve, first_crossing, next_evaluation
+from scaling.crossings import Curve, first_crossing, next_evaluation
 from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines
 from scaling.signals import Interrupted, Signals
@@ -24,11 +24,9 @@ class Rules:
 
     Attributes:
       metric, goal: reached means strictly below.
-      resolution: of a crossing, as a share of its step.
+      resolution: evaluations are on a grid of steps that grows by this share, `next_evaluation`.
       budget: updates after which to give up.
       margin: stop at this multiple of the first crossing; None: when all have crossed.
-      fine_from: evaluate at full resolution from this step on and not at all before; None: four
-        times more coarsely, and around the first crossing again at full resolution.
       within: first crossing of an earlier race of the same point: it bounds this one.
       split: what is evaluated: "validation", or "train" for the first training examples.
     """
@@ -38,28 +36,17 @@ class Rules:
     resolution: float
     budget: int
     margin: float | None
-    fine_from: int | None = None
     within: int | None = None
     split: str = "validation"
 
 
 @dataclasses.dataclass
 class _Standing:
-    """Where a race is, JSON; saved with every checkpoint.
-
-    Attributes:
-      before: step of the snapshot that a refinement goes back to.
-      refine_until: the coarse evaluation at which a crossing was seen, while it is being refined.
-      lines: of metrics.jsonl when this was saved.
-    """
+    """Where a race is, JSON; saved with every checkpoint."""
 
     curves: list[Curve]
-    before: int = 0
-    refine_until: int | None = None
-    refined: bool = False
-    evaluated: list[int] = dataclasses.field(default_factory=list)
-    lines: int = 0
-    trial_steps: int = 0
+    evaluated: int | None = None  # step of the last evaluation
+    lines: int = 0  # of metrics.jsonl
     saves: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -77,7 +64,7 @@ class Outcome:
     Attributes:
       curves: one per trial.
       stopped_at: updates done.
-      trial_steps: updates of all trials together, repeated ones included.
+      trial_steps: updates of all trials together.
       winner: (params, batch_stats) of the first trial to cross, at its crossing; None without.
       seconds: {"compile", "train", "eval"}.
     """
@@ -134,20 +121,17 @@ class Race:
         standing = self.standing
         winner = None if first_crossing(standing.curves) is None else self._winner
         step = self.population.step
-        return Outcome(standing.curves, step, standing.trial_steps, winner, self._seconds())
+        return Outcome(standing.curves, step, step * self.count, winner, self._seconds())
 
     def _start(self, checkpoints, lines):
         population = self.population
         self.standing = _Standing([Curve() for _ in range(self.count)], lines=lines)
-        self._before = population.snapshot()
-        self._winner = population.variables(0)
-        packed = population.packed(population.trials)
-        like = {"now": packed, "before": packed, "winner": self._winner}
+        self._winner = population.variables(0)  # of no meaning until a trial crosses
+        like = {"now": population.packed(), "winner": self._winner}
         if restored := checkpoints.restore(like):
             _, arrays, extra = restored
-            population.restore((extra.pop("step"), population.unpacked(arrays["now"])))
+            population.restore(extra.pop("step"), arrays["now"])
             self.standing = _Standing.of(extra)
-            self._before = self.standing.before, population.unpacked(arrays["before"])
             self._winner = arrays["winner"]
         self.run_dir.truncate(self.standing.lines)
         self._saved = time.perf_counter()
@@ -159,23 +143,17 @@ class Race:
 
     def _loop(self, checkpoints, signals, progress):
         standing, population = self.standing, self.population
-        if not standing.evaluated:
-            self._judge(*population.advance(0))
+        if standing.evaluated is None:
+            self._record(*population.advance(0))
         while not self._finished():
             if signals.received:
                 self._save(checkpoints)
                 checkpoints.wait()
                 step = f"after step {population.step:,}; what was done is saved."
                 raise Interrupted(signals.received, step)
-            limit = self._next()
-            if not standing.refined and population.step == standing.evaluated[-1]:
-                self._before = population.snapshot()
-                standing.before = population.step
-            first = population.step
-            trained, metrics = population.advance(limit)
-            standing.trial_steps += (population.step - first) * self.count
+            trained, metrics = population.advance(self._next())
             if metrics is not None:
-                self._judge(trained, metrics)
+                self._record(trained, metrics)
             finite = [c.last_train_loss for c in standing.curves if c.last_train_loss is not None]
             progress.step(population.step, min(finite, default=math.nan))
             best = [c.best for c in standing.curves if c.best is not None]
@@ -184,59 +162,27 @@ class Race:
                 self._save(checkpoints)
 
     def _next(self):
-        """The step of the next evaluation."""
-        rules, standing, step = self.rules, self.standing, self.population.step
-        last = standing.evaluated[-1]
-        if rules.fine_from is not None:
-            after = max(rules.fine_from, next_evaluation(last, rules.resolution))
-        elif standing.refine_until is not None:
-            after = min(next_evaluation(last, rules.resolution), standing.refine_until)
-        else:
-            after = next_evaluation(last, COARSER * rules.resolution)
+        """The step of the next evaluation: on the grid, or where the race ends."""
+        after = next_evaluation(self.standing.evaluated, self.rules.resolution)
         # Only a crossing of this race cuts its grid: up to there, `margin` must not change it.
-        crossed = first_crossing(standing.curves) is not None
-        return max(step, min(after, self._bound() if crossed else rules.budget))
+        crossed = first_crossing(self.standing.curves) is not None
+        return min(after, self._bound() if crossed else self.rules.budget)
 
     def _bound(self):
         """The last step that can matter."""
         rules, first = self.rules, first_crossing(self.standing.curves)
         known = [step for step in (first and first[0], rules.within) if step is not None]
-        if rules.margin is None or not known or self.standing.refine_until is not None:
+        if rules.margin is None or not known:
             return rules.budget
         return min(rules.budget, math.floor(min(known) * rules.margin))
 
     def _finished(self):
         curves, step = self.standing.curves, self.population.step
-        if self.standing.refine_until is not None:
-            return False
-        if step >= self._bound() and self.standing.evaluated[-1] == step:
+        if step >= self._bound() and self.standing.evaluated == step:
             return True
         if self.rules.margin is None and all(c.outcome != "missed" for c in curves):
             return True
         return all(c.diverged for c in curves)
-
-    def _judge(self, trained, metrics):
-        """Record an evaluation; go back to refine the first crossing of all."""
-        rules, standing, step = self.rules, self.standing, self.population.step
-        coarse = rules.fine_from is None and standing.refine_until is None
-        if coarse and not standing.refined:
-            crossing = self._crosses(metrics)
-            if crossing and step - standing.before > max(1, math.floor(rules.resolution * step)):
-                standing.refine_until = step
-                self.population.restore(self._before)
-                return
-        self._record(trained, metrics)
-        # On some devices a repetition is not exact: then perhaps nothing crosses this time.
-        refining = standing.refine_until is not None
-        if refining and (self._crosses(metrics) or step >= standing.refine_until):
-            standing.refine_until = None
-        if first_crossing(standing.curves) is not None and not standing.refined:
-            standing.refined = True
-            self._winner = self.population.variables(first_crossing(standing.curves)[1])
-
-    def _crosses(self, metrics):
-        values = np.float64(metrics[self.rules.metric])  # compared as in `Curve.add`
-        return bool(np.any((values < self.rules.goal) & self._finite(metrics)))
 
     def _finite(self, metrics):
         """Which trials have had nothing but finite losses up to this evaluation, bool [K]."""
@@ -245,12 +191,13 @@ class Race:
         return before & self.population.alive & now
 
     def _record(self, trained, metrics):
+        """One evaluation of every trial that has not diverged."""
         standing, step = self.standing, self.population.step
         finite = self._finite(metrics)
-        updates = step - standing.evaluated[-1] if standing.evaluated else 0
+        updates = step - (standing.evaluated or 0)
         mean = trained["loss"] / updates if updates else np.full(self.count, np.nan)
         rows = {k: np.where(finite, v, np.nan) for k, v in (metrics | {"train_loss": mean}).items()}
-        lines = []
+        lines, before = [], first_crossing(standing.curves)
         for k, curve in enumerate(standing.curves):
             if curve.diverged:
                 continue
@@ -260,17 +207,15 @@ class Race:
             lines.append(metric_lines(self.recorded_as, step, row, trial=self.first_trial + k))
         self.run_dir.append("".join(lines))
         standing.lines += len(lines)
-        standing.evaluated.append(step)
+        standing.evaluated = step
+        if before is None and (first := first_crossing(standing.curves)):
+            self._winner = self.population.variables(first[1])
 
     def _save(self, checkpoints):
         self.run_dir.sync()
         population, standing = self.population, self.standing
-        standing.saves += 1  # a checkpoint's number: steps go back where a crossing is refined
+        standing.saves += 1  # a checkpoint's number: a signal may come twice at one step
         extra = dataclasses.asdict(standing) | {"seconds": self._seconds(), "step": population.step}
-        arrays = {
-            "now": population.packed(population.trials),
-            "before": population.packed(self._before[1]),
-            "winner": self._winner,
-        }
+        arrays = {"now": population.packed(), "winner": self._winner}
         checkpoints.save(standing.saves, arrays, extra)
         self._saved = time.perf_counter()

@@ -24,7 +24,7 @@ from scaling.train.phases import Rules, next_batch, train_phases
 from scaling.train.point import resolve
 from scaling.train.step import init_state
 
-FOLLOW = Rules(16, (1.0, 0.2), 0.2, 20_000, r=100.0, largest=128, memory=20.0)
+FOLLOW = Rules(16, (1.0, 0.2), 0.15, 20_000, r=100.0, largest=128, memory=20.0)
 STAY = dataclasses.replace(FOLLOW, r=None, goals=(1e-9,), budget=16 * 40)
 
 
@@ -175,10 +175,11 @@ def test_evaluations_are_on_the_grid_and_goals_strictly_below(tmp_path, monkeypa
     (trajectory,) = _train(tmp_path, rules)
     grid = [0]
     while len(grid) < 7:
-        grid.append(next_evaluation(grid[-1], 0.2))
+        grid.append(next_evaluation(grid[-1], 0.15))
     assert [row["step"] for row in read_metrics(tmp_path, "train_eval")] == grid
-    assert [(g["goal"], g["steps"]) for g in trajectory.goals] == [(1.0, 3), (0.7, 3), (0.5, 6)]
-    assert trajectory.done and trajectory.step == 6 == len(read_metrics(tmp_path, "train"))
+    found = [(g["goal"], g["steps"]) for g in trajectory.goals]
+    assert found == [(1.0, grid[3]), (0.7, grid[3]), (0.5, grid[6])]
+    assert trajectory.done and trajectory.step == grid[6] == len(read_metrics(tmp_path, "train"))
 
 
 def test_the_loss_of_an_evaluation_is_that_of_the_first_examples(tmp_path):

@@ -191,7 +191,7 @@ def test_one_compilation(caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         population = _population(_config(MLP), VALUES[:2])
         assert "XLA compilation of" in caplog.text  # or this test would find nothing
-        population.restore(population.snapshot())
+        population.restore(population.step, population.packed())
         caplog.clear()
         population.advance(1)
         population.advance(3, evaluate=False)
@@ -201,16 +201,16 @@ def test_one_compilation(caplog):
 
 
 def test_going_back_and_where_calls_are_cut_leave_no_trace(monkeypatch):
-    """Bit-identical, sums of training losses included: what refining and resuming rest on."""
+    """Bit-identical, sums of training losses included: what resuming rests on."""
     population = _population(_config(GHOST, devices=2), VALUES[:3])
     _train(population, MIDDLE)
     population.advance(MIDDLE + 2, evaluate=False)
-    snapshot = population.snapshot()
+    packed = population.packed()
     weights_of = lambda: [population.variables(k) for k in range(3)]
     (whole,), weights = _train(population, 40), weights_of()
     for seconds in (1e9, 0.0):  # as much as fits in a call, and one update in each
         monkeypatch.setattr(population_module, "CALL_SECONDS", seconds)
-        population.restore(snapshot)
+        population.restore(MIDDLE + 2, packed)
         assert population.step == MIDDLE + 2
         (again,) = _train(population, 40)
         for key in whole:
@@ -262,9 +262,9 @@ def test_trials_on_a_stream_are_what_runs_of_their_own_would_be(
 def test_going_back_on_a_stream_leaves_no_trace(tmp_path, imagenet):
     population = _population(_streamed(tmp_path), VALUES[:3], block=3)
     _train(population, 2)
-    snapshot = population.snapshot()
+    packed = population.packed()
     (whole,), weights = _train(population, 5), population.variables(2)
-    population.restore(snapshot)
+    population.restore(2, packed)
     *_, again = _train(population, 4, 5)
     for key in ("loss", "error"):
         np.testing.assert_array_equal(again[key], whole[key], err_msg=key)

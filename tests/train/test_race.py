@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from scaling.config import default_config
-from scaling.crossings import COARSER, first_crossing
+from scaling.crossings import first_crossing, next_evaluation
 from scaling.record import RunDir
 from scaling.signals import Interrupted
 from scaling.train import population as population_module
@@ -22,14 +22,14 @@ from scaling.train.checkpoint import forget
 from scaling.train.point import resolve
 from scaling.train.race import Race, Rules
 
-GOAL, BUDGET = 0.5, 400
-CALL = 9  # updates that the stand-in makes in one call
+GOAL, BUDGET, RATIO = 0.5, 400, 0.03
+CALL = 4  # updates that the stand-in makes in one call
 
 
 class Known:
     """A population whose error and loss of trial k after step s are `metric(k, s)`.
 
-    Its state is what it is judged by, so going back to a wrong one would show. A metric of None is
+    Its state is what it is judged by, so resuming from a wrong one would show. A metric of None is
     a training loss that was not finite at that step or before.
     """
 
@@ -65,17 +65,11 @@ class Known:
     def variables(self, trial):
         return {"w": np.int32([trial, self.step])}, {}
 
-    def snapshot(self):
-        return self.step, {name: leaf.copy() for name, leaf in self.trials.items()}
+    def packed(self):
+        return self.trials
 
-    def restore(self, snapshot):
-        self.step, self.trials = snapshot[0], dict(snapshot[1])
-
-    def packed(self, trials):
-        return trials
-
-    def unpacked(self, trials):
-        return trials
+    def restore(self, step, packed):
+        self.step, self.trials = step, dict(packed)
 
 
 class Signals:
@@ -96,7 +90,7 @@ def after(calls):
 
 
 def _rules(**changes):
-    rules = {"metric": "error", "goal": GOAL, "resolution": 0.03, "budget": BUDGET, "margin": 1.5}
+    rules = {"metric": "error", "goal": GOAL, "resolution": RATIO, "budget": BUDGET, "margin": 1.5}
     return Rules(**rules | changes)
 
 
@@ -134,8 +128,18 @@ def falling(*crossings):
     return metric
 
 
-def _is_fine(before, crossed, resolution=0.03):
-    return crossed - before <= max(1, math.floor(resolution * crossed))
+def grid(last, ratio=RATIO):
+    """The steps at which a race looks that ends at step `last`."""
+    steps = [0]
+    while steps[-1] < last:
+        steps.append(min(last, next_evaluation(steps[-1], ratio)))
+    return steps
+
+
+def seen(true_step, ratio=RATIO):
+    """(look before, look) at which a trial is first seen that is below the goal from a step on."""
+    at = next(i for i, step in enumerate(grid(BUDGET, ratio)) if step >= true_step)
+    return tuple(grid(BUDGET, ratio)[at - 1 : at + 1])
 
 
 # ---- The answer ----
@@ -159,7 +163,7 @@ def test_the_margin_changes_no_answer(race, name):
         step, trial = first_crossing(outcome.curves)
         before = outcome.curves[trial].before
         answers.add((step, trial, before))
-        assert before < true_step <= step and _is_fine(before, step) and trial == true_trial
+        assert (before, step) == seen(true_step) and trial == true_trial
         assert min(row["step"] for row in rows if row["error"] < GOAL) == step
         assert outcome.stopped_at == min(BUDGET, math.floor(step * margin))
         np.testing.assert_array_equal(outcome.winner[0]["w"], [trial, step])
@@ -167,28 +171,32 @@ def test_the_margin_changes_no_answer(race, name):
 
 
 @pytest.mark.parametrize("resolution", [0.001, 0.03, 0.2])
-def test_the_crossing_is_refined_wherever_it_is(race, resolution):
+def test_one_grid_wherever_the_crossing_is(race, resolution):
     for crossing in (1, 2, 3, 16, 33, 34, 77, 150, 263, 399):
-        outcome, _, rows = race(falling(crossing, 400), 2, resolution=resolution, margin=1.0)
-        (curve, _), step = outcome.curves, outcome.curves[0].crossed
-        assert curve.before < crossing <= step and _is_fine(curve.before, step, resolution)
+        outcome, known, rows = race(falling(crossing, 400), 2, resolution=resolution, margin=1.0)
+        curve = outcome.curves[0]
+        assert (curve.before, curve.crossed) == seen(crossing, resolution)
         recorded = [row["step"] for row in rows if row["trial"] == 0]
-        assert recorded == sorted(set(recorded)) and recorded[-1] == step
-        assert recorded[-2] == curve.before
+        assert recorded == known.population.evaluations == grid(curve.crossed, resolution)
 
 
-def test_a_crossing_that_is_gone_when_it_is_looked_at_again(race):
-    """Not every device repeats itself exactly: the race goes on, and ends."""
-    steps = [0]
+def test_a_dip_is_seen_where_there_is_a_look_and_nowhere_else(race):
+    """A trial that is below the goal at some steps only."""
+    looks = grid(BUDGET)
+    for dip in range(100, 200, 7):
+        metric = lambda k, step, dip=dip: 0.4 if dip <= step < dip + 3 or step >= 300 else 0.9
+        first = next(step for step in looks if metric(0, step) < GOAL)
+        outcome, *_ = race(metric, 1)
+        (curve,) = outcome.curves
+        assert curve.crossed == first and curve.before == looks[looks.index(first) - 1]
+        np.testing.assert_array_equal(outcome.winner[0]["w"], [0, first])
 
-    def metric(k, step):
-        steps.append(step)
-        went_back = sorted(steps) != steps
-        return 0.4 if step > 100 and not went_back else falling(350)(k, step)
 
-    outcome, *_ = race(metric, 1)
-    assert outcome.stopped_at == BUDGET
-    assert outcome.curves[0].before < 350 <= outcome.curves[0].crossed
+def test_the_winner_is_kept_as_it_was_at_its_crossing(race):
+    """Whoever crosses later, and with whatever number."""
+    outcome, *_ = race(falling(None, 150, 140, 144), 4, margin=1e6)
+    assert first_crossing(outcome.curves) == (seen(140)[1], 2) and outcome.stopped_at == BUDGET
+    np.testing.assert_array_equal(outcome.winner[0]["w"], [2, seen(140)[1]])
 
 
 def test_within_bounds_a_race_and_changes_no_answer(race):
@@ -196,7 +204,7 @@ def test_within_bounds_a_race_and_changes_no_answer(race):
     for margin in (1.0, 1.5):
         outcome, *_ = race(falling(None, None), 2, within=100, margin=margin)
         assert [c.outcome for c in outcome.curves] == ["missed"] * 2 and outcome.winner is None
-        assert 100 * margin <= outcome.stopped_at <= 100 * margin * (1 + COARSER * 0.03)
+        assert outcome.stopped_at == next(s for s in grid(BUDGET) if s >= 100 * margin)
     for within, crossing in itertools.product((50, 101), (20, *range(45, 102, 3))):
         if crossing > within:
             continue
@@ -204,8 +212,7 @@ def test_within_bounds_a_race_and_changes_no_answer(race):
         for margin in (1.0, 1.5, 1e6):
             outcome, *_ = race(falling(None, crossing), 2, within=within, margin=margin)
             answers.add(first_crossing(outcome.curves))
-        ((step, _),) = answers
-        assert crossing <= step <= crossing * 1.03 + 1
+        assert answers == {(seen(crossing)[1], 1)}
 
 
 # ---- Ends ----
@@ -250,15 +257,14 @@ def test_a_model_of_nan_has_not_reached_the_goal(race):
     outcome, _, rows = race(lambda k, step: None if step > 50 else 0.9, 1)
     assert outcome.curves[0].outcome == "infeasible"
     assert not [row for row in rows if row["error"] is not None and row["error"] < GOAL]
-    assert outcome.trial_steps == outcome.stopped_at  # and no crossing was looked for
 
 
 def test_repeats_run_until_each_has_crossed(race):
-    rules = {"margin": None, "fine_from": 80, "split": "repeat"}
+    rules = {"margin": None, "split": "repeat"}
     outcome, known, rows = race(falling(90, 200, 85), 3, **rules)
-    assert known.population.evaluations[:2] == [0, 80]
+    assert known.population.evaluations == grid(outcome.stopped_at)  # that of the search
     for curve, crossing in zip(outcome.curves, (90, 200, 85), strict=True):
-        assert curve.before < crossing <= curve.crossed and _is_fine(curve.before, curve.crossed)
+        assert (curve.before, curve.crossed) == seen(crossing)
     assert outcome.stopped_at == outcome.curves[1].crossed
     assert {row["split"] for row in rows} == {"repeat"}
     outcome, *_ = race(falling(90, None), 2, **rules)
@@ -274,11 +280,11 @@ def test_every_evaluation_of_every_trial_is_recorded_once(race):
     recorded = [(row["step"], row["trial"]) for row in rows]
     assert len(set(recorded)) == len(recorded) and {trial for _, trial in recorded} == {64, 65}
     steps = [step for step, trial in recorded if trial == 64]
-    # Means of 1/step over the updates since the row before, whatever was trained twice.
+    # Means of 1/step over the updates since the row before.
     for row, (before, step) in zip(rows[2::2], itertools.pairwise(steps), strict=True):
         mean = sum(1.0 / s for s in range(before + 1, step + 1)) / (step - before)
         assert row["train_loss"] == pytest.approx(mean, rel=1e-5)
-    assert outcome.trial_steps > 2 * outcome.stopped_at  # an interval was trained again
+    assert outcome.trial_steps == 2 * outcome.stopped_at
 
 
 def _in_pieces(race, path, calls, *args, **rules):
@@ -299,13 +305,13 @@ def _standing(path):
     return [json.loads((newest / "extra" / "metadata").read_text())]
 
 
-@pytest.mark.parametrize("rules", [{}, {"margin": None, "fine_from": 80}])
+@pytest.mark.parametrize("rules", [{}, {"margin": None}])
 def test_stopped_after_every_call_nothing_is_different(race, tmp_path, rules):
     metric = lambda k, step: None if k == 1 and step > 60 else falling(None, 100, 143, 150)(k, step)
     expected, _, _ = race(metric, 4, path=tmp_path / "whole", **rules)
-    outcome, _, _, stops = _in_pieces(race, tmp_path / "pieces", 1, metric, 4, **rules)
+    outcome, *_, stops = _in_pieces(race, tmp_path / "pieces", 1, metric, 4, **rules)
     assert len(stops) > 20
-    assert rules or any(stop["refine_until"] for stop in stops)
+    assert any(stop["step"] > stop["evaluated"] for stop in stops)  # between two looks
     assert outcome.curves == expected.curves
     for field in ("stopped_at", "trial_steps"):
         assert getattr(outcome, field) == getattr(expected, field)
@@ -334,18 +340,20 @@ def _real(path, stop=lambda race: Signals(), devices=1):
 
 
 def test_a_population_stopped_and_resumed_is_bit_identical(tmp_path, monkeypatch):
-    """Also inside a refinement, and however the work was cut into calls."""
+    """Between two looks, after the first crossing, and however the work was cut into calls."""
     expected, rows = _real(tmp_path / "whole")
-    step, trial = first_crossing(expected.curves)
-    assert _is_fine(expected.curves[trial].before, step) and 40 < step < 200
+    step, _ = first_crossing(expected.curves)
+    assert step in grid(200) and 40 < step < 200
     assert expected.curves[3].outcome == "infeasible"
     monkeypatch.setattr(population_module, "CALL_SECONDS", 0.0)  # one update in each
 
-    def between_two_evaluations_of_a_refinement(race):
-        refining = lambda: race.standing.refine_until is not None
-        return Signals(lambda: refining() and race.population.step > race.standing.before)
+    def between_two_looks(race):
+        return Signals(lambda: race.population.step > race.standing.evaluated > 40)
 
-    for stop in (lambda _: after(9), between_two_evaluations_of_a_refinement, lambda _: after(1)):
+    def after_the_first_crossing(race):
+        return Signals(lambda: first_crossing(race.standing.curves) is not None)
+
+    for stop in (lambda _: after(9), between_two_looks, after_the_first_crossing):
         with pytest.raises(Interrupted):
             _real(tmp_path / "pieces", stop)
     outcome, again = _real(tmp_path / "pieces")
@@ -364,3 +372,40 @@ def test_a_race_goes_on_with_another_number_of_devices(tmp_path):
         if other.outcome == "reached":
             assert curve.crossed == pytest.approx(other.crossed, rel=0.1)
             assert curve.best == pytest.approx(other.best, abs=0.02)
+
+
+# ---- Against an evaluation after every update ----
+
+
+@pytest.mark.parametrize("batch, steps", [(2, 260), (16, 130), (128, 60)])
+def test_steps_are_those_of_an_evaluation_after_every_update_on_the_grid(tmp_path, batch, steps):
+    """A second population of the same trials is looked at after every update. Every trial's steps
+    are the first step of the grid at which that whole curve is below the goal, and looking more
+    often changes no weight and no metric."""
+    ratio, goal, count = 0.08, 0.3, 12
+    config = default_config("steps_to_target")
+    config.global_batch, config.duration, config.devices = batch, f"{steps} steps", 1
+    config.model = ConfigDict({"name": "mlp", "widths": (8,)})
+    point = resolve(config, ("peak",))
+    values = [{"peak": 0.02 * 1.4**k} for k in range(count)]
+    with RunDir(tmp_path / "race") as run:
+        rules = _rules(goal=goal, budget=steps, resolution=ratio, margin=1e6)
+        race = Race(point, rules, values, range(count), run, "r", "validation")
+        outcome = race.run(0, Signals(), "test")
+        rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    population = population_module.Population(point, values, range(count))
+    every, (first, best) = [], first_crossing(outcome.curves)
+    for step in range(steps + 1):
+        every.append(population.advance(step)[1]["error"])
+        if step == first:
+            weights = population.variables(best)
+            jax.tree.map(np.testing.assert_array_equal, outcome.winner, weights)
+    for row in rows:
+        if row["error"] is not None:
+            assert row["error"] == pytest.approx(every[row["step"]][row["trial"]], rel=1e-12)
+    looks = grid(steps, ratio)
+    assert {row["step"] for row in rows} == set(looks)
+    on_grid = [next((s for s in looks if every[s][k] < goal), None) for k in range(count)]
+    assert [curve.crossed for curve in outcome.curves] == on_grid
+    at_all = [next((s for s in range(steps) if every[s][k] < goal), None) for k in range(count)]
+    assert at_all != on_grid and sum(step is not None for step in on_grid) > count // 2
