@@ -32,7 +32,6 @@ as F, 92 to 98%, and takes hundreds of fits more and a seed.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -272,41 +271,6 @@ def regimes(fit: StepsFit, batch: ArrayLike) -> list[str]:
         PERFECT if size <= perfect else DIMINISHING if size <= useful else MAXIMAL
         for size in np.atleast_1d(batch)
     ]
-
-
-def bootstrap_minimum(
-    steps: Sequence[float | None], *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """Interval of the fewest steps over trials: percentiles of the minimum of resampled trials.
-
-    It tells how much the minimum hangs on a few lucky trials. It cannot tell what a trial that was
-    not run would have done: no resample goes below the observed minimum, and 63% of them or more
-    contain it, so the lower end is always the observed minimum itself and the interval is no
-    confidence interval of the best that the search space holds. With one trial it has no width.
-
-    Args:
-      steps: per trial, None, NaN or inf where it missed the goal or was infeasible. Leaving such
-        trials out would pretend that every search of this size hits.
-      confidence: two-sided; the upper end is inf if more than (1 - confidence) / 2 of the draws
-        contain no trial that reached the goal.
-      draws: resamples of all trials.
-      seed: of the resampling.
-
-    Raises:
-      UserError: there are no trials, or one has no positive number of steps.
-    """
-    _check_share("confidence", confidence, 0, 1)
-    trials = np.asarray(steps, float).ravel()
-    if not trials.size:
-        raise UserError("There are no trials to take the minimum of; pass at least one.")
-    _check_positive("steps", trials)
-    trials = np.where(np.isnan(trials), np.inf, trials)
-    picks = np.random.default_rng(seed).integers(trials.size, size=(draws, trials.size))
-    minima = np.sort(trials[picks].min(axis=1))
-    # Order statistics and no interpolation, which has no answer between a number and inf.
-    tail = (1 - confidence) / 2
-    low, high = (math.ceil(share * draws) - 1 for share in (tail, 1 - tail))
-    return float(minima[max(low, 0)]), float(minima[high])
 
 
 # The fit works in two coordinates that stay finite on both asymptotes: `level`, the log of the

@@ -7,7 +7,7 @@ from scipy import optimize, stats
 
 from scaling import fits
 from scaling.errors import UserError
-from scaling.fits import Ratio, Turn, bootstrap_minimum, critical_batch_ratio, fit_steps, regimes
+from scaling.fits import Ratio, Turn, critical_batch_ratio, fit_steps, regimes
 
 BATCH = 2.0 ** np.arange(4, 14)  # 16 to 8,192
 
@@ -393,29 +393,6 @@ def test_a_point_without_any_number_is_left_out():
     assert fit_steps([*BATCH, 2**20], [*steps, None]) == fit_steps(BATCH, steps)
 
 
-# --- the minimum over trials ---
-
-
-def test_bootstrap_of_a_minimum_against_its_exact_distribution():
-    """No resample holds any of the k best trials with probability (1 - k / n)^n."""
-    trials = np.random.default_rng(9).permutation(np.arange(1, 101))
-    low, high = bootstrap_minimum(trials, draws=20_000)
-    assert low == 1
-    assert high == next(k + 1 for k in range(100) if (1 - (k + 1) / 100) ** 100 <= 0.025) == 4
-    assert bootstrap_minimum(trials, confidence=0.5, draws=20_000) == (1, 2)
-    assert bootstrap_minimum(trials, seed=1) == bootstrap_minimum(trials, seed=1)
-
-
-def test_trials_that_missed():
-    # One of 20 reached: 0.95^20 = 36% of the draws hold no trial that did.
-    assert bootstrap_minimum([None] * 19 + [50]) == (50, math.inf)
-    # Eight of 20 did: 0.6^20 is far below the tail.
-    low, high = bootstrap_minimum([math.nan] * 6 + [math.inf] * 6 + [*range(50, 58)])
-    assert low == 50 and 50 < high < 58
-    assert bootstrap_minimum([None, None]) == (math.inf, math.inf)
-    assert bootstrap_minimum([7]) == (7, 7)
-
-
 # --- errors ---
 
 
@@ -447,9 +424,3 @@ def test_what_cannot_be_fitted(batches, steps, options, words):
         fit_steps(batches, steps, **options)
     for word in words:
         assert word in str(error.value)
-
-
-@pytest.mark.parametrize("steps, word", [([], "no trials"), ([5, 0], "steps is 0")])
-def test_what_has_no_minimum(steps, word):
-    with pytest.raises(UserError, match=word):
-        bootstrap_minimum(steps)

@@ -26,6 +26,7 @@ from scaling import durations, search
 from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError, look_up
+from scaling.minima import interval_of
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES
 from scaling.record import RunDir
@@ -185,7 +186,7 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
     rows = [head]
     for name, result in results.items():
         step, repeats = result["steps_to_target"], [r["steps_to_target"] for r in result["repeats"]]
-        low, high = result["steps_interval"] or (None, None)
+        low, high = interval_of(result) or (None, None)
         best = {k: v for k, v in (result["best"] or {}).items() if k != "effective_learning_rate"}
         counts = result["counts"]
         rows.append(

@@ -1,6 +1,5 @@
 """The search at one point: rounds of trials, repeats of the best, its test (Shallue 2018)."""
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from ml_collections import ConfigDict
 from scaling import search
 from scaling.crossings import Curve, first_crossing
 from scaling.errors import UserError
-from scaling.fits import bootstrap_minimum
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.train.checkpoint import forget
@@ -238,7 +236,6 @@ class PointSearch:
             "split": config.target.split,
             "steps_to_target": step,
             "resolution": [self.curves[trial].before, step] if step else None,
-            "steps_interval": self._interval() if step else None,
             "censored_at": max(self.stops) if status == "target_not_reached" else None,
             "budget_steps": point.total_steps,
             "stopped_at_step": max(self.stops),
@@ -258,11 +255,6 @@ class PointSearch:
             "trial_steps_per_second": self.timed_steps / max(self.seconds["train"], 1e-9),
             "devices": devices,
         }
-
-    def _interval(self):
-        steps = [math.nan if c.crossed is None else c.crossed for c in self.curves]
-        low, high = bootstrap_minimum(steps, seed=self.config.seed)
-        return [int(low), int(high) if math.isfinite(high) else None]
 
     def _with_effective_rate(self, values):
         """The values and lr / (1 - momentum), as the paper plots it."""

@@ -97,6 +97,14 @@ def edit_result(point: Path, **changes) -> None:
     write_json(path, json.loads(path.read_text()) | changes)
 
 
+def keep_reached(point: Path, count: int) -> None:
+    """Of the trials that reached the goal, all but the fastest `count` miss it."""
+    trials = json.loads((point / "result.json").read_text())["trials"]
+    for trial in sorted((t for t in trials if t["steps_to_target"]), key=_steps)[count:]:
+        trial |= {"outcome": "missed", "steps_to_target": None}
+    edit_result(point, trials=trials)
+
+
 def _draw(rng, scale, low, high):
     if scale == "reverse_log":
         return 1 - _draw(rng, "log", 1 - high, 1 - low)
@@ -163,7 +171,6 @@ def _result(batch, trials, reached, budget_steps, stopped_at, metric, goal, rang
         "goal": goal,
         "steps_to_target": steps,
         "resolution": [steps - 1, steps] if reached else None,
-        "steps_interval": [steps, math.ceil(1.2 * steps)] if reached else None,
         "censored_at": None if reached else budget_steps,
         "budget_steps": budget_steps,
         "stopped_at_step": stopped_at,

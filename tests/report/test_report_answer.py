@@ -5,7 +5,7 @@ import re
 import pytest
 from parsed import Parsed
 from readers import read_studies, read_study
-from synthetic import edit_result, write_workdir
+from synthetic import edit_result, keep_reached, write_workdir
 
 from scaling.fits import Ratio
 from scaling.report import write_report
@@ -17,7 +17,6 @@ GONE = {
     "best": None,
     "best_trial": None,
     "resolution": None,
-    "steps_interval": None,
     "repeats": [],
     "test": None,
 }
@@ -132,7 +131,8 @@ def test_what_a_reader_must_know(tmp_path):
         tmp_path / "bs16", at_edge=[["learning_rate", "high"]], repeats=[{"steps_to_target": None}]
     )
     devices = {"kind": "cpu", "platform": "cpu", "count": 8, "simulated": True}
-    edit_result(tmp_path / "bs4", devices=devices, steps_interval=[9, None])
+    edit_result(tmp_path / "bs4", devices=devices)
+    keep_reached(tmp_path / "bs4", 3)
     found = cautions(read_study(tmp_path))
     for part in (
         "not in here: bs2.",

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from readers import read_studies, read_study
-from synthetic import edit_result, write_workdir
+from synthetic import edit_result, keep_reached, write_workdir
 
 from scaling.report.drawing import TURNS
 from scaling.report.kinds.steps_to_target import analysis, figures, interactive
@@ -111,9 +111,28 @@ def test_no_curve_where_there_are_too_few_points(tmp_path):
 
 def test_an_interval_without_an_upper_end_is_an_arrow(tmp_path):
     write_workdir(tmp_path, (8, 64), trials=12)
-    edit_result(tmp_path / "bs8", steps_interval=[200, None])
+    keep_reached(tmp_path / "bs8", 3)
+    keep_reached(tmp_path / "bs64", 4)
     [axes] = figures.steps_to_target([read_study(tmp_path)]).axes
     assert [text.arrow_patch is not None for text in axes.texts] == [True]
+
+
+def test_a_lower_end_far_below_runs_out_of_the_figure(tmp_path):
+    write_workdir(tmp_path, (8, 64), trials=12)
+    keep_reached(tmp_path / "bs8", 2)
+    study = read_study(tmp_path)
+    far, near = study.points
+    assert far.steps_interval[0] < far.steps_to_target / analysis.FAR_BELOW
+    assert near.steps_to_target / analysis.FAR_BELOW < near.steps_interval[0]
+    extent = analysis.steps_extent(study)
+    assert far.steps_to_target / analysis.FAR_BELOW in extent and near.steps_interval[0] in extent
+    assert far.steps_interval[0] not in extent
+    [axes] = figures.steps_to_target([study]).axes
+    bars = [[*line.get_ydata()] for line in axes.lines if [*line.get_xdata()] == [64, 64]]
+    assert bars == [[*near.steps_interval]]
+    [points] = [t for t in interactive.steps_to_target([study])["data"] if "error_y" in t]
+    below = points["error_y"]["arrayminus"]
+    assert below == [p.steps_to_target - p.steps_interval[0] for p in study.points]
 
 
 def test_colours_and_goals_tell_several_studies_apart(three, tmp_path):
@@ -264,7 +283,7 @@ def test_figures_with_nothing_to_show_are_none(tmp_path):
     write_workdir(tmp_path, (8, 64), trials=4)
     for name in ("bs8", "bs64"):
         (tmp_path / name / "metrics.jsonl").unlink()
-        gone = {"best": None, "best_trial": None, "steps_interval": None, "repeats": []}
+        gone = {"best": None, "best_trial": None, "repeats": []}
         edit_result(tmp_path / name, status="all_diverged", steps_to_target=None, ranges={}, **gone)
     study = read_study(tmp_path)
     assert figures.steps_to_target([study]) is figures.best_values([study]) is None

@@ -11,6 +11,7 @@ from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 
 from scaling.errors import UserError
+from scaling.minima import interval_of
 from scaling.report import page, write_report
 from scaling.report.wording import number
 
@@ -44,7 +45,7 @@ def test_tables_hold_the_numbers_of_the_records(report, workdir):
         flat = {key: result[key] for key in ("goal", "steps_to_target", "censored_at", "margin")}
         flat |= {key: result[key] for key in ("trial_steps", "trial_steps_saved", "budget_steps")}
         flat |= result["counts"] | {f"best_{k}": v for k, v in (result["best"] or {}).items()}
-        flat["steps_interval_high"] = (result["steps_interval"] or [None, None])[1]
+        flat["steps_interval_high"] = (interval_of(result) or [None, None])[1]
         flat["test_error"] = (result["test"] or {}).get("error")
         for key, value in flat.items():
             assert (float(row[key]) if row[key] else None) == value, key
@@ -62,8 +63,9 @@ def test_the_page_shows_the_numbers_of_the_records(report, workdir):
         if not point.reached:
             assert f"not reached in {point.censored_at:,}" in cells
             continue
-        low, high = point.steps_interval
-        assert f"{point.steps_to_target:,} ({low:,} to {high:,})" in cells
+        low, high = interval_of(point.directory.result)
+        interval = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+        assert f"{point.steps_to_target:,} ({interval})" in cells
         assert f"{point.examples:,}" in cells
         for value in (point.epochs, *point.best.values()):
             assert number(value) in cells
@@ -173,7 +175,7 @@ def test_places_that_cannot_be_written(small, tmp_path):
 def test_the_page_says_what_is_missing_and_why(small, tmp_path):
     for name in ("bs8", "bs64"):
         (small / name / "metrics.jsonl").unlink()
-        gone = {"best": None, "best_trial": None, "steps_interval": None, "repeats": []}
+        gone = {"best": None, "best_trial": None, "repeats": []}
         edit_result(small / name, status="all_diverged", steps_to_target=None, ranges={}, **gone)
     (small / "bs2").mkdir()
     (small / "bs2" / "config.json").write_text("{}")
@@ -186,7 +188,7 @@ def test_the_page_says_what_is_missing_and_why(small, tmp_path):
 
 
 NOTHING = {"steps_to_target": None, "best": None, "best_trial": None, "resolution": None}
-NOTHING |= {"steps_interval": None, "repeats": [], "test": None}
+NOTHING |= {"repeats": [], "test": None}
 
 
 @pytest.mark.parametrize("change", [

@@ -135,7 +135,7 @@ def test_a_goal_that_was_not_reached_is_censored(tmp_path):
     goals = [*result["goals"][:-1], result["goals"][-1] | missed]
     edit_result(
         tmp_path / "bs1", goals=goals, status="target_not_reached", steps_to_target=None,
-        censored_at=30_000, best=None, best_trial=None, repeats=[], steps_interval=None,
+        censored_at=30_000, best=None, best_trial=None, repeats=[],
     )  # fmt: skip
     study = read_study(tmp_path)
     last = fronts(study)[-1]

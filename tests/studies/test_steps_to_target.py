@@ -13,6 +13,7 @@ from scaling import search
 from scaling.config import default_config, model_config
 from scaling.crossings import next_evaluation
 from scaling.errors import UserError
+from scaling.minima import interval_of
 from scaling.record import RunDir
 from scaling.signals import Interrupted
 from scaling.studies import run_study
@@ -28,7 +29,7 @@ SPACE = {
     "weight_decay": ("discrete", 0.0, 0.0, 0.0, 1e12),  # some diverge
 }
 KEYS = """study status global_batch train_size metric goal split steps_to_target resolution
-steps_interval censored_at budget_steps stopped_at_step margin trial_steps trial_steps_saved
+censored_at budget_steps stopped_at_step margin trial_steps trial_steps_saved
 best_trial best at_edge widened ranges counts trials repeats test seconds
 trial_steps_per_second devices"""
 TIMES = ("seconds", "trial_steps_per_second")
@@ -105,8 +106,9 @@ def test_the_record_of_a_point(study):
         assert step == result["steps_to_target"] == next_evaluation(before, 0.1)
         assert result["budget_steps"] == BUDGET
         assert result["stopped_at_step"] == min(BUDGET, math.floor(2.0 * step))
-        low, high = result["steps_interval"]
-        assert low == step and (high is None or high >= step)
+        low, high = interval_of(result)
+        assert 1 <= low <= step and (high is None or high >= step)
+        assert f"{low:,} to {'-' if high is None else format(high, ',')}" in summarize(results)
         assert set(result["seconds"]) == {"compile", "train", "eval"}
         assert set(result["devices"]) == {"kind", "platform", "count", "simulated"}
 
@@ -235,7 +237,7 @@ def test_a_signal_stops_the_study_and_it_is_resumed(study, tmp_path, monkeypatch
 
 # ---- Other ends ----
 
-NOT_REACHED = ("resolution", "steps_interval", "best_trial", "best", "test")
+NOT_REACHED = ("resolution", "best_trial", "best", "test")
 
 
 def test_a_goal_out_of_reach_is_censored(tmp_path):

@@ -26,6 +26,7 @@ from scaling.report.wording import parameter_text
 
 MAX_PANELS = 12
 OPEN_ENDED = 1.7  # an interval without an upper end is drawn up to this multiple of the steps
+FAR_BELOW = 4  # intervals that begin lower than the steps over this run out of the figure
 NARROW = 0.13  # of the axis: the name of a regime does not fit above it
 LOG_SCALES = ("log", "reverse_log")
 
@@ -91,6 +92,7 @@ def steps_extent(study: Study) -> list[float]:
     for point in reached_points(study):
         low, high = point.steps_interval
         high = point.steps_to_target * OPEN_ENDED if high is None else high
+        low = max(low, point.steps_to_target / FAR_BELOW)
         extent += [low, high, point.steps_to_target, *point.repeat_steps]
     fit, _ = fit_of(study)
     if fit:  # what it says of censored batches, as far as that leaves room for the others

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scaling.errors import UserError
+from scaling.minima import interval_of
 from scaling.report import records
 from scaling.report.records import Directory, Workdir, check_alike, from_keys, read_points
 from scaling.report.wording import measure_text
@@ -55,7 +56,7 @@ class Point:
     goal: float
     steps_to_target: int | None
     resolution: list[int] | None
-    steps_interval: list[int | None] | None
+    steps_interval: tuple[int, int | None] | None  # worked out from the trials
     censored_at: int | None
     budget_steps: int
     stopped_at_step: int
@@ -163,6 +164,7 @@ def point_keys(directory: Directory) -> dict[str, Any]:
         "directory": directory,
         "evaluations": _read_evaluations(path, result["metric"], split),
         "trials": [from_keys(Trial, trial) for trial in result["trials"]],
+        "steps_interval": interval_of(result),
     }
 
 

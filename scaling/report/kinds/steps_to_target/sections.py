@@ -50,10 +50,10 @@ def searches(studies: Sequence[Study], prefix: str = "") -> list[Section]:
 def _steps(studies):
     caption = (
         f"Optimizer steps to {shared_goal(studies)} against the global batch, log2 axes. A point "
-        "is the fewest steps of all trials at its batch size; its bar is the 95% interval of that "
-        "minimum when the trials are resampled, and goes on where it has no upper end; small marks "
-        "are the best trial again under fresh seeds. Dashed: steps in proportion to 1 / batch, "
-        "from the smallest batch that reached the goal."
+        "is the fewest steps of all trials at its batch size; its bar is the 95% interval of what "
+        "searches of this many trials come to (their median), and goes on where it has no upper "
+        "end; small marks are the best trial again under fresh seeds. Dashed: steps in proportion "
+        "to 1 / batch, from the smallest batch that reached the goal."
     )
     if any(censored_points(study) for study in studies):
         caption += " Triangles: not reached in so many steps."
@@ -121,10 +121,11 @@ def _points(studies, prefix):
         tables += [Heading(study_label(study, studies))] * (len(studies) > 1)
         tables.append(_points_table(study))
     note = (
-        "Steps: the fewest of all trials, with the 95% interval of that minimum. Repeats: median "
-        "and range of the best trial's steps under fresh seeds, and how many reached the goal. "
-        "Arrows: at the low or high edge of the range searched. Test: the best trial, once, as it "
-        f"was when it crossed. More in tables/{prefix}points.csv and tables/{prefix}trials.csv."
+        "Steps: the fewest of all trials, with the 95% interval of what searches of this many "
+        "trials come to (their median). Repeats: median and range of the best trial's steps under "
+        "fresh seeds, and how many reached the goal. Arrows: at the low or high edge of the range "
+        "searched. Test: the best trial, once, as it was when it crossed. More in "
+        f"tables/{prefix}points.csv and tables/{prefix}trials.csv."
     )
     return Section("Batch by batch", [*tables, Note(note)])
 

@@ -5,7 +5,7 @@ from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.wording import NOTHING, number, parameter_text
 
 
-def interval_text(interval: list[int | None] | None) -> str:
+def interval_text(interval: tuple[int, int | None] | None) -> str:
     """26 to 31, or 26 or more."""
     if interval is None:
         return NOTHING

@@ -1,0 +1,233 @@
+"""How often the 95% interval of `scaling.minima.fewest_interval` holds what it is about, and those
+of its rivals.
+
+    python benchmarks/minima_coverage.py [--draws=1000] [--name=RESULT]
+
+Searches of n trials are drawn from outcomes with a known distribution, and training stops at a
+multiple (`margin`) of the fewest steps. Steps are continuous, or the evaluations of a grid that
+grows by 8% and at least by one step, where the best take about 40 steps: many ties. A setting is an
+outcome, n, a margin and one of the two. The outcomes "digits" and "Fashion-MNIST" are the 64 trials
+of a recorded search, log steps moved by a normal of sd 0.2, which is about how far repeats of
+one trial differ.
+
+The truth is the median of the fewest steps over searches of n trials. "mean log" is coverage of the
+mean of their logs, on the grid to half an evaluation. Both are of the searches that reach the goal.
+"factor" is the median of fewest steps over lower end.
+
+Rivals: percentiles of the minimum of n resampled trials (bootstrap); and the same with n / 4
+resampled trials (16 of 64), in logs, as distances from their median, put around the fewest steps
+(centred m out of n). Resampling is not simulated: the probability that the minimum of m resampled
+trials is above the i-th fewest steps is (1 - i / n)^m. A share's standard error is 0.7% at 95% and
+1,000 draws.
+"""
+
+import argparse
+import json
+import zlib
+
+import numpy as np
+from common import ROOT, machine, write
+
+from scaling.crossings import next_evaluation
+from scaling.minima import fewest_interval
+
+TRIALS, MARGINS = (8, 16, 32, 64), (1.5, 2.0, 3.0, np.inf)
+GROWTH, BEST = 0.08, {"continuous": 40_000.0, "grid": 40.0}  # steps of about the 2% best trials
+TRUTH = 1_000_000  # trials that the truth is read off
+NONE = 1e-6  # steps: a lower end below says nothing
+METHODS = ("pivot", "bootstrap", "centred m out of n")
+
+
+def normal(sd):
+    return lambda rng, size: sd * rng.standard_normal(size)
+
+
+def student(scale):
+    return lambda rng, size: scale * rng.standard_t(3, size)
+
+
+def power(sigma):
+    return lambda rng, size: -sigma * rng.exponential(size=size)
+
+
+def bound(exponent):
+    """Steps from 1 to 4; their distribution rises from the bound with the power 1 / exponent."""
+    return lambda rng, size: np.log1p(3 * rng.uniform(size=size) ** exponent)
+
+
+def mixture(share, ahead):
+    """A share of the trials is faster by a factor e^ahead, and more alike."""
+
+    def draw(rng, size):
+        fast = -ahead + 0.2 * rng.standard_normal(size)
+        return np.where(rng.uniform(size=size) < share, fast, 0.6 * rng.standard_normal(size))
+
+    return draw
+
+
+def missing(share, draw):
+    """A share of the trials never reaches the goal."""
+    return lambda rng, size: np.where(rng.uniform(size=size) < share, np.inf, draw(rng, size))
+
+
+def recorded(study, batch):
+    path = ROOT / "docs" / "results" / study / batch / "result.json"
+    steps = [trial["steps_to_target"] for trial in json.loads(path.read_text())["trials"]]
+    logs = np.log(np.array([np.inf if s is None else s for s in steps]))
+    return lambda rng, size: rng.choice(logs, size) + 0.2 * rng.standard_normal(size)
+
+
+OUTCOMES = {
+    "log-normal, sd 0.3": normal(0.3),
+    "log-normal, sd 0.6": normal(0.6),
+    "log-normal, sd 1.2": normal(1.2),
+    "log-t3, scale 0.3": student(0.3),
+    "log-t3, scale 0.6": student(0.6),
+    "power tail, sigma 0.2": power(0.2),
+    "power tail, sigma 0.5": power(0.5),
+    "bounded below, square root": bound(2),
+    "bounded below, linear": bound(1),
+    "bounded below, square": bound(0.5),
+    "log-normal, 30% missed": missing(0.3, normal(0.6)),
+    "log-normal, 60% missed": missing(0.6, normal(0.6)),
+    "log-normal, 85% missed": missing(0.85, normal(0.6)),
+    "log-t3, 60% missed": missing(0.6, student(0.4)),
+    "bounded below, 60% missed": missing(0.6, bound(1)),
+    "3% are 4.5 times as fast": mixture(0.03, 1.5),
+    "10% are 3.3 times as fast": mixture(0.1, 1.2),
+    "10% are 7.4 times as fast": mixture(0.1, 2.0),
+    "30% are 3.3 times as fast": mixture(0.3, 1.2),
+    "10% are fast, 50% missed": missing(0.5, mixture(0.1, 1.2)),
+    **{f"digits, batch {b}": recorded("quickstart", f"bs{b}") for b in (4, 16, 64, 256)},
+    "Fashion-MNIST, batch 64": recorded("fashion_mlp", "bs64"),
+    "Fashion-MNIST, batch 1,024": recorded("fashion_mlp", "bs1k"),
+}
+
+
+def evaluations():
+    steps = [1]
+    while steps[-1] < 1e12:
+        steps.append(next_evaluation(steps[-1], GROWTH))
+    return np.array(steps, float)
+
+
+EVALUATIONS = evaluations()
+
+
+def on_grid(steps):
+    """The first evaluation at or after each crossing."""
+    places = np.minimum(np.searchsorted(EVALUATIONS, steps), len(EVALUATIONS) - 1)
+    return np.where(np.isfinite(steps), EVALUATIONS[places], np.inf)
+
+
+def searches(name, trials, kind, draws):
+    """Sorted steps [draws, trials], the median of the fewest steps, the mean of their logs."""
+    rng = np.random.default_rng(zlib.crc32(repr((name, trials, kind)).encode()))
+    every = np.sort(OUTCOMES[name](rng, TRUTH))
+    scale = BEST[kind] / np.exp(every[TRUTH // 50])
+    moved = lambda logs: (on_grid if kind == "grid" else np.asarray)(scale * np.exp(logs))
+    fewest = every[(TRUTH * (1 - rng.uniform(size=100_000) ** (1 / trials))).astype(int)]
+    median = float(moved(every[int(TRUTH * (1 - 2 ** (-1 / trials)))]))
+    mean_log = float(np.log(moved(fewest[np.isfinite(fewest)])).mean())
+    drawn = np.sort(moved(OUTCOMES[name](rng, (draws, trials))), axis=1)
+    return drawn[np.isfinite(drawn[:, 0])], median, mean_log
+
+
+def pivot(steps, kind):
+    """Lower and upper ends, [2, draws], of sorted steps [draws, trials]."""
+    before = EVALUATIONS[np.maximum(np.searchsorted(EVALUATIONS, steps[:, 0]) - 1, 0)]
+    before = before if kind == "grid" else [None] * len(steps)
+    pairs = zip(steps, before, strict=True)
+    return np.array([fewest_interval(row, before=last) for row, last in pairs]).T
+
+
+def resampled(steps, m, share):
+    """A quantile, [draws], of the minimum of m of the trials, drawn with replacement."""
+    n = steps.shape[1]
+    return steps[:, int(np.argmax(1 - (1 - np.arange(1, n + 1) / n) ** m >= share))]
+
+
+def bootstrap(steps, kind):
+    return np.array([resampled(steps, steps.shape[1], share) for share in (0.025, 0.975)])
+
+
+def m_out_of_n(steps, kind):
+    low, middle, high = (resampled(steps, steps.shape[1] // 4, q) for q in (0.025, 0.5, 0.975))
+    fewest, known = steps[:, 0], np.isfinite(middle)
+    factors = [np.where(known, a / b, np.inf) for a, b in ((high, middle), (middle, low))]
+    return np.array([fewest / factors[0], fewest * factors[1]])
+
+
+def measure(name, trials, kind, draws):
+    """One row per margin."""
+    drawn, median, mean_log = searches(name, trials, kind, draws)
+    half = GROWTH / 2 if kind == "grid" else 0.0
+    for margin in MARGINS:
+        steps = np.where(drawn > margin * drawn[:, :1], np.inf, drawn)
+        row = {"outcome": name, "trials": trials, "steps": kind, "margin": margin}
+        for method, interval in zip(METHODS, (pivot, bootstrap, m_out_of_n), strict=True):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                low, high = interval(steps, kind)
+                logs = np.log(low) - half, np.log(high) + half
+            row[method] = {
+                "median": float(np.mean((low <= median) & (median <= high))),
+                "mean log": float(np.mean((logs[0] <= mean_log) & (mean_log <= logs[1]))),
+                "factor": float(np.median(steps[:, 0] / np.maximum(low, NONE))),
+                "no lower end": float(np.mean(low <= NONE)),
+                "no upper end": float(np.mean(high == np.inf)),
+            }
+        yield row
+
+
+def summary(rows):
+    """Per method, over settings."""
+    table = {}
+    for method in METHODS:
+        of = lambda key, some, method=method: np.array([row[method][key] for row in some])
+        entry = table[method] = {}
+        for key in ("median", "mean log"):
+            share = of(key, rows)
+            entry[key] = {
+                "lowest": round(share.min(), 3),
+                "5% of settings below": round(np.quantile(share, 0.05), 3),
+                "middle": round(np.median(share), 3),
+                "settings below 0.85": round(np.mean(share < 0.85), 3),
+            }
+        for margin in (2.0, 3.0):
+            some = [row for row in rows if row["trials"] == 64 and row["margin"] == margin]
+            factor = np.median(of("factor", some))
+            entry[f"median factor, 64 trials, margin {margin:g}"] = f"{factor:.3g}"
+        for key in ("no lower end", "no upper end"):
+            entry[f"mean share with {key}"] = round(of(key, rows).mean(), 3)
+    return table
+
+
+def text(row):
+    """A setting in one line, its numbers in the order of METHODS."""
+    of = lambda key: " ".join(f"{row[method][key]:.3g}" for method in METHODS)
+    setting = f"{row['trials']} trials, {row['steps']}, margin {row['margin']:g}"
+    return f"{setting}: " + ", ".join(f"{key} {of(key)}" for key in row["pivot"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--name", default="minima_coverage")
+    options = parser.parse_args()
+    rows, settings = [], {}
+    for name in OUTCOMES:
+        mine = [
+            row
+            for trials in TRIALS
+            for kind in BEST
+            for row in measure(name, trials, kind, options.draws)
+        ]
+        lowest = {m: round(min(row[m]["median"] for row in mine), 3) for m in METHODS}
+        settings[name] = {"lowest": lowest, "settings": [text(row) for row in mine]}
+        rows += mine
+    result = {"machine": machine(), "draws": options.draws, "count": len(rows)}
+    write(options.name, result | {"summary": summary(rows), "outcomes": settings})
+
+
+if __name__ == "__main__":
+    main()
