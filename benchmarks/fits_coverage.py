@@ -1,11 +1,12 @@
-"""How often the 95% intervals of `scaling.fits.fit_steps` hold the truth, and those of its rivals.
+"""How often the 95% intervals of the hyperbola of `scaling.fits.fit_steps` hold the truth, and
+those of its rivals. For the turns, on other curves too, see turns_coverage.py.
 
     python benchmarks/fits_coverage.py [--draws=1000] [--name=RESULT]
 
 Steps are drawn around a known hyperbola with noise on log S. Settings: number of batch sizes and
 their spacing, sd and kind of the noise, where B_crit lies among the batch sizes, points censored by
-a budget of steps. The two turns are multiples of B_crit, so its coverage is theirs. "curve" is the
-band at the largest batch size. A setting's own standard error is 0.7% at 1,000 draws.
+a budget of steps. "curve" is the band at the largest batch size. A setting's own standard error is
+0.7% at 1,000 draws.
 
 Rivals, all for B_crit: the same profile with the large-sample chi-squared threshold; Wald, log
 B_crit +- t(n - 2) standard errors; percentiles of a residual bootstrap, residuals inflated for the
@@ -84,7 +85,7 @@ def ours(batch, drawn, b_crit, end):
                 "b_crit": low <= b_crit <= high,
                 "s_min": fit.s_min_interval[0] <= S_MIN <= fit.s_min_interval[1],
                 "e_min": fit.e_min_interval[0] <= S_MIN * b_crit <= fit.e_min_interval[1],
-                "curve": fit.band(batch[-1])[0] <= truth[-1] <= fit.band(batch[-1])[1],
+                "curve": np.subtract(fit.hyperbola.band(batch[-1]), truth[-1]).prod() <= 0,
                 "one_sided": low == 0 or high == np.inf,
                 "width": high / low if low > 0 else np.inf,
             }

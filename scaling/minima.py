@@ -34,7 +34,7 @@ trials are put around the fewest steps, they hold it in 70% or more and often ha
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,12 +76,46 @@ def fewest_interval(
     crossed = np.sort(trials[np.isfinite(trials)])
     place, share = _upper_place(trials.size, confidence)
     high = float(crossed[place - 1]) if place <= crossed.size else math.inf
-    spacings = min(SPACINGS, crossed.size - 1)
+    first, sigma, spacings = _tail(crossed, before)
     if spacings < 1:
         return 0.0, high
+    return math.exp(first - _pivot(spacings, share) * sigma), high
+
+
+def noise_of(searches: Iterable[tuple[Sequence[float | None], float]]) -> tuple[float, float]:
+    """(sd, degrees of freedom) of the log of the fewest steps of one search, by all of them.
+
+    The log of Gamma_1 has variance pi^2 / 6, so that of the fewest steps is sigma^2 pi^2 / 6. An
+    estimate of sigma from k spacings has variance sigma^2 / k.
+
+    Args:
+      searches: (steps of its trials, the evaluation before the fewest) of each, as in
+        `fewest_interval`.
+
+    Returns:
+      (nan, 0) where no search has two trials that reached the goal.
+    """
+    known = []
+    for steps, before in searches:
+        trials = np.asarray(steps, float)
+        _, sigma, spacings = _tail(np.sort(trials[np.isfinite(trials)]), before)
+        if spacings:
+            known.append((sigma**2 * spacings / (spacings + 1), spacings))
+    if not known:
+        return math.nan, 0.0
+    squares, weights = np.array(known).T
+    return math.pi / math.sqrt(6) * math.sqrt(
+        np.average(squares, weights=weights)
+    ), weights.sum() / 2
+
+
+def _tail(crossed, before):
+    """(X_1, sigma_hat, k) of sorted crossings."""
+    spacings = min(SPACINGS, crossed.size - 1)
+    if spacings < 1:
+        return math.nan, math.nan, 0
     logs = np.log(_spread(crossed, before))[: spacings + 1]
-    sigma = float(np.diff(logs) @ np.arange(1, spacings + 1)) / spacings
-    return math.exp(logs[0] - _pivot(spacings, share) * sigma), high
+    return float(logs[0]), float(np.diff(logs) @ np.arange(1, spacings + 1)) / spacings, spacings
 
 
 def interval_of(result: Mapping[str, Any]) -> tuple[int, int | None] | None:

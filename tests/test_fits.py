@@ -1,13 +1,12 @@
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from scaling import fits
+from scaling import curves
 from scaling.errors import UserError
-from scaling.fits import Ratio, Turn, critical_batch_ratio, fit_steps, regimes
+from scaling.fits import Turn, fit_steps, read_off, regimes
 
 BATCH = 2.0 ** np.arange(4, 14)  # 16 to 8,192
 
@@ -24,6 +23,10 @@ def hyperbola(batch, s_min=100.0, b_crit=500.0):
 def noisy(batch, sd, seed, **truth):
     rng = np.random.default_rng(seed)
     return hyperbola(batch, **truth) * np.exp(sd * rng.standard_normal(len(batch)))
+
+
+def bent(batch, bend, s_min=100.0, b_crit=500.0):
+    return s_min * (1 + (b_crit / np.asarray(batch, float)) ** bend) ** (1 / bend)
 
 
 # --- the fit ---
@@ -76,7 +79,7 @@ def test_intervals_are_the_projections_of_the_believed_region():
         (lambda x: x[0], fit.s_min_interval),
         (lambda x: x[1], fit.b_crit_interval),
         (lambda x: x[0] + x[1], fit.e_min_interval),
-        (lambda x: x[0] + np.log1p(np.exp(x[1]) / 50), fit.band(50)),
+        (lambda x: x[0] + np.log1p(np.exp(x[1]) / 50), fit.hyperbola.band(50)),
     ]:
         for sign, end in zip((1, -1), interval, strict=True):
             found = optimize.minimize(
@@ -86,6 +89,177 @@ def test_intervals_are_the_projections_of_the_believed_region():
                 options={"ftol": 1e-12},
             )
             assert np.log(end) == pytest.approx(sign * found.fun, abs=1e-4)
+
+
+def test_intervals_of_the_bent_curve_hold_what_a_fine_mesh_believes():
+    batch = 2.0 ** np.arange(3, 13)
+    rng = np.random.default_rng(3)
+    log_steps = np.log(bent(batch, 2.0, b_crit=100.0)) + 0.05 * rng.standard_normal(len(batch))
+    fit = fit_steps(batch, np.exp(log_steps))
+    bend, b_crit = np.meshgrid(np.geomspace(0.4, 5, 400), np.geomspace(30, 300, 600))
+    residuals = log_steps - np.log(bent(batch, bend[..., None], 1.0, b_crit[..., None]))
+    level = residuals.mean(-1)
+    squares = ((residuals - level[..., None]) ** 2).sum(-1)
+    # Points 10, fitted numbers 3: t(7) at 95% is 2.365, and F(1, 7) is its square.
+    believed = squares.min() * (1 + 2.364624**2 / 7)
+    inside = squares <= believed
+    useful = np.array(
+        [optimize.brentq(lambda b, p=p: bent(2 * b, p) / bent(b, p) - 0.9, 1, 1e5) for p in bend[0]]
+    )
+    for quantity, interval in [
+        (bend, fit.bend_interval),
+        (b_crit * (1.2**bend - 1) ** (1 / bend), fit.perfect_scaling_end.interval),
+        (b_crit / 500 * useful, fit.max_useful_batch.interval),
+    ]:
+        ends = quantity[inside].min(), quantity[inside].max()
+        assert interval == pytest.approx(ends, rel=0.01)
+    # Away from the best level the squares grow by n times the distance squared.
+    spread = np.sqrt(np.maximum(believed - squares, 0) / len(batch))
+    at_50 = np.log(bent(50, bend, 1.0, b_crit)) + level
+    ends = (at_50 - spread)[inside].min(), (at_50 + spread)[inside].max()
+    assert np.log(fit.band(50)) == pytest.approx(ends, abs=0.003)
+
+
+@pytest.mark.parametrize("bend", [0.5, 1.0, 2.35, 4.0])
+def test_the_bend_and_the_turns_of_a_curve_without_noise(bend):
+    fit = fit_steps(BATCH, bent(BATCH, bend))
+    assert fit.curve.bend == pytest.approx(bend, rel=0.02)  # the penalty pulls towards 1
+    for turn, share, batch in [
+        (fit.perfect_scaling_end, 1.2, None),
+        (fit.max_useful_batch, None, 0.9),
+    ]:
+        excess = lambda b, share=share, saved=batch: (
+            bent(b, bend) * b / (100 * 500) - share
+            if share
+            else bent(2 * b, bend) / bent(b, bend) - saved
+        )
+        truth = optimize.brentq(excess, 1e-3, 1e6)
+        assert turn.batch == pytest.approx(truth, rel=0.02)
+        assert turn.interval[0] <= truth * 1.001 and truth * 0.999 <= turn.interval[1]
+    assert fit.bend_interval == pytest.approx((bend, bend), rel=1e-3)
+    assert (fit.bend_p < 1e-6) == (bend != 1)
+
+
+def test_the_f_test_of_the_bend():
+    batch = 2.0 ** np.arange(3, 13)
+    rng = np.random.default_rng(3)
+    steps = bent(batch, 2.0, b_crit=100.0) * np.exp(0.2 * rng.standard_normal(len(batch)))
+    fit = fit_steps(batch, steps)
+    curve = lambda x, b, p: x[0] + np.log1p(np.exp(p * (x[1] - np.log(b)))) / p
+    squares = lambda x, p: np.sum((np.log(steps) - curve(x, batch, p)) ** 2)
+    start = np.log([100, 100])
+    one = optimize.minimize(squares, start, args=(1.0,), tol=1e-12).fun
+    free = optimize.minimize(lambda x: squares(x[:2], x[2]), [*start, 2.0], tol=1e-12).fun
+    assert fit.bend_p == pytest.approx(stats.f.sf((one - free) / (free / 7), 1, 7), rel=1e-4)
+    assert fit.curve.residual_sd == pytest.approx(math.sqrt(free / 7), rel=1e-4)
+
+
+def test_three_batch_sizes_leave_the_turns_open():
+    fit = fit_steps(BATCH[:3], hyperbola(BATCH[:3]))
+    assert fit.perfect_scaling_end.interval == fit.max_useful_batch.interval == (0, math.inf)
+    assert fit.bend_p is None and not fit.doubts
+    assert fit.b_crit_interval[1] < math.inf  # on the hyperbola
+
+
+# --- doubts ---
+
+
+def test_a_sharp_bend_is_said():
+    steps = bent(BATCH, 2.5) * np.exp(0.05 * np.random.default_rng(0).standard_normal(10))
+    (doubt,) = fit_steps(BATCH, steps).doubts
+    assert "bends more sharply than the hyperbola" in doubt and "not 1 (P = " in doubt
+    assert fit_steps(BATCH, noisy(BATCH, 0.05, seed=0)).doubts == []
+
+
+def test_a_rise_at_the_largest_batch_is_left_out_and_said():
+    steps = noisy(BATCH, 0.03, seed=1)
+    risen = steps * np.where(BATCH[-1] == BATCH, 2.0, 1.0)
+    fit, without = fit_steps(BATCH, risen), fit_steps(BATCH[:-1], steps[:-1])
+    assert fit.b_crit == pytest.approx(without.b_crit)
+    assert fit.measured == (16, 4096)
+    (rise,) = fit.rises
+    assert (rise.batch, rise.steps) == pytest.approx((8192, risen[-1]))
+    assert rise.expected == pytest.approx(hyperbola(8192)[0], rel=0.1)
+    assert fit.doubts[0].startswith("Steps rise again at batch 8,192: ")
+    # Fewer steps than expected are no rise.
+    assert not fit_steps(BATCH, steps * np.where(BATCH[-1] == BATCH, 0.5, 1.0)).rises
+
+
+def test_a_slope_that_is_not_minus_one_is_said():
+    batch = 2.0 ** np.arange(0, 14)
+    steps = 100 * (1 + (5000 / batch) ** 0.8)
+    fit = fit_steps(batch, steps * np.exp(0.03 * np.random.default_rng(2).standard_normal(14)))
+    value, (low, high), p_value = fit.slope
+    assert low <= 0.8 <= high < 1 and value == pytest.approx(0.8, abs=0.05)
+    assert p_value < 0.005
+    assert any("fall as B^-0.7" in doubt for doubt in fit.doubts)
+
+
+def test_scatter_beyond_the_noise_is_said():
+    steps = noisy(BATCH, 0.2, seed=12)
+    assert not fit_steps(BATCH, steps, noise=(0.2, 60)).doubts
+    fit = fit_steps(BATCH, steps, noise=(0.05, 60))
+    expected = stats.f.sf((fit.curve.residual_sd / 0.05) ** 2, 7, 60)
+    assert fit.scatter_p == pytest.approx(expected, rel=1e-3)
+    assert "more than their own noise explains" in fit.doubts[-1]
+
+
+@pytest.mark.parametrize("bend", [1.0, 2.35])
+def test_the_turns_are_held_or_the_doubt_is_said(bend):
+    """benchmarks/turns_coverage.py is the full measurement."""
+    batch = 2.0 ** np.arange(4, 12)
+    turns = fit_steps(batch, bent(batch, bend, b_crit=180.0))
+    truth = turns.perfect_scaling_end.batch, turns.max_useful_batch.batch
+    held, said = [], []
+    for seed in range(40):
+        noise = np.exp(0.15 * np.random.default_rng(seed).standard_normal(len(batch)))
+        fit = fit_steps(batch, bent(batch, bend, b_crit=180.0) * noise)
+        ends = fit.perfect_scaling_end.interval, fit.max_useful_batch.interval
+        said.append(bool(fit.doubts))
+        held.append(
+            all(low <= value <= high for value, (low, high) in zip(truth, ends, strict=True))
+        )
+    assert np.mean(np.array(held) | np.array(said)) >= 0.85
+    assert np.mean(said) <= 0.1 or bend != 1
+
+
+def test_turns_read_off_the_points():
+    # Examples 100, 100, 110, 160, 300, 580: beyond 1.2 times the fewest after 4. Doublings save
+    # 50, 45, 27, 6 and 3%.
+    batch, steps = [1, 2, 4, 8, 16, 32], [100, 50, 27.5, 20, 18.75, 18.125]
+    assert read_off(batch, steps) == ((4, 8), (4, 8))
+    assert read_off(batch[::-1], steps[::-1], least_saving=0.05) == ((4, 8), (8, 16))
+    assert read_off([1, 2, 4], [100, 50, 25]) == ((4, math.inf), (2, math.inf))
+    assert read_off([1, 2, 4], [100, 100, 100]) == ((1, 2), (0, 1))
+    # Steps between 1 and 4 are those of two doublings.
+    assert read_off([1, 4, 16], [100, 82, 80])[1] == (0, 1)
+
+
+# --- published ---
+
+ZHANG = {  # model: (training tokens at batch 256, steps at batch 64, 128, ... 16,384)
+    "85M": (1740898304, (46000, 23000, 13282, 7000, 3840, 2500, 1800, 1600, 1600)),
+    "151M": (3072065536, (96000, 49000, 24000, 11951, 7128, 4200, 2760, 2400, 2300)),
+    "302M": (6144000000, (196000, 90000, 46000, 23400, 13300, 7224, 4980, 3400, 2879)),
+    "604M": (12288000000, (311000, 166000, 81000, 37440, 21320, 11400, 7199, 4700, 3800)),
+    "1.2B": (24576000000, (643000, 331000, 176000, 94000, 46500, 25000, 15360, 8900, 6500)),
+}
+
+
+def test_the_critical_batch_sizes_of_zhang_2024():
+    """Steps to the goal loss of five language models, as printed in the paper's public notebook
+    (arXiv:2410.21676), in sequences of 512 tokens: the critical batch grows as tokens^0.47."""
+    batch = 64.0 * 2 ** np.arange(9)
+    fits_ = {model: fit_steps(batch, steps) for model, (_, steps) in ZHANG.items()}
+    assert fits_["85M"].b_crit == pytest.approx(2235, abs=1)
+    assert fits_["1.2B"].b_crit == pytest.approx(11140, abs=1)
+    tokens = np.log([tokens for tokens, _ in ZHANG.values()])
+    overhead = [fit.overhead_batch(256) for fit in fits_.values()]
+    assert (overhead[0], overhead[-1]) == pytest.approx((754, 2535), abs=1)
+    exponent = np.polyfit(tokens, np.log(overhead), 1)[0]
+    assert exponent == pytest.approx(0.46, abs=0.01)
+    # One of the five bends more sharply than the hyperbola beyond doubt.
+    assert [model for model, fit in fits_.items() if fit.doubts] == ["151M"]
 
 
 def test_the_band_has_the_shape_of_its_batches():
@@ -98,24 +272,23 @@ def test_the_band_has_the_shape_of_its_batches():
     assert (narrow[0] > low.ravel()).all() and (narrow[1] < high.ravel()).all()
 
 
-@pytest.mark.parametrize("points, sd", [(8, 0.05), (8, 0.15), (12, 0.05), (12, 0.15)])
+@pytest.mark.parametrize("points, sd", [(8, 0.05), (12, 0.15)])
 def test_coverage_of_the_intervals(points, sd):
-    """benchmarks/fits_coverage.py is the full measurement; 88 to 99% is 4 standard errors."""
+    """benchmarks/fits_coverage.py is the full measurement; 87 to 100% is 4 standard errors."""
     batch = 2.0 ** np.arange(4, 4 + points)
     b_crit = math.sqrt(batch[0] * batch[-1])
     held = []
-    for seed in range(200):
+    for seed in range(100):
         fit = fit_steps(batch, noisy(batch, sd, seed, b_crit=b_crit))
         pairs = [
             (100, fit.s_min_interval),
             (b_crit, fit.b_crit_interval),
-            (0.2 * b_crit, fit.perfect_scaling_end.interval),
             (100 * b_crit, fit.e_min_interval),
-            (200, fit.band(b_crit)),
+            (200, fit.hyperbola.band(b_crit)),
         ]
         held.append([low <= value <= high for value, (low, high) in pairs])
     share = np.mean(held, axis=0)
-    assert ((share >= 0.88) & (share <= 0.99)).all(), share
+    assert ((share >= 0.87) & (share <= 1.0)).all(), share
 
 
 # --- one asymptote only ---
@@ -134,7 +307,7 @@ def test_slope_minus_one_bounds_b_crit_from_below_only(sd):
     assert np.isfinite(fit.band(BATCH)).all()
     # Noise may bend the best curve inside the range; the interval says that it need not bend.
     turn = fit.perfect_scaling_end if sd == 0 else fit.max_useful_batch
-    assert turn.where == "above" and turn.interval[1] == math.inf
+    assert turn.where == "above" and turn.interval[1] > 1e6
     assert turn.describe().startswith("not reached up to 8,192 (95%: above ")
     assert regimes(fit, BATCH[:-1]) == ["perfect scaling"] * (len(BATCH) - 1)
 
@@ -169,7 +342,8 @@ def test_three_wild_points_have_unbounded_intervals_and_no_nonsense(confidence):
     assert fit.b_crit_interval == (0, math.inf)
     assert fit.s_min_interval[0] == 0 and fit.e_min_interval[0] == 0
     assert f"{100 * confidence:g}%: any size" in fit.perfect_scaling_end.describe()
-    everything = [*dataclasses.astuple(fit)[:7], fit.steps(BATCH), *fit.band(BATCH)]
+    numbers = fit.s_min, fit.b_crit, fit.e_min, fit.residual_sd, *fit.s_min_interval
+    everything = [*numbers, *fit.e_min_interval, fit.steps(BATCH), *fit.band(BATCH)]
     assert not any(np.isnan(value).any() for value in everything)
 
 
@@ -211,7 +385,13 @@ def test_turns_outside_the_reached_range():
     "turn, text",
     [
         (Turn(256.4, (180, 410), "inside", (16, 1024), 0.95), "about 256 (95%: 180 to 410)"),
-        (Turn(25.64, (1.5, math.inf), "inside", (16, 64), 0.9), "about 25.6 (90%: above 1.5)"),
+        (Turn(25.64, (9.5, math.inf), "inside", (16, 64), 0.9), "about 25.6 (90%: above 9.5)"),
+        # What lies far beyond the measured batches was not measured.
+        (Turn(25.64, (1.5, 300), "inside", (16, 64), 0.95), "about 25.6 (95%: any size)"),
+        (
+            Turn(3e-4, (0, 4e-4), "below", (1, 64), 0.95),
+            "below 1, the smallest measured (95%: below 1)",
+        ),
         (Turn(12345, (0, 54321), "inside", (1, 2**20), 0.95), "about 12,300 (95%: below 54,300)"),
         (
             Turn(2e6, (1e6, math.inf), "above", (1, 2**20), 0.95),
@@ -232,117 +412,6 @@ def test_regimes_change_at_the_turns():
         "diminishing returns",
         "maximal data parallelism",
     ]
-
-
-# --- two curves ---
-
-
-def test_the_ratio_holds_what_two_curves_can_be_believed_to_have():
-    """Each end by constrained minimisation over all four numbers of the two curves."""
-    batches = 2.0 ** np.arange(3, 10), 4.0 ** np.arange(2, 8)
-    steps = [
-        noisy(batch, 0.15, seed=seed, b_crit=b_crit)
-        for seed, (batch, b_crit) in enumerate(zip(batches, (60.0, 150.0), strict=True))
-    ]
-    first, other = map(fit_steps, batches, steps)
-    ratio = critical_batch_ratio(other, first)
-    assert ratio.value == pytest.approx(other.b_crit / first.b_crit)
-
-    def squares(i, x):
-        curve = x[2 * i] + np.log1p(np.exp(x[2 * i + 1]) / batches[i])
-        return np.sum((np.log(steps[i]) - curve) ** 2)
-
-    best = np.log([first.s_min, first.b_crit, other.s_min, other.b_crit])
-    variances = [squares(i, best) / free for i, free in enumerate((5, 4))]  # of 7 and 6 points
-    # Variances of log B_crit from the curve's slopes in (log S_min, log B_crit), at the best.
-    spread = []
-    for i, batch in enumerate(batches):
-        slope = 1 / (1 + batch / np.exp(best[2 * i + 1]))
-        design = np.stack([np.ones_like(slope), slope], axis=1)
-        spread.append(variances[i] * np.linalg.inv(design.T @ design)[1, 1])
-    nu = sum(spread) ** 2 / (spread[0] ** 2 / 5 + spread[1] ** 2 / 4)  # Welch, Satterthwaite
-    most = stats.t.ppf(0.975, nu) ** 2
-
-    def inside(x):
-        return most - sum((squares(i, x) - squares(i, best)) / variances[i] for i in (0, 1))
-
-    for sign, end in zip((1, -1), ratio.interval, strict=True):
-        found = optimize.minimize(
-            lambda x, sign=sign: sign * (x[3] - x[1]),
-            best,
-            constraints={"type": "ineq", "fun": inside},
-            tol=1e-12,
-        )
-        assert sign * found.fun == pytest.approx(math.log(end), abs=1e-4)
-    back = critical_batch_ratio(first, other)
-    assert (back.value, *back.interval[::-1]) == pytest.approx(
-        [1 / ratio.value, *(1 / end for end in ratio.interval)]
-    )
-
-
-@pytest.mark.parametrize("sds", [(0.15, 0.15), (0.05, 0.3)])
-def test_coverage_of_the_ratio(sds):
-    """benchmarks/ratio_coverage.py is the full measurement; the least is 4 standard errors off."""
-    batch = 4.0 ** np.arange(1, 7)
-    held, told = [], []
-    for seed in range(200):
-        ends = zip((60.0, 240.0), sds, (0, 1), strict=True)
-        first, other = (
-            fit_steps(batch, noisy(batch, sd, 2 * seed + i, b_crit=b)) for b, sd, i in ends
-        )
-        ratio = critical_batch_ratio(other, first)
-        held.append(ratio.interval[0] <= 4 <= ratio.interval[1])
-        told.append(ratio.differs)
-    assert 0.88 <= np.mean(held) <= 0.99
-    assert np.mean(told) > 0.5
-
-
-def test_a_censored_point_counts_in_the_ratio():
-    """What it says of the smallest batch is that E_min, and so B_crit, is larger."""
-    bent = fit_steps(BATCH, noisy(BATCH, 0.05, seed=1))
-    steps = noisy(BATCH, 0.05, seed=2)
-    tried = [3 * steps[0], *[None] * 9]
-    without = fit_steps(BATCH[1:], steps[1:])
-    censored = fit_steps(BATCH, [None, *steps[1:]], censored_at=tried)
-    assert critical_batch_ratio(censored, bent).value > critical_batch_ratio(without, bent).value
-    assert critical_batch_ratio(censored, without).value > 1
-
-
-@pytest.mark.filterwarnings("error")
-def test_the_ratio_of_curves_of_which_one_end_was_measured():
-    bent = fit_steps(BATCH, noisy(BATCH, 0.05, seed=1))
-    noise = np.exp(0.05 * np.random.default_rng(2).standard_normal(len(BATCH)))
-    slope = fit_steps(BATCH, 1e6 / BATCH * noise)
-    low, high = critical_batch_ratio(slope, bent).interval
-    assert low > 1 and high == math.inf
-    assert critical_batch_ratio(bent, slope).interval == pytest.approx((0, 1 / low))
-    exact, flat = fit_steps(BATCH, 1e6 / BATCH), fit_steps(BATCH, 300 + 0 * BATCH)
-    ratio = critical_batch_ratio(exact, flat)
-    assert ratio.value == ratio.interval[1] == math.inf and ratio.interval[0] > 1e6
-    assert critical_batch_ratio(flat, exact).value == 0
-    same = critical_batch_ratio(exact, exact)
-    assert math.isnan(same.value) and same.interval == (0, math.inf) and not same.differs
-    assert same.describe() == "95%: any ratio"
-
-
-@pytest.mark.parametrize(
-    "ratio, text",
-    [
-        (Ratio(2.06, (1.234, 3.9), 0.95), "2.06 (95%: 1.23 to 3.9)"),
-        (Ratio(28.6, (7.55, math.inf), 0.95), "28.6 (95%: above 7.55)"),
-        (Ratio(math.inf, (7.55, math.inf), 0.9), "90%: above 7.55"),
-        (Ratio(0.0, (0.0, 0.3), 0.95), "95%: below 0.3"),
-    ],
-)
-def test_ratios_in_words(ratio, text):
-    assert ratio.describe() == text
-
-
-def test_without_noise_the_ratio_is_known():
-    pair = [fit_steps(BATCH, hyperbola(BATCH, b_crit=b)) for b in (300.0, 900.0)]
-    ratio = critical_batch_ratio(pair[1], pair[0])
-    assert ratio.interval == pytest.approx((3, 3), rel=1e-3) and ratio.differs
-    assert not critical_batch_ratio(pair[0], pair[0]).differs
 
 
 # --- censored points ---
@@ -382,9 +451,9 @@ def test_a_censored_point_above_the_curve_pulls_it(end, rises):
 def test_the_best_level_under_several_censored_points():
     rng = np.random.default_rng(7)
     reached, censored = rng.normal(size=(50, 3)), rng.normal(size=(50, 5))
-    level = fits._best_level(reached, censored)
+    level = curves.best_level(reached, censored)
     tries = np.linspace(-3, 3, 2001)
-    tried = [fits._squares(reached, censored, np.full(50, t)) for t in tries]
+    tried = [curves.squares_at(reached, censored, np.full(50, t)) for t in tries]
     assert level == pytest.approx(tries[np.argmin(tried, axis=0)], abs=0.002)
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, optimize, stats
 
 from scaling.errors import UserError
-from scaling.minima import fewest_interval, interval_of
+from scaling.minima import SPACINGS, fewest_interval, interval_of, noise_of
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 HUGE = 1e9  # so many steps that one step more or less is nothing
@@ -138,3 +138,14 @@ def test_of_a_record():
 def test_what_has_no_interval(steps, options, word):
     with pytest.raises(UserError, match=word):
         fewest_interval(steps, **options)
+
+
+def test_the_noise_of_the_fewest_steps_is_that_of_searches_drawn_anew():
+    """An exponential lower tail, its scale 0.3: the log of the minimum is Gumbel's, of sd 0.385."""
+    rng = np.random.default_rng(5)
+    searches = np.exp(-0.3 * rng.exponential(size=(400, 32)))  # F(s) = s^(1 / 0.3) up to 1
+    sd, freedom = noise_of((1e6 * steps, None) for steps in searches)
+    assert sd == pytest.approx(np.log(searches.min(1)).std(), rel=0.08)
+    assert sd == pytest.approx(0.3 * math.pi / math.sqrt(6), rel=0.05)
+    assert freedom == 400 * SPACINGS / 2
+    assert noise_of([([5, None], 4)])[1] == 0

@@ -361,7 +361,7 @@ def saving(fit: StepsFit, ends: Sequence[tuple[int, int]]) -> Saving:
     mean_batch = np.exp(np.log(examples / steps).mean())
     over_runs = stats.t.ppf(0.975, logs.size - 1) * stats.sem(logs)
     with np.errstate(divide="ignore"):  # a curve that may be zero
-        low, high = np.log(fit.band(mean_batch)) - np.log(fit.steps(mean_batch))
+        low, high = np.log(fit.hyperbola.band(mean_batch)) - np.log(fit.hyperbola.steps(mean_batch))
     low, high = middle - np.hypot(over_runs, low), middle + np.hypot(over_runs, high)
     return Saving(*(float(-np.expm1(-x)) for x in (middle, low, high)))
 

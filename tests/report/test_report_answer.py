@@ -7,7 +7,7 @@ from parsed import Parsed
 from readers import read_studies, read_study
 from synthetic import edit_result, keep_reached, write_workdir
 
-from scaling.fits import Ratio
+from scaling.ratios import Ratio
 from scaling.report import write_report
 from scaling.report.kinds.steps_to_target import answer, cautions, compared
 from scaling.report.kinds.steps_to_target.analysis import critical_batch_against
@@ -30,7 +30,7 @@ MET = GONE | {"status": "met_at_start", "steps_to_target": 0}
         ({}, r"On digits with an MLP, steps to 2\.5% validation error fall in proportion to the "
              r"batch up to about [\d.]+ \(95%: .*\); beyond about \d+ \(95%: .*\) doubling the "
              r"batch saves less than 10% of the steps\."),
-        ({"batch_sizes": (1, 4, 16, 64), "b_crit": 1e6, "s_min": 0.004},
+        ({"batch_sizes": (1, 2, 4, 8, 16, 32, 64), "b_crit": 1e6, "s_min": 0.004},
          r"in proportion to the batch all the way from 1 to 64 \(end of that, 95%: above "
          r"[\d,.]+\); doubling the batch still saves more than 10% of the steps at 64, the largest "
          r"\(end of that, 95%: above [\d,.]+\)\."),

@@ -204,5 +204,5 @@ def summary(study: Study) -> Summary:
 def hyperbola(fit: StepsFit, least: float, most: float) -> tuple[Sequence[float], Sequence[float]]:
     """(examples, steps) along the fit between two batch sizes, eq. 2.11."""
     batch = np.geomspace(least, most, 60)
-    steps = fit.steps(batch)
+    steps = fit.hyperbola.steps(batch)
     return (batch * steps).tolist(), steps.tolist()

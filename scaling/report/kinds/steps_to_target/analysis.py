@@ -14,12 +14,14 @@ from scaling.fits import (
     MAXIMAL,
     PERFECT,
     PERFECT_END,
-    Ratio,
+    Interval,
     StepsFit,
     Turn,
-    critical_batch_ratio,
     fit_steps,
+    read_off,
 )
+from scaling.minima import noise_of
+from scaling.ratios import Ratio, critical_batch_ratio
 from scaling.report.kinds.steps_to_target.records import Point, Study, Trial
 from scaling.report.kinds.steps_to_target.wording import measure_text
 from scaling.report.wording import parameter_text
@@ -49,12 +51,17 @@ def shown_points(study: Study) -> list[Point]:
 @functools.cache
 def fit_of(study: Study) -> tuple[StepsFit | None, str]:
     """The fit of steps against batch; or None, and the sentence that says why there is none."""
-    points = shown_points(study)
+    points, reached = shown_points(study), reached_points(study)
+    noise = noise_of(
+        ([trial.steps_to_target for trial in point.trials], point.resolution[0])
+        for point in reached
+    )
     try:
         fit = fit_steps(
             [point.global_batch for point in points],
             [point.steps_to_target for point in points],
             censored_at=[point.censored_at for point in points],
+            noise=noise if noise[1] else None,
         )
     except UserError as error:
         return None, str(error)
@@ -72,6 +79,13 @@ def turns_inside(study: Study) -> list[tuple[str, Turn, float]]:
         for name, turn in turns.items()
         if turn.where == "inside"
     ]
+
+
+def turns_read_off(study: Study) -> tuple[Interval, Interval]:
+    """Between which measured batch sizes each turn lies, by the points that the fit holds."""
+    fit, _ = fit_of(study)
+    points = [p for p in reached_points(study) if p.global_batch <= fit.measured[1]]
+    return read_off([p.global_batch for p in points], [p.steps_to_target for p in points])
 
 
 def critical_batch_against(study: Study, first: Study) -> Ratio | None:

@@ -1,4 +1,4 @@
-"""The answer in one sentence, for the terminal and the head of the page."""
+"""The answer, for the terminal and the head of the page: one sentence, and one for every doubt."""
 
 import math
 from collections import Counter
@@ -21,6 +21,7 @@ def answer(study: Study) -> str:
     if not reached:
         return f"{subject(study)}, {_nothing_reached(study, goal)}"
     fit, _ = fit_of(study)
+    doubts = [f" {doubt}" for doubt in fit.doubts] if fit else []
     if fit:
         says = f"steps to {goal} {_perfect(fit.perfect_scaling_end)}; {_useful(fit)}"
     elif len(reached) == 1:
@@ -35,7 +36,7 @@ def answer(study: Study) -> str:
             f"{count(first.global_batch)} to {count(last.steps_to_target)} at "
             f"{count(last.global_batch)}; two batch sizes do not tell where that ends"
         )
-    return f"{subject(study)}, {says}{_others(study)}."
+    return f"{subject(study)}, {says}{_others(study)}.{''.join(doubts)}"
 
 
 def compared(study: Study, first: Study) -> str:

@@ -53,7 +53,7 @@ from scaling.report.wording import batch_label, count
 
 DASHES = (0, (5, 3))
 TURN_MARK = {"ls": "", "ms": 8, "mew": 1.3, "mfc": "w"}
-FIT = "fit S_min (1 + B_crit / B), 95% band"
+FIT = "fitted curve, 95% band"
 
 
 @styled

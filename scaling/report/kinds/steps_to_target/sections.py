@@ -1,9 +1,10 @@
 """What the page shows: figures with captions, tables, notes."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
-from scaling.fits import MAX_USEFUL, PERFECT_END
+from scaling.fits import BENDS, MAX_USEFUL, PERFECT_END, Interval
 from scaling.report.blocks import Block, Heading, Legend, Note, Picture, Section, Table
 from scaling.report.drawing import style_of
 from scaling.report.kinds.steps_to_target import figures, interactive
@@ -13,6 +14,7 @@ from scaling.report.kinds.steps_to_target.analysis import (
     critical_batch_against,
     fit_of,
     turns_inside,
+    turns_read_off,
 )
 from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.kinds.steps_to_target.wording import (
@@ -80,21 +82,27 @@ def _fits(studies) -> list[Block]:
             notes.append(f"{label and label + ': '}No curve is fitted. {reason}")
             continue
         any_fit = fit
+        turns = fit.perfect_scaling_end, fit.max_useful_batch
         row = [label] * bool(label)
-        row += [_fitted(fit.s_min, fit.s_min_interval), _fitted(fit.b_crit, fit.b_crit_interval)]
-        row += [_fitted(fit.e_min, fit.e_min_interval), f"{number(100 * fit.residual_sd)}%"]
-        row += [fit.perfect_scaling_end.describe(), fit.max_useful_batch.describe()]
+        for turn, seen in zip(turns, turns_read_off(study), strict=True):
+            row.append(f"{turn.describe()}; read off the points: {_between(seen)}")
+        row += [_fitted(fit.curve.bend, fit.bend_interval), f"{number(100 * fit.scatter)}%"]
+        row += [_fitted(fit.b_crit, fit.b_crit_interval), _fitted(fit.s_min, fit.s_min_interval)]
+        row.append(_fitted(fit.e_min, fit.e_min_interval))
         rows.append(row + [_against(study, studies[0])] * compare)
     if any_fit:
         notes.append(
-            "Fit: S = S_min (1 + B_crit / B); E_min = S_min B_crit is the examples that the "
-            "smallest batches take. Perfect scaling ends where steps exceed "
-            f"proportionality by {any_fit.perfect_within - 1:.0%}; the maximum useful batch is "
-            f"where doubling it saves less than {any_fit.least_saving:.0%} of the steps. On this "
-            "curve they are fixed multiples of B_crit. Scatter: of the points around the curve."
+            "Fit: S = S_min (1 + (B_crit / B)^bend)^(1 / bend). Perfect scaling ends where the "
+            f"goal takes {any_fit.perfect_within - 1:.0%} more examples than at small batches, "
+            "which is the critical batch size of Zhang et al. 2024 too; the maximum useful batch "
+            f"is where doubling it saves less than {any_fit.least_saving:.0%} of the steps. Their "
+            f"intervals are for any bend from {BENDS[0]:g} to {BENDS[1]:g}. B_crit, S_min and "
+            "E_min are those of the hyperbola, bend 1 (McCandlish 2018), for comparison; E_min = "
+            "S_min B_crit is the examples that the smallest batches take. Scatter: of the points "
+            "around the curve."
         )
-    header = ["S_min, steps", "B_crit, examples", "E_min, examples", "scatter"]
-    header += [PERFECT_END, MAX_USEFUL]
+    header = [PERFECT_END, MAX_USEFUL, "bend", "scatter"]
+    header += ["B_crit, examples", "S_min, steps", "E_min, examples"]
     if compare:
         header.append(f"B_crit over that of {study_label(studies[0], studies)}")
         notes.append(
@@ -109,6 +117,14 @@ def _against(study, first):
     """Its B_crit over that of the first study."""
     ratio = None if study is first else critical_batch_against(study, first)
     return ratio.describe() if ratio else NOTHING
+
+
+def _between(batches: Interval) -> str:
+    """64 to 128; above 64."""
+    low, high = batches
+    if high == math.inf:
+        return f"above {count(int(low))}"
+    return f"{count(int(low))} to {count(int(high))}" if low else f"below {count(int(high))}"
 
 
 def _fitted(value, interval):
