@@ -23,7 +23,7 @@ from scaling.train.point import resolve
 from scaling.train.race import Race, Rules
 
 GOAL, BUDGET, RATIO = 0.5, 400, 0.03
-CALL = 4  # updates that the stand-in makes in one call
+CALL = 9  # updates that the stand-in makes in one call
 
 
 class Known:
@@ -305,9 +305,10 @@ def _standing(path):
     return [json.loads((newest / "extra" / "metadata").read_text())]
 
 
-@pytest.mark.parametrize("rules", [{}, {"margin": None}])
-def test_stopped_after_every_call_nothing_is_different(race, tmp_path, rules):
+@pytest.mark.parametrize("margin", [1.5, None])
+def test_stopped_after_every_call_nothing_is_different(race, tmp_path, margin):
     metric = lambda k, step: None if k == 1 and step > 60 else falling(None, 100, 143, 150)(k, step)
+    rules = {"margin": margin, "resolution": 0.3, "budget": 170}  # several calls from look to look
     expected, _, _ = race(metric, 4, path=tmp_path / "whole", **rules)
     outcome, *_, stops = _in_pieces(race, tmp_path / "pieces", 1, metric, 4, **rules)
     assert len(stops) > 20
@@ -377,17 +378,17 @@ def test_a_race_goes_on_with_another_number_of_devices(tmp_path):
 # ---- Against an evaluation after every update ----
 
 
-@pytest.mark.parametrize("batch, steps", [(2, 260), (16, 130), (128, 60)])
+@pytest.mark.parametrize("batch, steps", [(4, 300), (16, 130), (128, 60)])
 def test_steps_are_those_of_an_evaluation_after_every_update_on_the_grid(tmp_path, batch, steps):
     """A second population of the same trials is looked at after every update. Every trial's steps
     are the first step of the grid at which that whole curve is below the goal, and looking more
     often changes no weight and no metric."""
-    ratio, goal, count = 0.08, 0.3, 12
+    ratio, goal, count = 0.08, 0.4, 12
     config = default_config("steps_to_target")
     config.global_batch, config.duration, config.devices = batch, f"{steps} steps", 1
     config.model = ConfigDict({"name": "mlp", "widths": (8,)})
     point = resolve(config, ("peak",))
-    values = [{"peak": 0.02 * 1.4**k} for k in range(count)]
+    values = [{"peak": 0.002 * 1.7**k} for k in range(count)]
     with RunDir(tmp_path / "race") as run:
         rules = _rules(goal=goal, budget=steps, resolution=ratio, margin=1e6)
         race = Race(point, rules, values, range(count), run, "r", "validation")
@@ -402,10 +403,10 @@ def test_steps_are_those_of_an_evaluation_after_every_update_on_the_grid(tmp_pat
             jax.tree.map(np.testing.assert_array_equal, outcome.winner, weights)
     for row in rows:
         if row["error"] is not None:
-            assert row["error"] == pytest.approx(every[row["step"]][row["trial"]], rel=1e-12)
+            assert row["error"] == pytest.approx(every[row["step"]][row["trial"]], rel=1e-8)
     looks = grid(steps, ratio)
     assert {row["step"] for row in rows} == set(looks)
     on_grid = [next((s for s in looks if every[s][k] < goal), None) for k in range(count)]
     assert [curve.crossed for curve in outcome.curves] == on_grid
     at_all = [next((s for s in range(steps) if every[s][k] < goal), None) for k in range(count)]
-    assert at_all != on_grid and sum(step is not None for step in on_grid) > count // 2
+    assert at_all != on_grid and sum(step is not None for step in on_grid) >= count // 2
