@@ -74,3 +74,32 @@ def first_crossing(curves: Sequence[Curve]) -> tuple[int, int] | None:
     """(step, trial) of the first crossing, ties to the lower trial; None if there is none."""
     crossed = [(c.crossed, trial) for trial, c in enumerate(curves) if c.crossed is not None]
     return min(crossed, default=None)
+
+
+def fewest_of(steps: Sequence[float | None], count: int) -> float:
+    """What the fewest steps would have been, had only `count` of these trials been made.
+
+    More trials find fewer steps, so batch sizes compare only at equal numbers of them. Of the N
+    given, the k-th fastest is the fastest of `count` drawn without replacement with probability
+    C(N - k, count - 1) / C(N, count). The result is the geometric mean of the minimum over such
+    draws, and the plain minimum where N <= count. All trials count as drawn alike, also those of a
+    widened search, whose later rounds lie where the earlier ones did best.
+
+    Args:
+      steps: of every trial, above 0; None or inf: it missed the goal or diverged.
+      count: at least 1.
+
+    Returns:
+      Steps; inf where all missed. A draw of nothing but trials that missed counts as the slowest
+      that reached the goal, the least that it can be: exact where fewer than `count` missed, else a
+      lower bound.
+    """
+    reached = sorted(s for s in steps if s is not None and math.isfinite(s))
+    total = len(steps)
+    if not reached or total <= count:
+        return min(reached, default=math.inf)
+    mean, left = 0.0, 1.0  # of the log; the chance that none of the faster ones was drawn
+    for k, step in enumerate(reached):
+        chance = left * min(1.0, count / (total - k))
+        mean, left = mean + chance * math.log(step), left - chance
+    return math.exp(mean + left * math.log(reached[-1]))

@@ -1,13 +1,15 @@
 """Crossings against written-out answers."""
 
 import dataclasses
+import itertools
 import json
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
-from scaling.crossings import Curve, first_crossing, next_evaluation
+from scaling.crossings import Curve, fewest_of, first_crossing, next_evaluation
 
 
 def curve(*metrics, goal=0.5, steps=None):
@@ -121,3 +123,40 @@ def test_the_first_crossing_of_all_and_ties_to_the_lower_trial():
     assert first_crossing([slow, as_fast, fast]) == (1, 1)
     assert first_crossing([slow]) == (2, 0)
     assert first_crossing([curve(0.9), curve(None)]) is None and first_crossing([]) is None
+
+
+# ---- The fewest of so many trials ----
+
+OUTCOMES = {
+    "spread": (90, 31, 240, 55, 47, 1000, 62),
+    "ties": (40, 40, 55, 55, 55, 90),
+    "some missed": (90, None, 31, math.inf, 240, 55, None),
+    "one reached": (None, 31, None, None, None),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_the_fewest_of_so_many_is_the_mean_over_all_draws(name):
+    """Enumerated; a draw in which all missed counts as the slowest that reached."""
+    steps = [math.inf if s is None else s for s in OUTCOMES[name]]
+    slowest = max(s for s in steps if s < math.inf)
+    for count in range(1, len(steps) + 1):
+        draws = [min(*d, slowest) for d in itertools.combinations(steps, count)]
+        expected = math.exp(sum(map(math.log, draws)) / len(draws))
+        assert fewest_of(OUTCOMES[name], count) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_fewest_of_all_trials_or_more_is_the_minimum():
+    for count in (3, 4, 64):
+        assert fewest_of((90, 31, None), count) == 31
+        assert fewest_of((None, math.inf, None), count) == math.inf
+    assert fewest_of((None, None), 1) == fewest_of((), 1) == math.inf
+
+
+def test_the_fewest_of_half_of_many_trials():
+    """Uniform on (0, 1): the log of the minimum of n has the mean -(1 + 1/2 + ... + 1/n)."""
+    uniform = np.random.default_rng(0).uniform(size=(2000, 128))
+    logs = [math.log(fewest_of(row, 64)) for row in uniform]
+    assert np.mean(logs) == pytest.approx(-sum(1 / k for k in range(1, 65)), abs=0.06)
+    half = math.exp(sum(math.log(k) / 2**k for k in range(1, 60)))  # the k-th is the first drawn
+    assert fewest_of(range(1, 100_001), 50_000) == pytest.approx(half, rel=1e-3)
