@@ -145,3 +145,11 @@ def test_what_a_reader_must_know(tmp_path):
     ):
         assert sum(part in sentence for sentence in found) == 1, (part, found)
     assert len(found) == 7
+
+
+def test_more_trials_than_elsewhere_are_told(tmp_path):
+    write_workdir(tmp_path, (4, 16, 64), trials=12)
+    write_workdir(tmp_path, (256,), trials=24)
+    found = [sentence for sentence in cautions(read_study(tmp_path)) if "fewer steps" in sentence]
+    said = "Batch 256: 24 trials, where another batch size had 12; more trials find fewer steps."
+    assert found == [said]

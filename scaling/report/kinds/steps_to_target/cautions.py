@@ -11,8 +11,9 @@ def cautions(study: Study) -> list[str]:
     if study.unfinished:
         found.append(f"Not finished, and therefore not in here: {listed(study.unfinished)}.")
     batches = {}  # by what is to be said of them
+    least = min(len(point.trials) for point in study.points)
     for point in study.points:
-        for sentence in _of_point(point):
+        for sentence in _of_point(point, least):
             batches.setdefault(sentence, []).append(count(point.global_batch))
     for sentence, some in batches.items():
         found.append(f"Batch{'es' * (len(some) > 1)} {listed(some)}: {sentence}")
@@ -25,7 +26,7 @@ def cautions(study: Study) -> list[str]:
     return found
 
 
-def _of_point(point):
+def _of_point(point, least):
     goal = goal_text(point)
     trial = "best trial" if point.reached else "trial closest to the goal"
     for edge in point.at_edge:
@@ -42,6 +43,11 @@ def _of_point(point):
         yield "every trial diverged; search smaller learning rates."
     if point.status == "met_at_start":
         yield f"{goal} was met before training; choose a harder goal."
+    if point.reached and len(point.trials) > least:
+        yield (
+            f"{count(len(point.trials))} trials, where another batch size had {count(least)}; more "
+            "trials find fewer steps."
+        )
     if point.reached and point.steps_interval[1] is None:
         yield (
             f"only {count(point.counts['reached'])} of {count(len(point.trials))} trials reached "
