@@ -2,6 +2,7 @@ import importlib
 import math
 import re
 
+import numpy as np
 import pytest
 from parsed import Parsed
 from readers import read_studies, read_study
@@ -10,7 +11,7 @@ from synthetic import edit_result, keep_reached, write_workdir
 from scaling.ratios import Ratio
 from scaling.report import write_report
 from scaling.report.kinds.steps_to_target import answer, cautions, compared
-from scaling.report.kinds.steps_to_target.analysis import critical_batch_against
+from scaling.report.kinds.steps_to_target.analysis import critical_batch_against, fit_of
 
 GONE = {
     "steps_to_target": None,
@@ -147,9 +148,18 @@ def test_what_a_reader_must_know(tmp_path):
     assert len(found) == 7
 
 
-def test_more_trials_than_elsewhere_are_told(tmp_path):
+def test_more_trials_than_elsewhere_are_told_and_do_not_count(tmp_path):
     write_workdir(tmp_path, (4, 16, 64), trials=12)
     write_workdir(tmp_path, (256,), trials=24)
     found = [sentence for sentence in cautions(read_study(tmp_path)) if "fewer steps" in sentence]
-    said = "Batch 256: 24 trials, where another batch size had 12; more trials find fewer steps."
-    assert found == [said]
+    assert found == [
+        "Batch 256: 24 trials, where another batch size had 12, and more trials find fewer steps; "
+        "the curve is fitted to what 12 of them find on average."
+    ]
+    study = read_study(tmp_path)
+    steps = sorted(t.steps_to_target or math.inf for t in study.points[-1].trials)
+    # The best of 24 is among 12 of them half of the time, the second best a quarter, ...
+    fewest = math.exp(np.average(np.log(steps[:9]), weights=0.5 ** np.arange(9)))
+    fitted = np.exp(fit_of(study)[0].problem.log_steps)
+    assert fitted[-1] == pytest.approx(fewest, rel=0.03) and fitted[-1] > steps[0]
+    assert fitted[:-1] == pytest.approx([p.steps_to_target for p in study.points[:-1]])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scaling.crossings import fewest_of
 from scaling.errors import UserError
 from scaling.fits import (
     DIMINISHING,
@@ -48,6 +49,14 @@ def shown_points(study: Study) -> list[Point]:
     return [point for point in study.points if point.reached or point.censored_at is not None]
 
 
+def fewest_steps(point: Point, study: Study) -> float | None:
+    """Its fewest steps, to be compared: of as many trials as every batch size has had."""
+    if not point.reached:
+        return None
+    least = min(len(other.trials) for other in study.points)
+    return fewest_of([trial.steps_to_target for trial in point.trials], least)
+
+
 @functools.cache
 def fit_of(study: Study) -> tuple[StepsFit | None, str]:
     """The fit of steps against batch; or None, and the sentence that says why there is none."""
@@ -59,7 +68,7 @@ def fit_of(study: Study) -> tuple[StepsFit | None, str]:
     try:
         fit = fit_steps(
             [point.global_batch for point in points],
-            [point.steps_to_target for point in points],
+            [fewest_steps(point, study) for point in points],
             censored_at=[point.censored_at for point in points],
             noise=noise if noise[1] else None,
         )
@@ -85,7 +94,7 @@ def turns_read_off(study: Study) -> tuple[Interval, Interval]:
     """Between which measured batch sizes each turn lies, by the points that the fit holds."""
     fit, _ = fit_of(study)
     points = [p for p in reached_points(study) if p.global_batch <= fit.measured[1]]
-    return read_off([p.global_batch for p in points], [p.steps_to_target for p in points])
+    return read_off([p.global_batch for p in points], [fewest_steps(p, study) for p in points])
 
 
 def critical_batch_against(study: Study, first: Study) -> Ratio | None:

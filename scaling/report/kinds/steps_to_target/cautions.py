@@ -45,8 +45,9 @@ def _of_point(point, least):
         yield f"{goal} was met before training; choose a harder goal."
     if point.reached and len(point.trials) > least:
         yield (
-            f"{count(len(point.trials))} trials, where another batch size had {count(least)}; more "
-            "trials find fewer steps."
+            f"{count(len(point.trials))} trials, where another batch size had {count(least)}, and "
+            f"more trials find fewer steps; the curve is fitted to what {count(least)} of them "
+            "find on average."
         )
     if point.reached and point.steps_interval[1] is None:
         yield (
