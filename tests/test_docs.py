@@ -4,7 +4,7 @@ import re
 
 import pytest
 from quoted import SECTIONS
-from quoted.quotes import Section, Table, say
+from quoted.quotes import ROOT, Section, Table, say
 
 PAGE = """
 ## Walks
@@ -47,6 +47,12 @@ def test_every_number_has_an_origin(section):
     text, _ = section.put_right(section.read())
     assert section.strays(text) == []
     assert section.stale(text) == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/reproduction.md"])
+def test_every_part_of_a_document_is_looked_at(document):
+    headings = re.findall("^## (.*)", (ROOT / document).read_text(), re.M)
+    assert set(headings) <= {s.heading for s in SECTIONS if s.document == document}
 
 
 def test_a_number_that_differs_is_told_and_put_right():

@@ -410,6 +410,13 @@ def _comparison(name, ends, gamma, fit):
         same = fit.s_min / (1 - fit.e_min / examples)
         text += f". With as many examples a fixed batch takes {same:,.0f} steps"
     if gamma is not None:
-        # Both ratios are 1 + sqrt(gamma) at r = E_min / S_min, where those of a fixed one are 2.
-        text += f". gamma {gamma:.3f} allows for {(1 - gamma**0.5) / 2:.1%}"
+        text += f". gamma {gamma:.3f} allows for {allowed(gamma):.1%}"
     return text + "."
+
+
+def allowed(gamma: float) -> float:
+    """The share of steps and of examples that eq. D.4 lets an adaptive batch save.
+
+    At r = E_min / S_min both S / S_min and E / E_min are 1 + sqrt(gamma); of a fixed batch 2.
+    """
+    return (1 - gamma**0.5) / 2

@@ -1,0 +1,211 @@
+"""README.md, and what docs/architecture.md quotes from benchmarks."""
+
+from quoted.mccandlish import TASKS
+from quoted.quotes import Section, Table, say
+from quoted.records import count, percent, result, study
+from quoted.you import LARS, MUON
+from scaling.report.kinds.pareto.records import summary
+
+SETS = ("digits MLP", "Fashion-MNIST MLP")
+BATCHES = (8, 64, 512)
+
+
+def _benchmark(name):
+    return result(f"benchmarks/results/{name}.json")
+
+
+def _cases(name):
+    return _benchmark(name)["cases"]
+
+
+def _times(ratio):
+    """9.9, 42"""
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+
+
+def accuracy():
+    """What a large batch costs, and what wins it back."""
+    hoffer, tuned = study("accuracy_hoffer_f1"), study("accuracy_f1_tuned_h200")
+    columns = [hoffer.reference, *hoffer.at(4096)]
+    yield say(
+        "with Hoffer 2017's three remedies one after another: {}% ([more]",
+        ", ".join(percent(1 - point.mean("test"), 1) for point in columns),
+    )
+    yield say(
+        "momentum with warmup holds the small batch's error, {}%, up to 1,024 and LARS up to "
+        "4,096; at 16,384 momentum gives {}%, LARS {}% and Muon {}%",
+        percent(tuned.reference.mean("test"), 1),
+        *(percent(tuned.of(16384, r).mean("test"), 1) for r in ("naive", LARS, MUON)),
+    )
+
+
+def measured():
+    """The table of benchmarks, and what follows it."""
+    machine = _benchmark("vs_torch")["machine"]
+    python, torch = (
+        ".".join(version.split(".")[:2])
+        for version in (machine["python"], machine["packages"]["torch"])
+    )
+    yield say("Python {}, jax {}, PyTorch {}; medians", python, machine["packages"]["jax"], torch)
+    yield from _overheads()
+    yield from _against_torch()
+    yield from _populations()
+    yield from _noise()
+    ratios = [f"{summary(study(name)).ratio:.1f}" for name, _ in TASKS.values()]
+    yield say("digits CNN | {} ([reproduction]", ", ".join(ratios))
+    large = result("docs/results/fashion_mnist_bs8k/result.json")
+    yield say(
+        "the 8k recipe's {} updates (15 epochs) reach {}% validation and {}% test error",
+        count(large["steps"]),
+        *(percent(large[split]["error"], 1) for split in ("validation", "test")),
+    )
+
+
+def _overheads():
+    yield say(
+        "| {} (MLP, batch 8), {} (MLP, batch 512), {} (ResNet-8, batch 128): no overhead",
+        *(f"{case['ratio']:.2f}" for case in _cases("loop_overhead").values()),
+    )
+    first = _benchmark("first_step")
+    yield say(
+        "| {} s, {} s once compiled programs are cached",
+        *(f"{first[when]['median']:.1f}" for when in ("cold", "warm")),
+    )
+    tracked = [percent(case["overhead"], 1) + "%" for case in _cases("noise_overhead").values()]
+    yield say("five layers of 512, ResNet-8 | {} |", ", ".join(tracked))
+
+
+def _against_torch():
+    small, large, resnet, cnn = (case["ratios"] for case in _cases("vs_torch").values())
+    mlps = [_times(ratios["ours / torch"]) for ratios in (small, large)]
+    yield say("eager loop | {}x at batch 8, {}x at batch 512", *mlps)
+    ours = ("ours, every core a device", "ours")
+    theirs = ("torch", "torch channels_last")
+    both = lambda ratios: [f"{ratios[f'{a} / {b}']:.2f}" for a in ours for b in theirs]
+    yield say(
+        "| {}x / {}x with every core a device, as it is launched; as one device {}x / {}x",
+        *both(resnet),
+    )
+    yield say("the same | {}x / {}x; as one device {}x / {}x", *both(cnn))
+
+
+def _populations():
+    ratios = lambda name, data: " / ".join(
+        f"{_times(_cases(name)[f'{data}, batch {batch}']['ours / torch'])}x" for batch in BATCHES
+    )
+    for data, head in zip(SETS, ("batch 8 / 64 / 512", "784-64-64-64-10"), strict=True):
+        yield say(
+            f"{head} | AMD EPYC {{}}; Intel Xeon, with smaller blocks, {{}} |",
+            ratios("population_amd", data),
+            ratios("population", data),
+        )
+    best = lambda case, kind: max(rate for name, rate in case.items() if name.startswith(kind))
+    blocks = _cases("population_blocks")
+    shares = [
+        [
+            f"{best(case, 'block') / best(case, 'bare step'):.2f}"
+            for case in (blocks[f"{data}, batch {batch}"] for batch in BATCHES)
+        ]
+        for data in SETS
+    ]
+    yield say(
+        "at batch 8 / 64 / 512, digits {}, Fashion-MNIST {}: what is left", *map(" / ".join, shares)
+    )
+
+
+def _noise():
+    benchmark = _benchmark("noise_coverage")
+    found = [
+        setting
+        for setting in benchmark["settings"]
+        if (setting["per_shard"], setting["steps"]) == (128, 1000)
+        and setting["grad_sq_norm"] == "constant"
+    ]
+    (truth,) = {setting["b_simple"] for setting in found}
+    ends = lambda key: [end(setting[key] for setting in found) for end in (min, max)]
+    yield say(
+        "B_simple {} from 1,000 steps of 8 x 128 examples, {} draws | 95% intervals hold the truth "
+        "in {} to {}%; within 10% in {} to {}%, the fewer",
+        count(truth),
+        count(benchmark["draws"]),
+        *(percent(share, 1) for share in ends("coverage")),
+        *(percent(share, 0) for share in ends("within_10_percent")),
+    )
+
+
+def architecture():
+    """Blocks of a population, and convolutions."""
+    blocks = [case for name, case in _cases("population_blocks").items() if "MLP" in name]
+    best = [max(rate for key, rate in c.items() if key.startswith("block")) for c in blocks]
+    gains = [
+        max(most / case[key] for most, case in zip(best, blocks, strict=True))
+        for key in ("block 64", "block 1")
+    ]
+    yield say(
+        "is worth up to {}x over all 64 side by side and {}x over one at a time",
+        *(f"{gain:.1f}" for gain in gains),
+    )
+    resnet, cnn = _cases("conv_methods").values()
+    ways = {
+        "`xla`, its own gradients": "xla",
+        "`patches`, patches times a matrix": "patches",
+        "`forward_only`": "forward_only",
+    }
+    rows = [["way", "ResNet-8, batch 128", "Simple CNN base, batch 256"]]
+    rows += [[told, *(_fastest(case, way) for case in (resnet, cnn))] for told, way in ways.items()]
+    yield Table("conv_methods", rows)
+    yield say(
+        "`forward_only` in one piece gives {} and {}",
+        *(count(case["forward_only, one piece"]) for case in (resnet, cnn)),
+    )
+
+
+def _fastest(case, way):
+    """988 (microbatch 32)"""
+    rates = {key: rate for key, rate in case.items() if key.startswith(f"{way}, ")}
+    best = max(rates, key=rates.get)
+    return f"{count(rates[best])} ({best.removeprefix(f'{way}, ')})"
+
+
+SECTIONS = [
+    Section(
+        "README.md",
+        "",
+        tuple,
+        said=("Python (3.11 to 3.13)",),
+        elsewhere=("*Digits, an MLP with 64 hidden units",),
+    ),
+    Section(
+        "README.md",
+        "What it does",
+        accuracy,
+        said=(
+            "an MLP on Fashion-MNIST, batch 8 to 8,192",
+            "ResNet-8 at batch 8,192 on digits",
+            "nine batch sizes, 128 to 32,768",
+            "40 lines",
+            "test accuracy at batch 128, at 4,096,",
+            "at a fixed 15 epochs",
+        ),
+        elsewhere=("**What moves the limit.**",),
+    ),
+    Section("README.md", "Data", tuple),
+    Section(
+        "README.md",
+        "Measured",
+        measured,
+        said=(
+            "an MLP 784-64-64-64-10 against",
+            "(32x32, batch 128) against",
+            "(28x28, batch 256), the same",
+            "of 64 trials against PyTorch eager, one after another: digits MLP 64-64-64-10,",
+            "eleven batch sizes, 64 trials each | 19 minutes, with other programs beside it",
+            "42 minutes on one core, with other programs beside it",
+            "MLP batch 8, 512, five layers",
+            "| 23 s |",
+            "the paper's own: 2 to 8)",
+            "with three times its learning rate 28.0% validation",
+        ),
+    ),
+    Section("docs/architecture.md", "The flow of a run", architecture, complete=False),
+]
