@@ -99,7 +99,7 @@ class Section:
 
     Attributes:
       heading: its title; the beginning of the document where that is "".
-      quotes: worked out from the records.
+      quotes: worked out from the records; `tuple` for none.
       said: passages with numbers that no record holds: of the papers, sizes, seeds, times.
       elsewhere: how paragraphs begin that are not checked here.
       complete: whether every number in it has to be in a quote or `said`.

@@ -144,9 +144,10 @@ def _remarks(f1):
 
 def _layers():
     walk = study("generalization_fashion_mlp").of_recipe("naive")
-    ends_ = [of_group(point, kernels=True) for point in (walk[0], walk[-1])]
+    kernels = [of_group(point, kernels=True) for point in (walk[0], walk[-1])]
     small, large = (
-        [f"{layer.start.ratio:.0f}, {layer.end.ratio:.0f}" for layer in layers] for layers in ends_
+        [f"{layer.start.ratio:.0f}, {layer.end.ratio:.0f}" for layer in layers]
+        for layers in kernels
     )
     names = ["1, 784 x 128", "2", "3", "4", "5", "6, to the classes"]
     head = ["kernel", "128: after update 1, last", "8,192: after update 1, last"]
@@ -154,12 +155,12 @@ def _layers():
     yield say(
         "At the start the ratio differs by factors of {} and {} between layers (the paper's "
         "AlexNet-BN: 6 to 1,345)",
-        *(f"{unevenness(layers, 'start'):.2g}" for layers in ends_),
+        *(f"{unevenness(layers, 'start'):.2g}" for layers in kernels),
     )
     yield say(
         "the large one, after {} updates, it still differs {}-fold",
         count(walk[-1].steps),
-        f"{unevenness(ends_[1], 'end'):.2g}",
+        f"{unevenness(kernels[1], 'end'):.2g}",
     )
 
 
