@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from scaling.batch import plans
-from scaling.comms import Network, all_reduce_seconds, step_seconds
+from scaling.comms import Network, all_reduce_seconds, nearest_published, step_seconds
 from scaling.errors import UserError
 from scaling.fits import StepsFit, rounded
 
@@ -433,7 +433,8 @@ def _reasons(curve, compute, devices, batch, measured_devices) -> list[str]:
         reasons.append(f"batch beyond the {span} of the {curve.critical.source}")
     if devices > measured_devices:
         reasons.append(
-            f"devices beyond the {measured_devices:,} measured: the all-reduce is modelled"
+            f"devices beyond the {measured_devices:,} measured: modelled without jitter or "
+            f"stragglers ({nearest_published(devices)})"
         )
     if compute.extrapolated:
         reasons.append("per-device batch below the smallest measured")
