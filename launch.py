@@ -20,6 +20,27 @@ from scaling.report import REPORTED, write_report
 from scaling.signals import Interrupted
 from scaling.workers import run_workers, stop_with_parent
 
+
+class OrNone(flags.ArgumentParser):
+    """The word None for a config key that may be None; all else by another parser."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument):
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+for kind, parser in (
+    (int, flags.IntegerParser()),
+    (float, flags.FloatParser()),
+    (str, flags.ArgumentParser()),
+):
+    config_flags.register_flag_parser_for_type(kind, OrNone(parser))
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "FILE[:task]; any field can be set, as in --config.optim.base_lr=0.2"
 )

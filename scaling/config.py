@@ -1,17 +1,32 @@
 """Every config key, its default and meaning. A config file changes what it wants to differ."""
 
+import functools
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from scaling.errors import UserError, nearest, refuse_unread
-from scaling.models import model_options
+from scaling import search
+from scaling.errors import UserError, look_up, nearest, refuse_unread
+from scaling.limits import (
+    COUNT,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    SHARE,
+    UP_TO_ONE,
+    Limits,
+    check_value,
+    plain,
+)
+from scaling.models import OWN, model_options
 from scaling.recipes import RATES
 
 # Sub-dictionaries whose keys belong to what they name: checked where that is built.
-OPEN = ("model", "search.space", "noise.models", "recipes.pieces")
+OPEN = ("search.space", "noise.models", "recipes.pieces")
 # Keys that a run may be resumed with other values of.
 LOGISTICS = (
     "title",
@@ -23,6 +38,92 @@ LOGISTICS = (
     "checkpoint",
     "metrics.tensorboard",
 )
+# Of what a tuple is made, where its default does not tell.
+HOLDS = {
+    "batch_sizes": int,
+    "data.image_shape": int,
+    "model.hidden": int,
+    "schedule.boundaries": str,
+    "schedule.decay_factors": float,
+    "noise.batches": int,
+    "adaptive.batches": int,
+    "advise.records": str,
+    "advise.batches": int,
+    "recipes.all": str,
+    "recipes.changed": str,
+}
+MOST_SEED = 2**32 - 1  # JAX drops the higher bits of a larger one
+LATER_SEEDS = 2**24  # more than any study gives to its trials and repeats after `seed`
+# What a number, or each of a tuple, can be. Those of optim, schedule and loss that are not here are
+# those of the search; a section's own are for keys in it that are not here.
+LIMITS = {
+    "seed": Limits(0, MOST_SEED, "[]"),
+    "global_batch": COUNT,
+    "batch_sizes": COUNT,
+    "micro_batch": COUNT,
+    "devices": COUNT,
+    "memory_limit_gib": POSITIVE,
+    "data.train_size": COUNT,
+    "data.image_shape": Limits(1, 4096, "[]"),
+    "data.num_classes": Limits(2, 100_000, "[]"),
+    "model.dropout": SHARE,
+    "model.ghost_batch": COUNT,
+    "model.depth": Limits(1, 1202, "[]"),
+    "model.width": Limits(1, 10_000, "[]"),
+    "model.widths": Limits(1, 1_000_000, "[]"),
+    "model.hidden": Limits(1, 1_000_000, "[]"),
+    "model.groups": COUNT,
+    "optim.base_lr": RATE,
+    "optim.base_batch": COUNT,
+    "schedule.decay_factors": search.LIMITS["decay_factor"],
+    "noise_every": COUNT,
+    "eval.batch": COUNT,
+    "checkpoint.every_seconds": NOT_NEGATIVE,
+    "checkpoint.keep": Limits(2, 1000, "[]"),
+    "search.trials": Limits(1, 100_000, "[]"),
+    "search.widen": Limits(0, 100, "[]"),
+    "target.goal": POSITIVE,
+    "target.margin": Limits(1, 1_000_000, "[]"),
+    "target.resolution": Limits(0.001, 1, "[]"),
+    "target.repeats": Limits(0, 10_000, "[]"),
+    "noise.rates": POSITIVE,
+    "noise.batches": Limits(2, COUNT.high, "[]"),
+    "noise.dip": NOT_NEGATIVE,
+    "pareto.goals": POSITIVE,
+    "adaptive.batches": Limits(2, 2**30, "[]"),
+    "adaptive.r": POSITIVE,
+    "adaptive.first_batch": Limits(2, 2**30, "[]"),
+    "adaptive.smallest": Limits(2, 2**30, "[]"),
+    "adaptive.largest": Limits(2, 2**30, "[]"),
+    "adaptive.seeds": Limits(1, 10_000, "[]"),
+    "adaptive.goals": POSITIVE,
+    "adaptive.resolution": Limits(0.001, 1, "[]"),
+    "adaptive.parts": Limits(2, 1024, "[]"),
+    "adaptive.memory": Limits(1, 1_000_000, "[]"),
+    "adaptive.rate_star": RATE,
+    "adaptive.batch_star": Limits(0, 1e12, "[]"),
+    "adaptive.alpha": Limits(0, 2, "[]"),
+    "advise.goal": POSITIVE,
+    "advise.devices": Limits(1, 1_000_000, "[]"),
+    "advise.batches": COUNT,
+    "advise.largest": Limits(1, 2**24, "[]"),
+    "advise.seconds": Limits(0, 3600, "(]"),
+    "advise.price": NOT_NEGATIVE,
+    "advise.max_hours": Limits(0, 1e9, "(]"),
+    "advise.max_cost": Limits(0, 1e12, "(]"),
+    "advise.latency": Limits(0, 3600, "[]"),
+    "advise.bandwidth": Limits(0, 1e15, "(]"),
+    "advise.overlap": UP_TO_ONE,
+    "recipes.seeds": Limits(1, 10_000, "[]"),
+    "recipes.rates": RATE,
+    "accuracy.tolerance": UP_TO_ONE,
+    "accuracy.trials": Limits(0, 10_000, "[]"),
+    "accuracy.span": POSITIVE,
+    "accuracy.widen": Limits(0, 100, "[]"),
+    "generalization.resolution": Limits(0.001, 10, "[]"),
+}
+
+OPTION = Limits(-(2**31), 2**31 - 1, "[]")  # of a model that is registered
 
 
 def default_config(study: str = "train") -> ConfigDict:
@@ -103,7 +204,17 @@ def default_config(study: str = "train") -> ConfigDict:
     c.metrics.tensorboard = False  # also write TensorBoard files
     if study in SECTIONS:
         SECTIONS[study](c)
-    return c
+    return _free(c)
+
+
+def _free(c):
+    """The same, whose keys take any value but keep their type, for flags. What a key cannot have is
+    told when the config is read, in a sentence that names it."""
+    free = ConfigDict(type_safe=False)
+    for key, value in c.items():
+        kind = c.get_type(key)
+        free[key] = _free(value) if kind is ConfigDict else FieldReference(value, kind)
+    return free
 
 
 def _steps_to_target(c):
@@ -261,32 +372,72 @@ def model_config(name: str, **options: Any) -> ConfigDict:
     c = ConfigDict({"name": name})
     for key, value in (defaults | options).items():
         c[key] = placeholder(int) if value is None else value
-    return c
+    return _free(c)
 
 
-def check_keys(config: Mapping[str, Any]) -> None:
-    """Every key of `config` is one of `default_config`, and none is missing.
+def checked(config: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config, plain Python, in which every key is known and has what it can have.
 
     Raises:
-      UserError: an unknown or a missing key.
+      UserError: an unknown or a missing key, or a value of another type or outside its limits.
     """
-    study = config.get("study")
-    _compare(config, default_config(study if isinstance(study, str) else "train"), "")
+    study = check_value("study", plain(config.get("study")), str)
+    look_up("study", study, {"train": None, **SECTIONS})
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        _check(config, _schema(study), "")
+    later = any(section in config for section in ("search", "recipes", "adaptive"))
+    limits = Limits(0, MOST_SEED - LATER_SEEDS * later, "[]")
+    limits.check(f"seed is {config.seed}{', trials have those after it' * later}", config.seed)
+    return config
 
 
-def _compare(config, schema, path):
+_schema = functools.lru_cache(default_config)
+
+
+def _check(config, schema, path):
+    """`config` made plain in place."""
     for key in config:
         if key not in schema:
-            raise UserError(f"Unknown config key {path + key!r}: {nearest(key, schema)}")
+            raise UserError(f"Unknown config key '{path}{key}': {nearest(key, schema)}")
     for key, value in schema.items():
+        where = path + key
         if key not in config:
-            raise UserError(f"The config lacks {path + key!r}; start from default_config().")
-        if isinstance(value, ConfigDict) and path + key not in OPEN:
-            if not isinstance(config[key], ConfigDict):
-                raise UserError(
-                    f"Config key {path + key!r} must hold keys of its own, not a value."
-                )
-            _compare(config[key], value, f"{path}{key}.")
+            raise UserError(f"The config lacks {where!r}; start from default_config().")
+        if not isinstance(value, ConfigDict):
+            kind = schema.get_type(key)
+            if kind is tuple:
+                kind = (HOLDS[where] if where in HOLDS else type(value[0]),)
+            limits, optional = limits_of(where), value is None
+            config[key] = check_value(where, plain(config[key]), kind, limits, optional)
+        elif not isinstance(config[key], ConfigDict):
+            raise UserError(f"Config key {where!r} must hold keys of its own, not a value.")
+        elif where == "model":
+            _check_model(config.model)
+        elif where in OPEN:
+            config[key] = plain(config[key])
+        else:
+            _check(config[key], value, f"{where}.")
+
+
+def limits_of(path: str) -> Limits:
+    """Of the key "section.key"."""
+    section, _, key = path.rpartition(".")
+    of_search = search.LIMITS if section in ("optim", "schedule", "loss") else {}
+    return LIMITS.get(path) or of_search.get(key) or LIMITS.get(section, FINITE)
+
+
+def _check_model(model):
+    """The options that the model has; others are told where it is built."""
+    name = model.name = check_value("model.name", plain(model.get("name")), str)
+    own = name in OWN
+    kinds = {type(None): int, tuple: (int,)} if own else {int: Real, float: Real}
+    for key, default in model_options(name).items():
+        if key in model:
+            where, kind = f"model.{key}", type(default)
+            kind = kinds.get(kind, kind if own or kind in (bool, str) else object)
+            limits = LIMITS.get(where, FINITE) if own else OPTION
+            model[key] = check_value(where, plain(model[key]), kind, limits, default is None)
 
 
 def without_logistics(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:

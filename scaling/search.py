@@ -19,6 +19,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from scaling.errors import UserError, look_up, nearest, refuse_unread
+from scaling.limits import AMOUNT, COUNT, FINITE, NOT_NEGATIVE, POSITIVE, RATE, SHARE, Limits
 
 Space = Mapping[str, Sequence]
 Values = Mapping[str, float]
@@ -117,43 +118,25 @@ SCALES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """The values that a hyperparameter can have; `ends` tells whether these two are among them."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    ends: str = "()"
-
-    def hold(self, value: float) -> bool:
-        """Whether the value can be."""
-        above = self.low <= value if self.ends[0] == "[" else self.low < value
-        below = value <= self.high if self.ends[1] == "]" else value < self.high
-        return above and below
-
-    def __str__(self) -> str:
-        return f"{self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
-
-
-NOT_NEGATIVE, POSITIVE, SHARE = Limits(0, ends="[)"), Limits(0), Limits(0, 1, "[)")
-# What is not named here can have any value that its scale has.
+# What is not named here can have any finite value that its scale has.
 LIMITS = {
-    "learning_rate": POSITIVE,
-    "warmup_init": NOT_NEGATIVE,
-    "warmup_steps": NOT_NEGATIVE,
-    "decay_steps": Limits(1, ends="[)"),
+    "learning_rate": RATE,
+    "warmup_init": Limits(0, RATE.high, "[]"),
+    "warmup_steps": AMOUNT,
+    "decay_steps": COUNT,
     "decay_share": Limits(0, 1, "(]"),
-    "end_factor": NOT_NEGATIVE,
-    "power": POSITIVE,
+    "end_factor": Limits(0, 100, "[]"),
+    "power": Limits(0, 100, "(]"),
     "decay_factor": POSITIVE,
     "label_smoothing": SHARE,
+    "gradient_noise": NOT_NEGATIVE,
     "momentum": SHARE,
-    "weight_decay": NOT_NEGATIVE,
-    "trust_coefficient": POSITIVE,
-    "fallback": POSITIVE,
+    "weight_decay": Limits(0, 1000, "[]"),
+    "trust_coefficient": Limits(0, 1000, "(]"),
+    "fallback": RATE,
     "b1": SHARE,
     "b2": SHARE,
-    "eps": POSITIVE,
+    "eps": Limits(0, 1000, "(]"),
     "max_grad_norm": NOT_NEGATIVE,  # 0: no clipping
 }
 
@@ -174,12 +157,9 @@ def check_space(space: Space, readable: Collection[str]) -> None:
     refuse_unread("A trial", space, readable)
     for name, given in space.items():
         _check_range(name, given)
-        limits = LIMITS.get(name, Limits())
         for value in given[1:]:
-            if not limits.hold(value):
-                raise UserError(
-                    f"The range of {name!r} holds {value:g}; {name} must lie in {limits}."
-                )
+            told = f"The range of {name!r} holds {value:g}"
+            LIMITS.get(name, FINITE).check(told, value, name)
 
 
 def sample(
@@ -272,7 +252,7 @@ def widen(
         floor, ceiling = SCALES[scale].limits
         lower = max(lower, 0) if low >= 0 else lower
         higher = min(higher, 0) if high <= 0 else higher
-        limits = LIMITS.get(name, Limits())
+        limits = LIMITS.get(name, FINITE)
         lower, higher = max(lower, limits.low), min(higher, limits.high)
         if side == "low" and floor < lower < low and limits.hold(lower):
             low = lower

@@ -20,8 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling.config import check_keys
-from scaling.errors import UserError, look_up
+from scaling.config import checked
+from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
 from scaling.studies import (
@@ -34,6 +34,7 @@ from scaling.studies import (
     steps_to_target,
     train,
 )
+from scaling.studies.shared import check_batch
 
 # Studies whose points run side by side on a CPU, one per core (scaling/workers.py).
 ONE_PER_CORE = (
@@ -60,11 +61,14 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
     """The study's points by name, or those of the slice `part`, "i:j".
 
     Raises:
-      UserError: unknown study or key, two points of one name, or a slice that is not one.
+      UserError: unknown study or key, a value that cannot be, a batch far beyond the training set,
+        two points of one name, or a slice that is not one.
     """
-    check_keys(config)
-    study = look_up("study", config.study, STUDIES)
+    config = checked(config)
+    study = STUDIES[config.study]
     points = study.points(config)
+    for point in points:
+        check_batch(point)
     named = {study.name(point): point for point in points}
     if len(named) < len(points):
         names = [study.name(point) for point in points]
@@ -102,8 +106,8 @@ def run_study(
       UserError: see `points_of`, `RunDir` and the study's `measure`.
       Interrupted: a signal came before all points were done.
     """
-    study = look_up("study", config.study, STUDIES)
     points, results = points_of(config, part), {}
+    study = STUDIES[config.study]
     for point in points.values():
         study.check(point)
     if config.title and not worker:

@@ -25,7 +25,7 @@ from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
-from scaling.studies.shared import numbers, text_table
+from scaling.studies.shared import text_table
 from scaling.train.cohort import Cohort, Outcome
 from scaling.train.layout import layout_of
 from scaling.train.point import Point, resolve
@@ -39,19 +39,14 @@ points, name = recipe_points.points, recipe_points.name
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
     point, wanted = recipe_points.check(config), config.accuracy
-    for key, low, high in (("tolerance", 0.0, 1.0), ("trials", 0, 10_000), ("widen", 0, 100)):
-        if not low <= wanted[key] <= high:
-            raise UserError(f"accuracy.{key} is {wanted[key]}; it must be {low:g} to {high:g}.")
     if wanted.trials == 1:
         raise UserError("accuracy.trials is 1, which is no choice; set it to 0, or to 2 or more.")
-    span = numbers(config, "accuracy.span")
+    span = wanted.span
     if len(span) != 2 or not span[0] < span[1]:
         raise UserError(
-            f"accuracy.span is {tuple(span)}; give the lowest and the highest multiple of the "
+            f"accuracy.span is {span}; give the lowest and the highest multiple of the "
             "learning rate, such as (0.1, 10.0)."
         )
-    if wanted.trials and not point.peak > 0:
-        raise UserError(f"The learning rate is {point.peak}; there are no multiples to try.")
     layout_of(point, max(wanted.trials, config.recipes.seeds))
     sources.check_available(config.data.name, config.data.dir)
 

@@ -22,7 +22,7 @@ from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
 from scaling.record import RunDir, read_metrics, read_points
 from scaling.signals import Signals
-from scaling.studies.shared import in_parts, numbers, single_run, text_table
+from scaling.studies.shared import in_parts, single_run, text_table
 from scaling.train import throughput
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_inside
@@ -52,14 +52,8 @@ def check(config: ConfigDict) -> None:
         raise UserError("batch_sizes is of other studies; name batches in advise.batches.")
     if not config.noise_scale:
         raise UserError("noise_scale is False, and advice rests on it; leave it True.")
-    if not numbers(config, "advise.devices"):
+    if not wanted.devices:
         raise UserError("advise.devices is empty; name at least one number of devices.")
-    numbers(config, "advise.batches")
-    if not (wanted.seconds > 0 and wanted.largest > 0):
-        raise UserError(
-            f"advise.seconds is {wanted.seconds} and advise.largest {wanted.largest}; both must be "
-            "above 0."
-        )
     limited = wanted.max_hours is not None or wanted.max_cost is not None
     if limited and wanted.goal is None and not wanted.records:
         raise UserError(
@@ -186,8 +180,8 @@ def _options(config, point, curve, measured, network):
         measured,
         network,
         _gradient_bytes(point),
-        map(int, wanted.devices),
-        map(int, wanted.batches or powers),
+        wanted.devices,
+        wanted.batches or powers,
         wanted.price,
         wanted.overlap,
         multiple=smallest,

@@ -56,11 +56,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point, wanted = recipe_points.check(config), config.generalization
-    if not 0.001 <= wanted.resolution <= 10:
-        raise UserError(
-            f"generalization.resolution is {wanted.resolution}; it must be 0.001 to 10."
-        )
+    point = recipe_points.check(config)
     if point.info.streaming:
         raise UserError(f"{point.info.name} is streamed; this study needs a data set in memory.")
     first, last = fit_range(point)

@@ -6,6 +6,7 @@ other batch sizes of equal temperature, and fall in proportion to the learning r
 App. C); cut the rate for half an epoch and it should rise by that factor, and return.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -13,11 +14,12 @@ from ml_collections import ConfigDict
 
 from scaling import noise, noise_exact
 from scaling.errors import UserError
+from scaling.limits import plain
 from scaling.models import couples_examples
 from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
 from scaling.studies import train
-from scaling.studies.shared import batch_name, numbers, text_table
+from scaling.studies.shared import batch_name, text_table
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.feed import ResidentFeed
 from scaling.train.loop import last_weights, train_point
@@ -38,11 +40,15 @@ def points(config: ConfigDict) -> list[ConfigDict]:
       UserError: a temperature test on a schedule that is not constant, or a factor that is none.
     """
     varied = config.noise
-    if varied.dip < 0:
-        raise UserError(f"noise.dip is {varied.dip}; divide by a number above 0, or 0 for no test.")
+    for name, options in varied.models.items():
+        if not (isinstance(options, ConfigDict) and re.fullmatch(r"[\w.+-]+", name)):
+            raise UserError(
+                f"noise.models has {name!r}: {plain(options)!r}; write a name of letters, digits and "
+                '"_.+-", and the options in which the model differs, {"wide": {"widths": (256,)}}.'
+            )
     variants = [("base", "")]
-    variants += [("rate", f"{factor:g}") for factor in numbers(config, "noise.rates")]
-    variants += [("batch", f"{int(batch)}") for batch in numbers(config, "noise.batches")]
+    variants += [("rate", f"{factor:g}") for factor in varied.rates]
+    variants += [("batch", f"{batch}") for batch in varied.batches]
     variants += [("model", name) for name in varied.models]
     if varied.dip:
         variants.append(("temperature", f"{varied.dip:g}"))

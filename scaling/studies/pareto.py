@@ -22,7 +22,7 @@ from scaling.fits import fit_steps
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Signals
 from scaling.studies import steps_to_target
-from scaling.studies.shared import batch_name, in_parts, numbers, single_run, text_table
+from scaling.studies.shared import batch_name, in_parts, single_run, text_table
 from scaling.train.loop import train_inside
 from scaling.train.point import data_info
 
@@ -37,7 +37,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     Raises:
       UserError: no goals, or a target.goal beside them.
     """
-    if not numbers(config, "pareto.goals"):
+    if not config.pareto.goals:
         raise UserError("pareto.goals is empty; name at least one goal of the training loss.")
     if config.target.goal != default_config(config.study).target.goal:
         raise UserError(
@@ -46,7 +46,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
         )
     configs = steps_to_target.points(config)
     for point in configs:
-        point.target.goal = float(min(point.pareto.goals))
+        point.target.goal = min(point.pareto.goals)
     return configs
 
 
@@ -63,7 +63,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     """
     result = steps_to_target.measure(config, run, name, signals)
     target = config.target
-    goals = sorted((float(goal) for goal in config.pareto.goals), reverse=True)
+    goals = sorted(config.pareto.goals, reverse=True)
     rows = read_metrics(run.path, target.split)
     tracked = {"noise_scale": None, "status": None}
     if result["steps_to_target"] and config.global_batch > 1:

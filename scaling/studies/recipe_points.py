@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from scaling import recipes
+from scaling.config import checked
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.studies import shared
@@ -28,7 +29,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     Raises:
       UserError: no recipe, or one that cannot be, see `recipes.apply`.
     """
-    names = tuple(config.recipes.names)
+    names = config.recipes.names
     if not names:
         raise UserError("recipes.names is empty; name at least one, such as 'naive'.")
     for recipe in names:
@@ -41,6 +42,10 @@ def points(config: ConfigDict) -> list[ConfigDict]:
         here: list[tuple[ConfigDict, list[str]]] = []
         for recipe in names:
             point = recipes.apply(at_batch, recipe, size)
+            try:
+                point = checked(point)
+            except UserError as error:
+                raise UserError(f"The recipe {recipe!r} cannot be set: {error}") from None
             changes = recipes.settings(at_batch, point)
             point.recipes.changed = tuple(f"{key}={value}" for key, value in changes.items())
             same = next((called for other, called in here if other == point), None)
@@ -144,6 +149,4 @@ def check(config: ConfigDict) -> Point:
       UserError: a value that cannot be.
     """
     shared.refuse_keys_of_single_runs(config)
-    if not 1 <= config.recipes.seeds <= 10_000:
-        raise UserError(f"recipes.seeds is {config.recipes.seeds}; it must be 1 to 10000.")
     return resolve(config, ("peak",))

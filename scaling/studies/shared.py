@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -12,34 +11,40 @@ from scaling.batch import plans
 from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.train.planning import NOISE_EVERY
-from scaling.train.point import resolve
+from scaling.train.point import data_info, resolve
 
 # Parts of a batch whose gradients are compared where the noise is the question, and the examples in
 # each: more parts tell more, and large ones might not fit the memory.
 PARTS, LARGEST_PART = 8, 256
+MOST_PASSES = 100  # of an update through the training set: more would teach nothing, for ever
 MEASUREMENTS = 200  # of a run, if it has so many updates
-LARGEST_BATCH = 2**31 - 1  # what an int32 counts
 SUSTAINED = 0.3  # share of its matrix products' rate that a device is assumed to train at
 
 
 def by_batch_size(config: ConfigDict) -> list[ConfigDict]:
-    """One config for each of `batch_sizes`, or for `global_batch` where that is empty.
-
-    Raises:
-      UserError: one of them is no batch size.
-    """
+    """One config for each of `batch_sizes`, or for `global_batch` where that is empty."""
     configs = []
     for batch in config.batch_sizes or (config.global_batch,):
-        whole = isinstance(batch, Integral) and not isinstance(batch, bool)
-        if not (whole and 1 <= batch <= LARGEST_BATCH):
-            key = "batch_sizes holds" if config.batch_sizes else "global_batch is"
-            raise UserError(
-                f"{key} {batch!r}; a batch is a whole number of examples, 1 to {LARGEST_BATCH:,}."
-            )
         point = config.copy_and_resolve_references()
-        point.global_batch, point.batch_sizes = int(batch), ()
+        point.global_batch, point.batch_sizes = batch, ()
         configs.append(point)
     return configs
+
+
+def check_batch(config: ConfigDict) -> None:
+    """Nothing, if an update goes through the training set no more than `MOST_PASSES` times.
+
+    Raises:
+      UserError: it does; says what it would take.
+    """
+    info, batch = data_info(config.data), config.global_batch
+    size = info.sizes["train"]
+    if batch > MOST_PASSES * size:
+        raise UserError(
+            f"global_batch is {batch:,} and {info.name} has {size:,} training examples: every "
+            f"update would go through all of them {batch / size:,.0f} times; use at most "
+            f"{MOST_PASSES * size:,}."
+        )
 
 
 def batch_name(config: ConfigDict) -> str:
@@ -103,24 +108,6 @@ def in_parts(config: ConfigDict) -> ConfigDict:
         fewest = NOISE_EVERY["microbatches" if config.micro_batch else "halves"]
         config.noise_every = max(1, min(fewest, point.total_steps // MEASUREMENTS))
     return config
-
-
-def numbers(config: ConfigDict, path: str) -> list[float]:
-    """The values of a config key that holds several numbers.
-
-    Raises:
-      UserError: one of them is no number, or not above zero.
-    """
-    section, key = path.split(".")
-    values = config[section][key]
-    for value in values:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
-            raise UserError(f"{path} holds {value!r}; all must be numbers above 0.")
-    return list(values)
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

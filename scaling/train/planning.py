@@ -16,14 +16,13 @@ from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan, largest_that_fits, plan_by_hand, plans
 from scaling.data import sources
+from scaling.train.memory import memory_limit
 from scaling.train.point import Point
 from scaling.train.step import init_state, make_chunk, make_gradient, noise_parts, on_devices
 
 # Updates per call: enough that a call takes a while even for a tiny model, as long as the indices
 # of all its examples stay small.
 MAX_CHUNK, MAX_CHUNK_EXAMPLES = 4096, 2**20
-# What to leave of the device's memory to the allocator and its fragments.
-MEMORY_SHARE = 0.9
 # Updates per measurement of the gradient noise, so that it costs less than 2% of the time. A batch
 # in one piece is cut in halves, which nearly doubles the time of that update; the norms of
 # microbatches take a pass over the weights for each; those of devices are there anyway.
@@ -172,27 +171,6 @@ def would_time(point: Point) -> bool:
         return False
     candidates = _candidates(plans(point.global_batch, 1, point.ghost_batch))
     return len(candidates) > 1 and _Memory(point, sorted(candidates)).answer not in candidates
-
-
-def memory_limit(point: Point) -> float:
-    """Bytes that a step may use on one device."""
-    if point.config.memory_limit_gib is not None:
-        return point.config.memory_limit_gib * 2**30
-    statistics = point.devices[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return MEMORY_SHARE * statistics["bytes_limit"]
-    return MEMORY_SHARE * _host_memory() / len(point.devices)
-
-
-def _host_memory():
-    """Bytes of main memory that can be had; all of it where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def step_flops(point: Point, plan: BatchPlan) -> float:

@@ -1,6 +1,7 @@
 """One point, resolved: what a config comes to before anything is loaded, compiled or trained."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -10,31 +11,19 @@ from ml_collections import ConfigDict
 
 from scaling import durations
 from scaling.batch import plan_by_hand, plans
-from scaling.config import check_keys, given
+from scaling.config import checked, given
 from scaling.data import resident, sources
 from scaling.errors import UserError, look_up, refuse_unread
+from scaling.limits import RATE
 from scaling.models import build_model, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.tasks import Classification
+from scaling.train.memory import check_size
 from scaling.train.step import AXIS, MakeOptimizer
 
 AUGMENTATIONS = ("none", "crop_flip")
-# Key -> lowest value, highest value, and what to say of them.
-RANGES = {
-    "global_batch": (1, 2**31, " and at most 2^31"),
-    "micro_batch": (1, math.inf, ""),
-    "seed": (0, 2**63 - 1, " and below 2^63"),
-    "checkpoint.keep": (2, math.inf, ", so that a damaged one has another before it"),
-    "checkpoint.every_seconds": (0, math.inf, ""),
-    "eval.batch": (1, math.inf, ""),
-    "optim.base_batch": (1, math.inf, ""),
-    "noise_every": (1, math.inf, ""),
-    "data.num_classes": (2, math.inf, ""),
-    "data.train_size": (1, math.inf, ""),
-    "loss.gradient_noise": (0, math.inf, ""),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +65,18 @@ class Point:
 
 def shapes_of_variables(task: Classification) -> tuple[Any, Any]:
     """Shapes of a task's parameters and batch statistics; asks nothing of the devices."""
+    try:
+        hash(task)
+    except TypeError:  # a model of one's own with a list in it
+        return _shapes(task)
+    return _known_shapes(task)
+
+
+def _shapes(task):
     return jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0))
+
+
+_known_shapes = functools.lru_cache(maxsize=64)(_shapes)  # a second each where the model is deep
 
 
 def numbers_in(tree) -> int:
@@ -94,8 +94,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     Raises:
       UserError: anything in it that cannot be.
     """
-    check_keys(config)
-    _check_ranges(config)
+    config = checked(config)
     if config.noise_scale and config.global_batch == 1:
         raise UserError(
             "noise_scale compares the gradients of parts of a batch, and global_batch is 1; set it "
@@ -122,7 +121,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     ghost_batch = ghost_batch_of(task.model, config.global_batch)
     if not searched:
         _check_plan(config, len(devices), ghost_batch)
-    return Point(
+    point = Point(
         config=config,
         info=info,
         task=task,
@@ -135,6 +134,8 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
         preprocess=resident.make_preprocess(info.mean, info.std, config.data.augment),
         peak=float(hparams["peak"]),
     )
+    check_size(point)
+    return point
 
 
 def task_of(config: ConfigDict, info: sources.DataInfo) -> Classification:
@@ -154,19 +155,6 @@ def _check_plan(config, devices, ghost_batch):
         plans(config.global_batch, devices, ghost_batch)
     else:
         plan_by_hand(config.global_batch, devices, config.micro_batch, ghost_batch)
-
-
-def _check_ranges(config):
-    """Numbers are within `RANGES`, and an image shape is three sizes."""
-    for path, (low, high, why) in RANGES.items():
-        value = config
-        for key in path.split("."):
-            value = value[key]
-        if value is not None and not low <= value <= high:
-            raise UserError(f"{path} is {value}; it must be at least {low}{why}.")
-    shape = config.data.image_shape
-    if shape and (len(shape) != 3 or min(shape) < 1):
-        raise UserError(f"data.image_shape is {shape}; give (height, width, channels).")
 
 
 def _devices(count):
@@ -209,6 +197,8 @@ def data_info(data: ConfigDict) -> sources.DataInfo:
                 "examples; ask for at most as many."
             )
         return dataclasses.replace(info, sizes=info.sizes | {"train": size})
+    if len(data.image_shape) not in (0, 3):
+        raise UserError(f"data.image_shape is {data.image_shape}; give (height, width, channels).")
     options = given({key: data[key] for key in ("image_shape", "num_classes", "train_size")})
     size = options.pop("train_size", None)
     if size is not None:
@@ -223,6 +213,8 @@ def _optimization(config, total_steps, steps, searched):
     peak = scale_learning_rate(
         optim.base_lr, optim.scaling_rule, config.global_batch, optim.base_batch
     )
+    told = f"optim.base_lr is {optim.base_lr:g}, by the rule {optim.scaling_rule!r} {peak:g}"
+    RATE.check(told, peak)
     fixed = ("name", "base_lr", "base_batch", "scaling_rule")
     numbers = given({key: optim[key] for key in optim if key not in fixed})
     build_optimizer(optim.name, 0.0, numbers)  # an unknown name or an unread number is an error now

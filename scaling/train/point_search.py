@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scaling import search
+from scaling.config import LIMITS
 from scaling.crossings import Curve, first_crossing
 from scaling.errors import UserError
 from scaling.record import RunDir
@@ -26,8 +27,8 @@ NAMES = {
 }
 # Optimizers whose steps are longer than the learning rate by 1 / (1 - momentum).
 WITH_MOMENTUM = ("momentum", "nesterov")
-MOST_TRIALS, MOST_WIDENED = 100_000, 100  # in a round; rounds after the first
-REPEAT_SEED = MOST_TRIALS * (1 + MOST_WIDENED)  # seeds of the repeats follow those of any trial
+# Seeds of the repeats follow those of any trial, in a first round or a wider one.
+REPEAT_SEED = round(LIMITS["search.trials"].high * (1 + LIMITS["search.widen"].high))
 REPEAT_BUDGET = 4  # times the best trial's steps
 REPEAT = "repeat"  # what the lines of repeats in metrics.jsonl are called
 
@@ -77,7 +78,7 @@ class PointSearch:
             first = self.widened * config.trials
             self._race(f"search{self.widened}", drawn, range(first, first + config.trials))
             wider = search.widen(self.space, self.edges())
-            if wider == self.space or self.widened == config.widen:
+            if self.widened == config.widen or wider == self.space:
                 return
             try:
                 drawn = self._draw(wider, outside=self.space)

@@ -183,7 +183,7 @@ def test_killed_after_training_the_ends_are_evaluated_again(tmp_path, monkeypatc
 
 def test_an_infinite_loss_at_the_end_is_a_result(tmp_path):
     """Weights that are finite, and logits that are not."""
-    config = _config(**{"optim.base_lr": 1e18, "model.norm": "none", "batch_sizes": (48,)})
+    config = _config(**{"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)})
     config.duration, config.optim.momentum = "1 step", 0.0
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
@@ -194,7 +194,7 @@ def test_an_infinite_loss_at_the_end_is_a_result(tmp_path):
 
 def test_diverged_runs_are_results(tmp_path):
     """All runs of one recipe diverge, and nothing is read from the test split."""
-    config = _config(**{"optim.base_lr": 1e30, "model.norm": "none", "batch_sizes": (48,)})
+    config = _config(**{"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)})
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
     assert result["status"] == "diverged"
@@ -225,7 +225,7 @@ def test_tuning_gives_every_recipe_the_same(tmp_path):
 
 
 def test_where_every_rate_diverges_nothing_is_run(tmp_path):
-    changes = {"optim.base_lr": 1e30, "model.norm": "none", "batch_sizes": (48,)}
+    changes = {"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)}
     config = _config(**changes, **{"accuracy.trials": 2, "accuracy.widen": 1})
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
@@ -265,12 +265,15 @@ def test_a_tie_goes_to_the_lower_rate_and_divergence_searches_lower():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"recipes.seeds": 0}, "recipes.seeds is 0; it must be 1 to 10000."),
+        ({"recipes.seeds": 0}, "recipes.seeds is 0; it must be at least 1"),
         ({"accuracy.span": (2.0, 1.0)}, "accuracy.span is (2.0, 1.0); give the lowest"),
-        ({"accuracy.span": (0.1, "a")}, "accuracy.span holds 'a'; all must be numbers above 0."),
+        ({"accuracy.span": (0.1, "a")}, "accuracy.span holds 'a'; it must be a number"),
         ({"accuracy.trials": 1}, "accuracy.trials is 1, which is no choice"),
-        ({"accuracy.tolerance": -1.0}, "accuracy.tolerance is -1.0; it must be 0 to 1."),
-        ({"accuracy.widen": -1}, "accuracy.widen is -1; it must be 0 to 100."),
+        (
+            {"accuracy.tolerance": -1.0},
+            "accuracy.tolerance is -1.0; it must be at least 0 and at most 1",
+        ),
+        ({"accuracy.widen": -1}, "accuracy.widen is -1; it must be at least 0 and at most 100"),
         ({"noise_scale": True}, "noise_scale is of single runs"),
         ({"recipes.warmup": "9 epochs", "recipes.names": ("linear+warmup",)}, "The warmup of"),
         ({"batch_sizes": (48, 100), "recipes.names": ("gbn",)}, "Ghost batch 48 does not"),

@@ -1,0 +1,125 @@
+"""What becomes of mistaken configs: a thousand mutated ones of all studies, each run to its end.
+
+    python benchmarks/fuzz.py [--first=SEED] [--count=1000] [--seconds=300]
+
+A config is one that trains in seconds, with one to three values of `tests/mutations.py` in it: NaN,
+infinities, other types, NumPy's and JAX's numbers, the ends of ranges. It is run as `launch.py`
+would, report and all, in a process that is ended where a config takes longer than `--seconds`.
+Counted are those that were done, those refused in a sentence before anything was written, those
+refused later, tracebacks and those without an end; of the last three the configs are listed.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from common import ROOT, machine, write
+
+sys.path.append(str(ROOT / "tests"))
+OUTCOMES = ("done", "refused", "refused_after_writing", "traceback", "no_end")
+PER_PROCESS = 50  # configs, before their compiled programs fill it
+
+
+def run(seed: int, folder: Path) -> tuple[str, str]:
+    """The outcome of one config, and what was said of it."""
+    from mutations import mutated
+
+    from scaling.errors import UserError
+    from scaling.report import REPORTED, write_report
+    from scaling.studies import STUDIES, run_study
+
+    quiet = lambda text: None
+    config, (study, *_) = mutated(seed)
+    try:
+        results = run_study(config, folder, None, quiet)
+        STUDIES[study].summarize(results)
+        if study in REPORTED:
+            write_report([folder], folder, quiet)
+    except UserError as error:
+        return "refused_after_writing" if folder.exists() else "refused", str(error)
+    except Exception:
+        return "traceback", traceback.format_exc()
+    return "done", ""
+
+
+def _serve(connection) -> None:
+    """Runs the seeds that come, in a process of its own."""
+    while True:
+        seed = connection.recv()
+        with tempfile.TemporaryDirectory() as folder:
+            connection.send(run(seed, Path(folder) / "run"))
+
+
+class Worker:
+    """A process that runs configs."""
+
+    def __init__(self):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def outcome(self, seed: int, seconds: float) -> tuple[str, str]:
+        """Of one config; "no_end" after so many seconds."""
+        self.connection.send(seed)
+        if not self.connection.poll(seconds):
+            return "no_end", f"no end in {seconds:g} seconds"
+        try:
+            return self.connection.recv()
+        except EOFError:
+            return "traceback", "the process died"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--name", default="fuzz")
+    options = parser.parse_args()
+    os.environ |= {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1"}
+    from mutations import mutated
+
+    described, studies, counts, offending = machine(), Counter(), Counter(), []
+    worker = None
+    for place in range(options.count):
+        seed = options.first + place
+        if worker is None:
+            worker = Worker()
+        outcome, said = worker.outcome(seed, options.seconds)
+        told = mutated(seed)[1]
+        counts[outcome] += 1
+        studies[told[0]] += 1
+        if outcome not in ("done", "refused"):
+            offending.append({"seed": seed, "config": told, "outcome": outcome, "said": said})
+            print(f"{seed}: {outcome}\n{told}\n{said}", flush=True)
+        if outcome == "no_end" or said == "the process died" or place % PER_PROCESS == 0:
+            worker.end()
+            worker = None
+        if place % 20 == 0:
+            print(f"{place + 1}: {dict(counts)}", flush=True)
+    write(
+        options.name,
+        {
+            "machine": described,
+            "seeds": [options.first, options.first + options.count - 1],
+            "seconds_limit": options.seconds,
+            "studies": dict(sorted(studies.items())),
+            **{outcome: counts[outcome] for outcome in OUTCOMES},
+            "offending": offending,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""How much memory a device may use, and what a point takes of it whatever its layout."""
+
+import math
+import os
+from pathlib import Path
+
+from scaling.errors import UserError
+
+# What to leave of the device's memory to the allocator and its fragments.
+MEMORY_SHARE = 0.9
+
+
+def memory_limit(point) -> float:
+    """Bytes that a step may use on one device."""
+    if point.config.memory_limit_gib is not None:
+        return point.config.memory_limit_gib * 2**30
+    statistics = point.devices[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return MEMORY_SHARE * statistics["bytes_limit"]
+    return MEMORY_SHARE * _host_memory() / len(point.devices)
+
+
+def _host_memory():
+    """Bytes of main memory that can be had; all of it where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_size(point) -> None:
+    """Nothing, if the model and the data are of a size that can be trained here.
+
+    Raises:
+      UserError: one of them is not; says what it would take.
+    """
+    info = point.info
+    image = math.prod(info.image_shape)
+    at_once = point.config.eval.batch
+    if not info.streaming:
+        at_once = min(at_once, max(info.sizes.values()))
+    held = 0 if info.streaming else sum(info.sizes.values()) * image
+    limit = memory_limit(point)
+    for what, need in (
+        (f"{point.parameter_count:,} parameters, with their gradients,", 8 * point.parameter_count),
+        (f"The images of {info.name} ({sum(info.sizes.values()):,} of {image:,} bytes)", held),
+        (f"eval.batch is {at_once:,}: as many images", 4 * image * at_once),
+    ):
+        if need > limit:
+            raise UserError(
+                f"{what} take {need / 2**30:,.3g} GiB, and a device may use {limit / 2**30:,.3g} "
+                "GiB; make them fewer or smaller."
+            )
+
+
+def check_population(point, trials: int) -> None:
+    """Nothing, if the weights of so many trials and their orders of examples fit the memory.
+
+    Raises:
+      UserError: they do not.
+    """
+    devices = len(point.devices)
+    # Weights twice more in a snapshot; of every order of examples, an epoch.
+    each = 12 * point.parameter_count + 4 * point.info.sizes["train"] * (not point.info.streaming)
+    limit = memory_limit(point) * devices
+    if trials * each > limit:
+        raise UserError(
+            f"{trials:,} trials of {point.parameter_count:,} parameters take "
+            f"{trials * each / 2**30:,.3g} GiB with their orders of examples, and the devices may "
+            f"use {limit / 2**30:,.3g} GiB; search fewer trials at once or use a smaller model."
+        )
