@@ -49,6 +49,9 @@ def run(seed: int, folder: Path) -> tuple[str, str]:
 
 def _serve(connection) -> None:
     """Runs the seeds that come, in a process of its own."""
+    from launch import set_up_jax
+
+    set_up_jax(None)
     while True:
         seed = connection.recv()
         with tempfile.TemporaryDirectory() as folder:

@@ -43,8 +43,9 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     for name, options in varied.models.items():
         if not (isinstance(options, ConfigDict) and re.fullmatch(r"[\w.+-]+", name)):
             raise UserError(
-                f"noise.models has {name!r}: {plain(options)!r}; write a name of letters, digits and "
-                '"_.+-", and the options in which the model differs, {"wide": {"widths": (256,)}}.'
+                f"noise.models has {name!r}: {plain(options)!r}; write a name of letters, digits "
+                "and _.+-, and the options in which that model differs, such as "
+                '{"wide": {"widths": (256,)}}.'
             )
     variants = [("base", "")]
     variants += [("rate", f"{factor:g}") for factor in varied.rates]
