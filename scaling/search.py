@@ -131,7 +131,7 @@ LIMITS = {
     "label_smoothing": SHARE,
     "gradient_noise": NOT_NEGATIVE,
     "momentum": SHARE,
-    "weight_decay": Limits(0, 1000, "[]"),
+    "weight_decay": NOT_NEGATIVE,
     "trust_coefficient": Limits(0, 1000, "(]"),
     "fallback": RATE,
     "b1": SHARE,

@@ -173,7 +173,10 @@ def test_a_batch_above_the_data_set(config, tmp_path):
 
 def test_divergence_is_a_result_with_its_curve(config, tmp_path):
     code, out, err = launch(
-        f"--config={config}:long", f"--workdir={tmp_path}", "--config.optim.base_lr=1e4"
+        f"--config={config}:long",
+        f"--workdir={tmp_path}",
+        "--config.optim.base_lr=1e4",
+        "--config.optim.weight_decay=1e6",
     )
     assert code == 0, err
     assert "diverged" in out

@@ -74,7 +74,7 @@ def test_every_number_has_limits_and_none_is_infinite(study):
         ({"optim.base_lr": -0.1}, "optim.base_lr is -0.1; it must be above 0 and at most 10,000."),
         ({"optim.momentum": 1.5}, "optim.momentum is 1.5; it must be at least 0 and below 1."),
         ({"optim.momentum": -0.9}, "optim.momentum is -0.9; it must be at least 0 and below 1."),
-        ({"optim.weight_decay": -0.01}, "it must be at least 0 and at most 1,000."),
+        ({"optim.weight_decay": -0.01}, "it must be at least 0 and at most 1,000,000."),
         ({"loss.label_smoothing": 1.5}, "it must be at least 0 and below 1."),
         ({"loss.label_smoothing": -0.1}, "it must be at least 0 and below 1."),
         ({"schedule.power": 0.0, "schedule.name": "polynomial"}, "schedule.power is 0.0; it must"),

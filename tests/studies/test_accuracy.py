@@ -181,10 +181,14 @@ def test_killed_after_training_the_ends_are_evaluated_again(tmp_path, monkeypatc
     assert texts[0] == texts[1]
 
 
+# The weights grow by 10^10 at every update.
+GROWING = {"optim.base_lr": 1e4, "optim.weight_decay": 1e6}
+
+
 def test_an_infinite_loss_at_the_end_is_a_result(tmp_path):
     """Weights that are finite, and logits that are not."""
-    config = _config(**{"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)})
-    config.duration, config.optim.momentum = "1 step", 0.0
+    config = _config(**{"model.norm": "none", "batch_sizes": (48,), **GROWING})
+    config.duration, config.optim.momentum = "2 steps", 0.0
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
     for run in result["runs"]:
@@ -194,7 +198,7 @@ def test_an_infinite_loss_at_the_end_is_a_result(tmp_path):
 
 def test_diverged_runs_are_results(tmp_path):
     """All runs of one recipe diverge, and nothing is read from the test split."""
-    config = _config(**{"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)})
+    config = _config(**{"model.norm": "none", "batch_sizes": (48,), **GROWING})
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
     assert result["status"] == "diverged"
@@ -225,7 +229,7 @@ def test_tuning_gives_every_recipe_the_same(tmp_path):
 
 
 def test_where_every_rate_diverges_nothing_is_run(tmp_path):
-    changes = {"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)}
+    changes = {"model.norm": "none", "batch_sizes": (48,), **GROWING}
     config = _config(**changes, **{"accuracy.trials": 2, "accuracy.widen": 1})
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]

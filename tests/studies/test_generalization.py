@@ -152,7 +152,8 @@ def test_the_number_of_devices_changes_nothing(study, tmp_path, devices):
 
 
 def test_a_diverged_run_has_a_curve_and_no_fit(tmp_path):
-    config = _config(**{"optim.base_lr": 1e4, "model.norm": "none", "batch_sizes": (48,)})
+    config = _config(**{"optim.base_lr": 1e4, "optim.weight_decay": 1e6, "batch_sizes": (48,)})
+    config.model.norm = "none"
     config.recipes.names = ("naive",)
     result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
     assert result["status"] == "diverged" and result["layers"] is None

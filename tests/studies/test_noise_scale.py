@@ -62,6 +62,7 @@ def test_the_temperature_test_cuts_the_rate_for_a_while(tmp_path):
 
 def test_a_rate_that_diverges_is_a_result(tmp_path):
     c = _config(**{"noise.rates": (), "noise.dip": 0.0, "noise.exact": True, "optim.base_lr": 1e4})
+    c.optim.weight_decay = 1e6
     (result,) = run_study(c, tmp_path, None, lambda text: None).values()
     assert result["status"] == "diverged" and result["noise_scale"]["exact"]["end"] is None
     assert "before it diverged" in noise_scale.sentence(result)

@@ -138,7 +138,9 @@ def test_not_tracked_is_none(tmp_path):
 
 
 def test_a_run_that_diverges_at_once_has_no_noise_scale(tmp_path):
-    found = _train(tmp_path, _config(micro_batch=8, **{"optim.base_lr": 1e4}))
+    found = _train(
+        tmp_path, _config(micro_batch=8, **{"optim.base_lr": 1e4, "optim.weight_decay": 1e6})
+    )
     assert found["average"] is None and not found["whole"]["resolved"]
     json.dumps(found, allow_nan=False)
 
