@@ -22,7 +22,8 @@ from common import ROOT, machine, write
 
 sys.path.append(str(ROOT / "tests"))
 OUTCOMES = ("done", "refused", "refused_after_writing", "traceback", "no_end")
-PER_PROCESS = 50  # configs, before their compiled programs fill it
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+PER_PROCESS = 100  # configs, before their compiled programs fill it
 
 
 def run(seed: int, folder: Path) -> tuple[str, str]:
@@ -49,9 +50,12 @@ def run(seed: int, folder: Path) -> tuple[str, str]:
 
 def _serve(connection) -> None:
     """Runs the seeds that come, in a process of its own."""
+    import jax
+
     from launch import set_up_jax
 
     set_up_jax(None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     while True:
         seed = connection.recv()
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +94,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--name", default="fuzz")
     options = parser.parse_args()
-    os.environ |= {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1"}
+    os.environ |= {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1", "XLA_FLAGS": QUICK_TO_COMPILE}
     from mutations import mutated
 
     described, studies, counts, offending = machine(), Counter(), Counter(), []
