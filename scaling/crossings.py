@@ -6,7 +6,8 @@ step of the first one that is strictly better than the goal.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 
 def next_evaluation(step: int, ratio: float) -> int:
@@ -103,3 +104,14 @@ def fewest_of(steps: Sequence[float | None], count: int) -> float:
         chance = left * min(1.0, count / (total - k))
         mean, left = mean + chance * math.log(step), left - chance
     return math.exp(mean + left * math.log(reached[-1]))
+
+
+def constant_metrics(labels: Sequence[Hashable]) -> dict[str, float]:
+    """The least that one answer for all examples comes to, {"error", "loss"}.
+
+    The error is that of always naming the most frequent class. The loss, in nats, is that of always
+    giving the frequencies of the classes as their probabilities: their entropy.
+    """
+    counts, total = Counter(labels).values(), len(labels)
+    loss = math.fsum(n / total * math.log(total / n) for n in counts)
+    return {"error": (total - max(counts)) / total, "loss": loss}

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from scaling.crossings import Curve, fewest_of, first_crossing, next_evaluation
+from scaling.crossings import Curve, constant_metrics, fewest_of, first_crossing, next_evaluation
 
 
 def curve(*metrics, goal=0.5, steps=None):
@@ -160,3 +160,15 @@ def test_the_fewest_of_half_of_many_trials():
     assert np.mean(logs) == pytest.approx(-sum(1 / k for k in range(1, 65)), abs=0.06)
     half = math.exp(sum(math.log(k) / 2**k for k in range(1, 60)))  # the k-th is the first drawn
     assert fewest_of(range(1, 100_001), 50_000) == pytest.approx(half, rel=1e-3)
+
+
+def test_what_a_constant_answer_comes_to():
+    """Against every probability that can be given to the first of two classes."""
+    labels = [0] * 23 + [1] * 2
+    share = np.linspace(0, 1, 10_001)[1:-1]
+    losses = -(23 * np.log(share) + 2 * np.log(1 - share)) / 25
+    found = constant_metrics(labels)
+    assert found["error"] == 2 / 25 and found["loss"] == pytest.approx(losses.min(), abs=1e-6)
+    even = constant_metrics(list(range(10)) * 3)
+    assert even == {"error": 27 / 30, "loss": pytest.approx(math.log(10))}
+    assert constant_metrics([4, 4]) == {"error": 0.0, "loss": 0.0}

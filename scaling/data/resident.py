@@ -18,13 +18,22 @@ def synthetic(seed: int, size: int, image_shape: tuple[int, int, int], num_class
     return _synthetic(jax.random.key(seed), size, tuple(image_shape), num_classes)
 
 
+def synthetic_labels(seed: int, size: int, num_classes: int) -> jax.Array:
+    """The labels of `synthetic`, without its images."""
+    return _labels(jax.random.key(seed), size, num_classes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _labels(key, size, num_classes):
+    return jax.random.randint(jax.random.split(key)[0], (size,), 0, num_classes, jnp.int32)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _synthetic(key, size, image_shape, num_classes):
     # The patterns depend on the shape only: train, validation and test share them.
     patterns = jax.random.uniform(jax.random.key(0), (num_classes, *image_shape), maxval=128.0)
-    label_key, noise_key = jax.random.split(key)
-    label = jax.random.randint(label_key, (size,), 0, num_classes, jnp.int32)
-    noise = jax.random.bits(noise_key, (size, *image_shape), jnp.uint8) // 2
+    label = _labels(key, size, num_classes)
+    noise = jax.random.bits(jax.random.split(key)[1], (size, *image_shape), jnp.uint8) // 2
     return {"image": patterns.astype(jnp.uint8)[label] + noise, "label": label}
 
 

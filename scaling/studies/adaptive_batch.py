@@ -30,7 +30,7 @@ from scaling.errors import UserError
 from scaling.fits import StepsFit, fit_steps
 from scaling.record import RunDir
 from scaling.signals import Signals
-from scaling.studies.shared import batch_name, text_table
+from scaling.studies.shared import batch_name, refuse_goals_of_a_constant, text_table
 from scaling.train import planning
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.phases import Rules, Trajectory, train_phases
@@ -115,6 +115,7 @@ def check(config: ConfigDict) -> None:
     for batch in _possible_batches(config):
         point_at(config, batch)
     sources.check_available(info.name, config.data.dir)
+    refuse_goals_of_a_constant(config, "adaptive.goals", adaptive.goals, "loss", "train")
 
 
 def _possible_batches(config) -> Sequence[int]:

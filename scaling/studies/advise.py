@@ -22,7 +22,12 @@ from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
 from scaling.record import RunDir, read_metrics, read_points
 from scaling.signals import Signals
-from scaling.studies.shared import in_parts, single_run, text_table
+from scaling.studies.shared import (
+    in_parts,
+    refuse_goals_of_a_constant,
+    single_run,
+    text_table,
+)
 from scaling.train import throughput
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_inside
@@ -69,6 +74,8 @@ def check(config: ConfigDict) -> None:
     if config.metrics.tensorboard:
         check_installed()
     sources.check_available(config.data.name, config.data.dir)
+    if wanted.goal is not None:
+        refuse_goals_of_a_constant(config, "advise.goal", (wanted.goal,), "error", "validation")
 
 
 def _point(config):

@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from scaling.batch import plans
 from scaling.config import default_config
+from scaling.crossings import constant_metrics
 from scaling.errors import UserError
+from scaling.train.feed import evaluation_labels
 from scaling.train.planning import NOISE_EVERY
 from scaling.train.point import data_info, resolve
 
@@ -68,6 +70,30 @@ def refuse_keys_of_single_runs(config: ConfigDict) -> None:
     for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale"):
         if value_at(config, key):
             raise UserError(f"{key} is of single runs, not of this study; leave it False here.")
+
+
+def refuse_goals_of_a_constant(
+    config: ConfigDict, key: str, goals: Sequence[float], metric: str, split: str
+) -> None:
+    """UserError for a goal that one answer for all examples meets: steps to it measure no learning.
+
+    Reads the labels of the split; where they are streamed, nothing is known and nothing refused.
+
+    Args:
+      key: of the config, that the goals are from.
+      metric: "error" or "loss", that must be strictly below a goal.
+      split: that it is evaluated on, see `feed.evaluation_size`.
+    """
+    labels = evaluation_labels(config.data, split)
+    if labels is None:
+        return
+    least = constant_metrics(labels.tolist())[metric]
+    if max(goals) > least:
+        raise UserError(
+            f"{key}: {max(goals):g} takes no learning, for on the {split} split of "
+            f"{config.data.name} one and the same answer for every example has the {metric} "
+            f"{least:.4g}; set a goal well below that."
+        )
 
 
 def value_at(config: ConfigDict, path: str) -> Any:

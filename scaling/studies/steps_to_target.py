@@ -17,6 +17,7 @@ differ, and the spread of the repeats is that of those two.
 Then the best trial is run again with fresh seeds, and tested once, as it was at its crossing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -73,9 +74,16 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 
 def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there."""
+    """The config can be used here, its data set is there, and its goal takes learning."""
     check_values(config)
+    check_goals(config, "target.goal", (config.target.goal,))
+
+
+def check_goals(config: ConfigDict, key: str, goals: Sequence[float]) -> None:
+    """The data set is there, and no constant answer meets any of the goals, which `key` holds."""
     sources.check_available(config.data.name, config.data.dir)
+    target = config.target
+    shared.refuse_goals_of_a_constant(config, key, goals, target.metric, target.split)
 
 
 def check_values(config: ConfigDict) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan
 from scaling.data import resident, sources, streaming
 from scaling.train.evaluate import index_batches
-from scaling.train.point import Point
+from scaling.train.point import Point, data_info
 from scaling.train.step import replicate
 
 Arrays = dict[str, np.ndarray]
@@ -28,6 +29,27 @@ def evaluation_size(sizes: dict[str, int], split: str) -> int:
     """Examples that an evaluation goes through: of the training set, the first so many as the
     validation split has; of other splits, all."""
     return min(sizes["train"], sizes["validation"]) if split == "train" else sizes[split]
+
+
+def evaluation_labels(data: ConfigDict, split: str) -> np.ndarray | None:
+    """Labels of the examples that an evaluation goes through, int [N]; None where they are
+    streamed, for every image would be read with its label.
+
+    Args:
+      data: `config.data`.
+
+    Raises:
+      UserError: see `sources.load`.
+    """
+    info = data_info(data)
+    if info.streaming:
+        return None
+    if info.name == "synthetic":
+        seed, size = SYNTHETIC_SEEDS[split], info.sizes[split]
+        labels = resident.synthetic_labels(seed, size, info.num_classes)
+    else:
+        labels = sources.load(info.name, split, data.dir).labels
+    return np.asarray(labels)[: evaluation_size(info.sizes, split)]
 
 
 def index_chunk(

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from scaling.data import resident
-from scaling.data.resident import EpochOrder, crop_and_flip, make_preprocess, normalize, synthetic
+from scaling.data.resident import (
+    EpochOrder,
+    crop_and_flip,
+    make_preprocess,
+    normalize,
+    synthetic,
+    synthetic_labels,
+)
 
 GOLDEN = [0, 7, 8, 6, 9, 5, 1, 3, 2, 4, 9, 4, 2, 1, 0, 7, 8, 5, 3, 6]
 
@@ -104,3 +111,9 @@ def test_synthetic_images_of_any_shape_can_be_learned(shape, classes):
     means = np.stack([flat(train)[labels == c].mean(0) for c in range(classes)])
     distance = ((flat(other)[:, None] - means) ** 2).sum(-1)
     assert (distance.argmin(1) == other["label"]).mean() > 0.9
+
+
+def test_synthetic_labels_are_those_of_the_images():
+    whole = synthetic(3, 50, (4, 4, 1), 7)["label"]
+    np.testing.assert_array_equal(synthetic_labels(3, 50, 7), whole)
+    assert len(set(whole.tolist())) == 7

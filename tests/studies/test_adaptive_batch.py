@@ -82,6 +82,7 @@ def test_points_and_their_names():
         ({"adaptive.memory": 0.5}, "adaptive.memory is 0.5"),
         ({"adaptive.goals": ()}, "at least one training loss"),
         ({"adaptive.goals": (1.0, 0.0)}, "adaptive.goals holds 0.0; it must be above 0"),
+        ({"adaptive.goals": (1.0, 2.4)}, "adaptive.goals: 2.4 takes no learning"),
         ({"adaptive.batches": (1,)}, "adaptive.batches holds 1; it must be at least 2"),
         ({"adaptive.r": (-3.0,)}, "adaptive.r holds -3.0; it must be above 0"),
         ({"adaptive.first_batch": 512}, "within adaptive.smallest and adaptive.largest, 2 and 256"),

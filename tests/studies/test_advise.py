@@ -156,6 +156,7 @@ def test_a_noise_scale_that_is_not_resolved(tmp_path):
         ({"advise.devices": (0,)}, "advise.devices holds 0; it must be at least 1"),
         ({"advise.devices": ("two",)}, "holds 'two'"),
         ({"advise.goal": None, "advise.max_hours": 1.0}, "need steps to a goal"),
+        ({"advise.goal": 0.9}, "advise.goal: 0.9 takes no learning"),
         ({"global_batch": 1}, "global_batch is 1"),
         ({"advise.rule": "cube"}, "linear"),
         ({"advise.records": ("nowhere",)}, "holds no finished point"),

@@ -12,6 +12,7 @@ import pytest
 from scaling import search
 from scaling.config import default_config, model_config
 from scaling.crossings import next_evaluation
+from scaling.data import sources
 from scaling.errors import UserError
 from scaling.minima import interval_of
 from scaling.record import RunDir
@@ -260,7 +261,8 @@ def test_every_trial_diverges(tmp_path):
 
 
 def test_a_goal_met_before_training(tmp_path):
-    result = _point(tmp_path, **{"target.goal": 1.0, "target.repeats": 2, "eval.test": True})
+    """By what a trial happens to begin with: a constant answer has the error 0.867."""
+    result = _point(tmp_path, **{"target.goal": 0.86, "target.repeats": 2, "eval.test": True})
     assert (result["status"], result["steps_to_target"]) == ("met_at_start", 0)
     assert all(result[key] is None for key in NOT_REACHED) and result["repeats"] == []
     assert result["trial_steps"] == 0 and result["censored_at"] is None
@@ -458,6 +460,43 @@ def test_wrong_values_are_one_sentence_before_anything_starts(tmp_path, changes,
         _run(_one(**changes), tmp_path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def of_one_class(monkeypatch):
+    """A data set of which 92% have one label, 23 of the 25 in each split; in the training split
+    that is of the first 25 only, which is as many as an evaluation goes through."""
+
+    def load(split):
+        labels = np.zeros(sizes[split], np.int32)
+        labels[[3, 11]] = 1, 2
+        labels[25:] = 3
+        return np.zeros((len(labels), 4, 4, 1), np.uint8), labels
+
+    sizes = {"train": 200, "validation": 25, "test": 25}
+    monkeypatch.setattr(sources, "INFOS", dict(sources.INFOS))
+    sources.register("lopsided", load, image_shape=(4, 4, 1), num_classes=10, sizes=sizes)
+    return {"data.name": "lopsided"}
+
+
+ENTROPY = 0.92 * math.log(1 / 0.92) + 0.08 * math.log(25)  # 0.334
+
+
+@pytest.mark.parametrize("split", ["validation", "train"])
+@pytest.mark.parametrize("metric, least", [("error", 0.08), ("loss", ENTROPY)])
+def test_a_goal_that_a_constant_answer_meets_is_refused(
+    tmp_path, of_one_class, metric, least, split
+):
+    """Whatever the trials are trained with; below what the constant reaches it is a goal."""
+    changes = of_one_class | {"target.metric": metric, "target.split": split}
+    changes |= {"loss.label_smoothing": 0.5}
+    with pytest.raises(UserError) as caught:
+        _run(_one(**changes, **{"target.goal": least + 1e-3}), tmp_path)
+    told = str(caught.value)
+    assert told.startswith(f"target.goal: {least + 1e-3:g} takes no learning") and "\n" not in told
+    assert f"the {split} split of lopsided" in told and f"the {metric} {least:.4g}" in told
+    assert not list(tmp_path.iterdir())
+    check(_one(**changes, **{"target.goal": least - 1e-3}))
 
 
 def test_a_warmup_to_search_the_beginning_of():
