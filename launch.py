@@ -5,17 +5,20 @@ Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stoppe
 saved.
 """
 
+import importlib.machinery
+import importlib.util
+import inspect
 import os
 import re
-import runpy
 import signal
 import sys
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
-from scaling.errors import UserError, nearest
+from scaling.errors import UserCodeError, UserError, call_users, nearest
+from scaling.files import user_path
 from scaling.report import REPORTED, write_report
 from scaling.signals import Interrupted
 from scaling.workers import run_workers, stop_with_parent
@@ -63,9 +66,10 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train
 
 def main(_) -> None:
     say = lambda text: print(text, flush=True)
-    if REPORT.value:
-        workdirs = [Path(workdir) for workdir in REPORT.value]
-        write_report(workdirs, Path(WORKDIR.value or report_folder(workdirs)), say)
+    workdir = None if WORKDIR.value is None else user_path(WORKDIR.value, "--workdir")
+    if REPORT.value is not None:
+        workdirs = [user_path(path, "--report") for path in REPORT.value or [""]]
+        write_report(workdirs, workdir or report_folder(workdirs), say)
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
@@ -80,7 +84,7 @@ def main(_) -> None:
     if DRY_RUN.value:
         say(STUDIES[config.study].dry_run(points))
         return
-    workdir = Path(WORKDIR.value or default_workdir())
+    workdir = workdir or Path(default_workdir())
     if WORKER.value:
         stop_with_parent()
         run_study(config, workdir, POINTS.value, say, worker=True)
@@ -89,7 +93,7 @@ def main(_) -> None:
     if workers > 1:
         for point in points.values():
             STUDIES[config.study].check(point)
-        run_workers(workers, worker_command(workdir), say)
+        run_workers(workers, [sys.executable, *sys.argv, "--worker"], say)
     # What workers left undone is done here: an error shows as it would have without them.
     quiet = lambda text: None if workers > 1 and "finished before" in text else say(text)
     results = run_study(config, workdir, POINTS.value, quiet)
@@ -117,11 +121,6 @@ def workers_for(config, workdir: Path) -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(WORKERS.value or cores, unfinished(config, workdir, POINTS.value))
-
-
-def worker_command(workdir: Path) -> list[str]:
-    """This command again, as a worker's."""
-    return [sys.executable, *sys.argv, f"--workdir={workdir}", "--worker"]
 
 
 def set_up_jax(devices: int | None) -> None:
@@ -158,9 +157,81 @@ def default_workdir() -> str:
             parts.insert(0, "-".join(filter(None, (Path(path).stem, task))))
         elif name.startswith("config."):
             parts.append(f"{name.removeprefix('config.')}={value}")
+        elif name.startswith("noconfig."):
+            parts.append(f"{name.removeprefix('noconfig.')}=False")
         elif name == "devices":
             parts.append(f"simulated{value}")
     return "runs/" + re.sub(r"[^\w.=,-]+", "_", "-".join(parts))
+
+
+def load_config(argument: str) -> ConfigDict:
+    """What `get_config` of FILE[:task] returns.
+
+    Raises:
+      UserError: there is no such file, it is no Python file, or not one of a config.
+      UserCodeError: an exception in the file's own code.
+    """
+    file, _, task = argument.partition(":")
+    if not file:
+        raise UserError(f"--config={argument} names no file. {_configs()}")
+    path = user_path(file, "--config")
+    if path.is_dir():
+        raise UserError(f"--config={argument} is a folder; name a file. {_configs()}")
+    if not path.is_file():
+        raise UserError(f"There is no config file {file!r}. {_configs()}")
+    name = "config_file"
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    try:
+        code = loader.get_code(name)
+    except (OSError, SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        reason = f"{error.msg} in line {line}" if line else error
+        raise UserError(
+            f"{file} cannot be read ({reason}); a config file is Python with a function get_config."
+        ) from None
+    sys.modules[name] = module  # where dataclasses and pickle look for it
+    call_users(f"config file {file}", exec, code, module.__dict__)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(
+            f"{file} has no function get_config; it must have one that returns a ConfigDict, as "
+            "configs/quickstart.py has."
+        )
+    return _got(get_config, file, task)
+
+
+def _got(get_config, file, task):
+    """The config that `get_config` of a file returns for a task, "" for none."""
+    given = [task] * bool(task)
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError as error:
+        if task:
+            raise UserError(f"{file} has no tasks to choose from; leave :{task} out.") from None
+        raise UserError(
+            f"get_config of {file} cannot be called without a task ({error}); give that argument a "
+            f"default, or name the task, --config={file}:TASK."
+        ) from None
+    config = call_users(f"config file {file}", get_config, *given)
+    plain = isinstance(config, ConfigDict) and not isinstance(config, FrozenConfigDict)
+    if not (plain and "study" in config):
+        kind = "one without the keys of a study" if plain else type(config).__name__
+        raise UserError(
+            f"get_config of {file} must return a ConfigDict that scaling.config.default_config() "
+            f"made, and it returns {kind}."
+        )
+    return config
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """`load_config` in the place of ml_collections' loader, which answers with tracebacks."""
+
+    def parse(self, argument):
+        return load_config(argument).lock()
+
+
+flags.FLAGS["config"].parser = _ConfigFile()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -168,50 +239,55 @@ def parse_flags(argv: list[str]) -> list[str]:
 
     Raises:
       UserError: unknown flag, config file, task or key, or a value of the wrong kind.
+      UserCodeError: see `load_config`.
     """
     try:
         rest = flags.FLAGS(argv)
-        # A file that could not be loaded is a stand-in that raises when it is looked at.
-        missing = not hasattr(CONFIG.value, "keys")
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error.flagname)) from None
     except flags.Error as error:
-        path, _, task = dict(arguments(argv)).get("config", "").partition(":")
-        if task and "get_config() takes 0 positional arguments" in str(error):
-            raise UserError(f"{path} has no tasks to choose from; leave :{task} out.") from None
-        raise UserError(f"{str(error).replace(' ?', '?').rstrip('.')}.") from None
-    except (AttributeError, KeyError):
-        raise UserError(_unknown_key(argv)) from None
-    except OSError:
-        if Path(_config_path(argv)).exists():
-            raise  # of something that the config file itself reads
-        raise UserError(f"There is no config file {_config_path(argv)!r}. {_configs()}") from None
-    if REPORT.value:
+        raise UserError(f"{str(error).rstrip('.')}.") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        unknown = _unknown_key(argv)
+        if unknown is None and not isinstance(error, ValueError):
+            raise  # a bug
+        raise UserError(unknown or f"{error}.") from None
+    if REPORT.value is not None:
         if CONFIG.value is not None:
             raise UserError("--report makes a report of records alone; leave --config out.")
-    elif missing:
+    elif CONFIG.value is None:
         raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
     return rest
 
 
+def _unknown_flag(name):
+    """Of a flag outside --config, or of --config.KEY where there is no --config."""
+    first = name.partition(".")[0]
+    if first == "config":
+        return f"--{name} sets a key of a config, and there is none; name it with --config=FILE."
+    config = flags.FLAGS["config"].value  # where parsing has failed, CONFIG.value refuses
+    if config is not None and first in config:
+        return f"Unknown flag --{name}; keys of the config are set with --config.{name}."
+    ours = flags.FLAGS.get_key_flags_for_module(flags.FLAGS.find_module_defining_flag("workdir"))
+    return f"Unknown flag --{name}: {nearest(f'--{first}', [f'--{flag.name}' for flag in ours])}"
+
+
 def _unknown_key(argv):
-    """The first --config.KEY that the config does not have."""
-    path, _, task = dict(arguments(argv))["config"].partition(":")
-    config = runpy.run_path(path)["get_config"](*[task] * bool(task))
-    for name, value in arguments(argv):
-        if not name.startswith("config."):
+    """The first --config.KEY that the config does not have, None where it has all."""
+    given = arguments(argv)
+    config = load_config(dict(given)["config"])
+    for name, value in given:
+        if not name.removeprefix("no").startswith("config."):
             continue
         keys = config
-        for key in name.removeprefix("config.").split("."):
+        for key in name.partition(".")[2].split("."):
             if not hasattr(keys, "keys") or key not in keys:
                 known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It is one value."
                 return f"Unknown config key {key!r} in --{name}={value}: {known}"
             keys = keys[key]
-    raise  # not about a key: a bug in the config file, to be seen with its traceback
-
-
-def _config_path(argv):
-    return dict(arguments(argv))["config"].partition(":")[0]
+    return None
 
 
 def _configs():
@@ -229,6 +305,8 @@ def cli() -> None:
         main(sys.argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UserCodeError):
+            print(error.traceback, file=sys.stderr)
         sys.exit(2)
     except Interrupted as error:
         if not WORKER.value:  # else the process that started this one says it

@@ -1,8 +1,9 @@
 """The one exception a user is meant to see, and the errors of looking things up by name."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -13,6 +14,34 @@ class UserError(Exception):
     `launch.py` prints the sentence and exits with code 2. Anything else that escapes is a bug and
     keeps its traceback.
     """
+
+
+class UserCodeError(UserError):
+    """Code of the user's own raised an exception; its traceback is what helps to mend it.
+
+    Attributes:
+      traceback: of that exception, from the user's code on.
+    """
+
+    def __init__(self, whose: str, error: Exception):
+        reason = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+        super().__init__(f"Your {whose} raised {reason.rstrip('.')}; its traceback follows.")
+        self.traceback = "".join(traceback.format_exception(error)).rstrip()
+
+
+def call_users(whose: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """function(*args, **kwargs), a function that a user wrote; `whose` calls it "your ...".
+
+    Raises:
+      UserCodeError: it raised an exception other than a UserError.
+    """
+    try:
+        return function(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        error.__traceback__ = error.__traceback__.tb_next  # without this frame
+        raise UserCodeError(whose, error) from error
 
 
 def nearest(word: str, choices) -> str:

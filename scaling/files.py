@@ -1,10 +1,30 @@
-"""Writing a file in one piece, and the sentence for when that fails."""
+"""Paths that a user names; writing a file in one piece, and the sentence for when that fails."""
 
 import errno
 import os
 from pathlib import Path
 
 from scaling.errors import UserError
+
+
+def user_path(path: str | os.PathLike, name: str) -> Path:
+    """A path as a user gave it, with a ~ at its start as the home folder: a shell does not expand
+    the one in --workdir=~/runs.
+
+    Args:
+      name: what it was given as, for the message.
+
+    Raises:
+      UserError: it is empty, or it begins with ~ and there is no such home folder.
+    """
+    if not str(path):
+        raise UserError(f"{name} is empty; name a path, or leave {name} out.")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{name} is {path}, and that home folder is not known; write it out."
+        ) from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

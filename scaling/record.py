@@ -291,9 +291,8 @@ _NOT_FINITE = re.compile(r"-?\b(?:nan|inf)\b")
 
 
 def _command():
-    """As the user would give it: a worker was given the workdir once more, and that it is one."""
-    arguments = sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
-    return arguments[:-1] if arguments[-1] in arguments[:-1] else arguments
+    """As the user would give it: a worker's says at its end that it is one."""
+    return sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
 
 
 def provenance() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import time
@@ -12,6 +13,8 @@ import pytest
 from compare import same_runs
 from program import launch, start
 
+from launch import load_config
+from scaling.errors import UserError
 from scaling.record import read_metrics
 
 CONFIG = """
@@ -107,7 +110,13 @@ def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
         (["--devices=0"], "not a positive integer"),
         (["--points=1:2"], "none of the study's 1 points"),
         (["--config.data.name=mnist"], "python -m scaling.data.prepare mnist"),
-        (["--workdri=x"], "Did you mean: workdir"),
+        (["--workdri=x"], "Unknown flag --workdri: did you mean '--workdir'? Known: --config"),
+        (["--confg.seed=1"], "Unknown flag --confg.seed: did you mean '--config'?"),
+        (["--seed=1"], "Unknown flag --seed; keys of the config are set with --config.seed"),
+        (["--nodry_run=1"], "--nodry_run=1 does not take an argument"),
+        (["--config.=1"], "Unknown config key '' in --config.=1"),
+        (["--noconfig.eval.tset"], "did you mean 'test'"),
+        (["--workdir="], "--workdir is empty"),
         (["stray"], "Unknown argument 'stray'"),
         (["--config.eval.batch=0"], "eval.batch is 0"),
     ],
@@ -124,6 +133,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(config, tmp_path, arguments, 
 def test_bad_configs_and_places(config, tmp_path):
     for arguments, words in (
         ([f"--config={config}x"], "There is no config file"),
+        (["--config="], "--config= names no file"),
+        ([f"--config={tmp_path}"], "is a folder; name a file"),
+        ([f"--confi={config}"], "did you mean '--config'"),
+        (["--config.seed=1"], "--config.seed sets a key of a config, and there is none"),
+        (["--report="], "--report is empty"),
         ([], "No config; name one"),
         (["--config=configs/resnet_bs8k.py:digit"], "did you mean 'digits'"),
         (["--config=configs/quickstart.py:digits"], "has no tasks to choose from"),
@@ -131,6 +145,76 @@ def test_bad_configs_and_places(config, tmp_path):
     ):
         code, _, err = launch(*arguments)
         assert code == 2 and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("x = 1", "{file} has no function get_config; it must have one that returns a ConfigDict"),
+        ("get_config = 3", "{file} has no function get_config"),
+        ("def get_config(:", "{file} cannot be read (invalid syntax in line 1)"),
+        ("x = '\0'", "{file} cannot be read (source code "),
+        ("def get_config(task): pass", "name the task, --config={file}:TASK"),
+        ("def get_config(): pass", "get_config of {file} must return a ConfigDict that "),
+        ("def get_config(): return {'study': 'train'}", "and it returns dict"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'a': 1})",
+            "and it returns one without the keys of a study",
+        ),
+        (
+            "from ml_collections import FrozenConfigDict\n"
+            "def get_config(): return FrozenConfigDict({'study': 'train'})",
+            "and it returns FrozenConfigDict",
+        ),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path, content, words):
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    with pytest.raises(UserError, match=re.escape(words.format(file=file))):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize(
+    "content, arguments, raised",
+    [
+        ("import no_such_module", [], "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("open('gone.txt')", ["--config.seed=1"], "FileNotFoundError: [Errno 2]"),
+        ("def get_config(): return [][0]", ["--config.seed=1"], "IndexError: list index out of"),
+        ("def get_config(): return {}['a']", ["--config.seed=1"], "KeyError: 'a'"),
+        (
+            "def get_config(): return get_config.a",
+            ["--config.seed=1"],
+            "AttributeError: ",
+        ),
+        ("def get_config(): return int('a')", [], "ValueError: invalid literal for int()"),
+    ],
+)
+def test_what_a_config_file_raises_keeps_its_traceback(tmp_path, content, arguments, raised):
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    code, _, err = launch(f"--config={file}", *arguments)
+    assert code == 2
+    first, second, place, *_, last = err.splitlines()
+    assert first.startswith(f"error: Your config file {file} raised {raised}")
+    assert first.endswith("; its traceback follows.")
+    assert second.startswith("Traceback") and place.startswith(f'  File "{file}", line 1, in ')
+    assert last.startswith(raised)
+
+
+def test_a_tilde_is_the_home_folder(config, tmp_path):
+    home, there = tmp_path / "home", tmp_path / "there"
+    home.mkdir(), there.mkdir()
+    (home / "mine.py").write_text(CONFIG)
+    arguments = "--config=~/mine.py", "--workdir=~/a"
+    code, _, err = launch(*arguments, cwd=there, HOME=str(home))
+    assert code == 0 and (home / "a/bs48/result.json").exists(), err
+    code, _, err = launch("--report=~/b", cwd=there, HOME=str(home))
+    assert code == 2 and f"There is no workdir {home}/b." in err
+    missing = "--config.data.name=mnist", "--config.data.dir=~/sets"
+    code, _, err = launch(*arguments, *missing, cwd=there, HOME=str(home))
+    assert code == 2 and f"'mnist' is not in {home}/sets" in err
+    assert list(there.iterdir()) == []
 
 
 def test_flags_may_be_written_with_a_space(config, tmp_path):

@@ -143,7 +143,6 @@ def test_a_damaged_record_is_told(tmp_path):
     (["--points=0:1"], ["--points=0:1"]),
     (["--points=0:1", "--worker"], ["--points=0:1"]),
     (["--workdir=w", "--worker"], ["--workdir=w"]),
-    (["--workdir=w", "--workdir=w", "--worker"], ["--workdir=w"]),
 ])  # fmt: skip
 def test_the_command_is_the_users_even_where_a_worker_records_it(monkeypatch, more, recorded):
     given = ["launch.py", "--config=a.py"]

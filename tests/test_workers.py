@@ -1,6 +1,7 @@
 """Several processes on one study, as a user runs it."""
 
 import json
+import shlex
 import signal
 import time
 
@@ -74,10 +75,12 @@ def unfinished(workdir):
 def test_two_workers_give_what_one_gives(config, tmp_path):
     outputs = []
     for workers in (1, 2):
-        workdir = f"--workdir={tmp_path / str(workers)}"
-        code, out, err = launch(f"--config={config}", workdir, f"--workers={workers}")
+        arguments = f"--config={config}", f"--workdir=~/{workers}", f"--workers={workers}"
+        code, out, err = launch(*arguments, HOME=str(tmp_path))
         assert code == 0 and "Traceback" not in err, err
         outputs.append(out)
+        resolved = json.loads((tmp_path / str(workers) / "bs8/resolved.json").read_text())
+        assert resolved["launches"][0]["command"].endswith(shlex.join(arguments))
     same_points(tmp_path / "1", tmp_path / "2")
     for out in outputs:  # every point is told of once, and the table comes last
         assert [sum(f"{n}: " in line for line in out.splitlines()) for n in NAMES] == [2, 2, 2]

@@ -28,6 +28,7 @@ import numpy as np
 
 from scaling.data import sources
 from scaling.errors import UserError
+from scaling.files import user_path
 
 # Debian strips time and name from the gzip headers of Fashion-MNIST's files to build its package
 # reproducibly. With these times (seconds since 1970) put back, the checksums match again.
@@ -116,7 +117,7 @@ def _original(url: str, info, from_dir) -> bytes:
         print(f"downloading {url} ({info.size}) ...", flush=True)
         read = lambda: urllib.request.urlopen(url, timeout=60).read()
     else:
-        where, how = Path(from_dir).expanduser() / info.filename, f"get it from {url}"
+        where, how = user_path(from_dir, "--from") / info.filename, f"get it from {url}"
         read = where.read_bytes
     try:
         data = read()

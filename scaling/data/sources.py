@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from scaling.errors import UserError, nearest
+from scaling.files import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,7 +310,7 @@ def _load_digits(info: DataInfo, split: str) -> Split:
 def data_root(data_dir=None) -> Path:
     """TFDS's root directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir or default).expanduser()
+    return user_path(data_dir or default, "the data sets' folder")
 
 
 def find_prepared(name: str, data_dir=None) -> Prepared:
@@ -466,8 +467,8 @@ def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
 def cache_dir() -> Path:
     """$SCALING_CACHE_DIR, else $XDG_CACHE_HOME/scaling, else ~/.cache/scaling."""
     if own := os.environ.get("SCALING_CACHE_DIR"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scaling"
+        return user_path(own, "$SCALING_CACHE_DIR")
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "$XDG_CACHE_HOME") / "scaling"
 
 
 def _identity(info: DataInfo, prepared: Prepared) -> str:

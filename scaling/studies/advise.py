@@ -9,7 +9,6 @@ curve of finished studies where `advise.records` names some, models the all-redu
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from scaling import advice, advice_words, comms, noise
 from scaling.config import differences
 from scaling.data import sources
 from scaling.errors import UserError, look_up
+from scaling.files import user_path
 from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
 from scaling.record import RunDir, read_metrics, read_points
@@ -281,7 +281,7 @@ def _recorded(config) -> _Recorded | None:
     ours = json.loads(config.to_json_best_effort())
     targets, steps, tried = set(), {}, {}
     for workdir in config.advise.records:
-        for theirs, result in read_points(Path(workdir)).values():
+        for theirs, result in read_points(user_path(workdir, "advise.records")).values():
             if theirs["study"] not in ("steps_to_target", "pareto"):
                 raise UserError(
                     f"{workdir} holds a study of {theirs['study']!r}; advise.records takes studies "
