@@ -4,6 +4,7 @@ config.json      what was asked for
 resolved.json    what it came to: steps, learning rate, batch plan, parameters, provenance
 metrics.jsonl    one line per update and per evaluation, every step once
 result.json      written last, in one piece; its presence means the point is finished
+shorter.json     the result before the duration was raised, until there is one of the longer run
 checkpoints/     see train/checkpoint.py
 """
 
@@ -21,6 +22,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,11 @@ def run_error(path: Path, error: OSError) -> UserError:
 
 class InUse(UserError):
     """Another process holds the run directory."""
+
+
+# (run, its recorded duration) -> whether a run with another duration goes on from it; a UserError
+# says why it cannot.
+GoesOn = Callable[["RunDir", str], bool]
 
 
 class RunDir:
@@ -108,23 +115,37 @@ class RunDir:
         return self._read("resolved.json")
 
     @_says_what_to_do
-    def begin(self, config: dict[str, Any]) -> None:
-        """Record the config, or check that an earlier launch recorded the same but for logistics.
+    def continues(self, config: dict[str, Any], goes_on: GoesOn | None = None) -> bool:
+        """Whether this is a longer run than an earlier launch recorded here. Writes nothing.
+
+        Args:
+          goes_on: what decides where configs differ in their duration alone; None: not allowed.
 
         Raises:
           UserError: the directory holds a run of another config.
         """
-        config = json.loads(json.dumps(config))
         recorded = self._read("config.json")
         if recorded is None:
-            self._write("config.json", config)
-        elif changed := differences(without_logistics(recorded), without_logistics(config)):
+            return False
+        old, new = without_logistics(recorded), without_logistics(_as_json(config))
+        changed = differences(old, new)
+        if changed and goes_on and old | {"duration": new.get("duration")} == new:
+            return goes_on(self, recorded["duration"])
+        if changed:
             raise UserError(
                 f"{self.path} holds a run of another config ({'; '.join(changed[:3])}"
                 f"{'; ...' if changed[3:] else ''}); choose another --workdir or delete it."
             )
-        elif recorded != config:
-            self._write("config.json", config)
+        return False
+
+    @_says_what_to_do
+    def begin(self, config: dict[str, Any], goes_on: GoesOn | None = None) -> None:
+        """Record the config, or that the run here becomes a longer one; see `continues`."""
+        if self.continues(config, goes_on):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.path / "result.json", self.path / "shorter.json")
+        if self._read("config.json") != _as_json(config):
+            self._write("config.json", _as_json(config))
 
     @_says_what_to_do
     def resolve(self, resolved: dict[str, Any]) -> None:
@@ -139,8 +160,9 @@ class RunDir:
         self.resolve(resolved | {"launches": [*before, launch]})
 
     @_says_what_to_do
-    def rewind(self, step: int) -> None:
-        """Drop the metrics after `step`, and those of the test split: they are written again.
+    def rewind(self, step: int, eval_every: int = 1) -> None:
+        """Drop the metrics after `step`, and those of the end of a run, which are written again:
+        of the test split, and of a validation that is not at a multiple of `eval_every`.
 
         Raises:
           UserError: a step up to `step` is missing, as after a power failure.
@@ -153,7 +175,8 @@ class RunDir:
                     row = json.loads(line)
                 except json.JSONDecodeError:
                     break  # the write that a kill cut short
-                if row["step"] <= step and row["split"] != "test":
+                of_end = row["split"] == "validation" and row["step"] % eval_every
+                if row["step"] <= step and row["split"] != "test" and not of_end:
                     kept.append(line + "\n")
                     trained += row["split"] == "train"
         if trained != step:
@@ -225,6 +248,7 @@ class RunDir:
         if self._metrics:
             self.sync()
         self._write("result.json", result)
+        (self.path / "shorter.json").unlink(missing_ok=True)
 
     def _read(self, name):
         path = self.path / name
@@ -240,6 +264,11 @@ class RunDir:
     def _write(self, name, content):
         text = json.dumps(content, indent=2, allow_nan=False)
         write_atomically(self.path / name, text + "\n")
+
+
+def _as_json(config):
+    """As it is read back: lists for tuples."""
+    return json.loads(json.dumps(config))
 
 
 def read_points(workdir: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

@@ -1,6 +1,8 @@
-"""Stopping when asked to: SIGINT and SIGTERM."""
+"""Stopping when asked to: by Ctrl-C, by a scheduler that ends a job or warns that it will."""
 
 import signal
+
+ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(Exception):
@@ -17,15 +19,20 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Inside its `with`, notes the first SIGINT or SIGTERM for others to look at.
+    """Inside its `with`, notes the first of `ASKS_TO_STOP` for others to look at.
 
-    The second one acts as usual, for whoever can't wait.
+    Args:
+      again: the second one acts as usual, for whoever can't wait. False: it does nothing; a
+        scheduler signals every process of a job, so a worker gets one from it and one passed on.
     """
 
     received: int | None = None
 
+    def __init__(self, again: bool = True):
+        self._again = again
+
     def __enter__(self) -> "Signals":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {s: signal.signal(s, self._note) for s in ASKS_TO_STOP}
         return self
 
     def __exit__(self, *_) -> None:
@@ -33,5 +40,6 @@ class Signals:
             signal.signal(signum, handler)
 
     def _note(self, signum, _):
-        self.received = signum
-        signal.signal(signum, self._before[signum])
+        self.received = self.received or signum
+        if self._again:
+            signal.signal(signum, self._before[signum])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.errors import UserError, nearest
+from scaling.errors import UserError, call_users, nearest
 from scaling.files import user_path
 
 
@@ -112,6 +112,10 @@ SPLITS = ("train", "validation", "test")
 # Registered set -> its splits by name.
 _LOADERS: dict[str, Callable[[str], Split]] = {}
 
+# Identities of the prepared sets whose splits this process has read.
+_CHECKED: set[str] = set()
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
 # Where our names and TFDS's differ: the data set, and the split that serves as our test split.
 _TFDS_NAMES = {"imagenet": "imagenet2012"}
 _TEST_SPLITS = {"imagenet": "validation"}
@@ -146,20 +150,31 @@ def _synthetic(image_shape=(32, 32, 3), num_classes=10, sizes=None) -> DataInfo:
 
 
 def check_available(name: str, data_dir=None) -> None:
-    """Returns if `name` can be loaded, after a look at its files that takes well under a second.
+    """Returns if every split of `name` can be loaded: none shall fail when it is first needed, the
+    test split after the last update. Once a set is decoded this takes well under a second.
 
     Args:
-      name: a data set.
+      name: a data set; of one that is streamed, the records are counted and not read.
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: unknown, missing or half-prepared data set; says how to get it.
+      UserError: as `load`; of a missing set, says how to get it.
     """
-    describe(name)
+    info = describe(name)
     if name == "digits":
         _digits_file()
-    elif name != "synthetic" and name not in _LOADERS:
+    elif name in _LOADERS:
+        for split in SPLITS:
+            load(name, split)
+    elif info.streaming:
         find_prepared(name, data_dir)
+    elif name != "synthetic":
+        prepared = find_prepared(name, data_dir)
+        identity = _identity(info, prepared)
+        if identity not in _CHECKED:
+            for split in SPLITS:
+                _load_prepared(info, split, prepared, identity)
+            _CHECKED.add(identity)
 
 
 def load(name: str, split: str, data_dir=None) -> Split:
@@ -187,7 +202,12 @@ def load(name: str, split: str, data_dir=None) -> Split:
     if name == "digits":
         return _load_digits(info, split)
     prepared = find_prepared(name, data_dir)
-    entry = cache_dir() / f"{name}-{split}-{_identity(info, prepared)}"
+    return _load_prepared(info, split, prepared, _identity(info, prepared))
+
+
+def _load_prepared(info: DataInfo, split: str, prepared: Prepared, identity: str) -> Split:
+    """One split from its cache entry, or decoded into it."""
+    entry = cache_dir() / f"{info.name}-{split}-{identity}"
     cached = _read_cache(entry)
     if cached is None:
         cached = _decode_split(info, split, prepared)
@@ -220,9 +240,9 @@ def register(
 
     Args:
       name: for `data.name`.
-      load: split -> (images uint8 [N, H, W, C], labels int [N], from 0). Called when the split is
-        first needed, at most once in a process; every process of a study calls it, so it must
-        give the same arrays each time.
+      load: split -> (images uint8 [N, H, W, C], labels int [N], from 0). Called for every split
+        before a study starts, at most once each in a process; every process of a study calls it,
+        so it must give the same arrays each time.
       image_shape: (H, W, C).
       sizes: examples in "train", "validation" and "test"; `load` must give as many.
       mean, std: of the pixels on the 0..1 scale, to normalise by; one number, or one per channel.
@@ -234,19 +254,21 @@ def register(
     if name in OWN:
         raise UserError(f"data set {name!r} exists already; register yours under another name.")
 
-    def check(key, value, good, wanted):
-        if not good:
-            raise UserError(f"data set {name!r} is registered with {key} {value}; give {wanted}.")
-
-    good = np.shape(image_shape) == (3,) and min(image_shape) >= 1
+    check = functools.partial(_check_given, name)
+    whole = lambda *values: all(isinstance(v, int | np.integer) for v in values)
+    check("load", load, callable, "a function of a split's name")
+    good = lambda shape: np.shape(shape) == (3,) and whole(*shape) and min(shape) >= 1
     check("image_shape", image_shape, good, "(height, width, channels)")
-    check("num_classes", num_classes, num_classes >= 2, "at least 2")
-    good = set(sizes) == set(SPLITS) and min(sizes.values()) >= 1
+    check("num_classes", num_classes, lambda n: whole(n) and n >= 2, "at least 2, a whole number")
+    good = lambda s: set(s) == set(SPLITS) and whole(*s.values()) and min(s.values()) >= 1
     check("sizes", sizes, good, "the examples in train, validation and test, at least 1 in each")
     channels, statistics = image_shape[-1], []
     for key, value in (("mean", mean), ("std", std)):
-        good = np.shape(value) in ((), (channels,)) and np.min(value) >= 0 and np.max(value) <= 1
-        good = good and (key == "mean" or np.min(value) > 0)
+        good = lambda v, key=key: (
+            np.shape(v) in ((), (channels,))
+            and 0 <= np.min(v) <= np.max(v) <= 1
+            and (key == "mean" or np.min(v) > 0)
+        )
         check(key, value, good, "one number or one per channel, on the 0..1 scale, the std above 0")
         statistics.append(tuple(np.broadcast_to(value, channels).astype(float).tolist()))
     shape, sizes = tuple(map(int, image_shape)), {split: int(sizes[split]) for split in SPLITS}
@@ -254,10 +276,24 @@ def register(
     _LOADERS[name] = functools.cache(functools.partial(_load_registered, INFOS[name], load))
 
 
+def _check_given(name, key, value, is_good, wanted):
+    try:
+        good = is_good(value)
+    except (TypeError, ValueError, AttributeError):  # of another type altogether
+        good = False
+    if not good:
+        raise UserError(f"data set {name!r} is registered with {key} {value!r}; give {wanted}.")
+
+
 def _load_registered(info: DataInfo, load, split: str) -> Split:
     """What `load` gives for the split, if it is as registered."""
-    images, labels = map(np.asarray, load(split))
+    given = call_users(f"load({split!r}) of data set {info.name!r}", load, split)
     size, told = info.sizes[split], f"data set {info.name!r}, split {split!r}"
+    several = isinstance(given, tuple | list)
+    if not (several and len(given) == 2):
+        what = f"a {type(given).__name__} of {len(given)}" if several else type(given).__name__
+        raise UserError(f"{told}: load gives {what}; return two arrays, (images, labels).")
+    images, labels = (_array(told, *pair) for pair in zip(("images", "labels"), given, strict=True))
     shapes = {"images": (images, (size, *info.image_shape)), "labels": (labels, (size,))}
     for what, (array, shape) in shapes.items():
         if array.shape != shape:
@@ -270,12 +306,21 @@ def _load_registered(info: DataInfo, load, split: str) -> Split:
             f"{told}: load gives {images.dtype} images; give uint8 from 0 to 255, of floats from 0 "
             "to 1 np.round(255 * images).astype(np.uint8)."
         )
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= info.num_classes:
+    whole = labels.dtype.kind in "iu"
+    if not whole or labels.min() < 0 or labels.max() >= info.num_classes:
+        reach = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""
         raise UserError(
-            f"{told}: load gives {labels.dtype} labels from {labels.min()} to {labels.max()}; give "
-            f"integers from 0 to {info.num_classes - 1}."
+            f"{told}: load gives {labels.dtype} labels{reach}; give integers from 0 to "
+            f"{info.num_classes - 1}."
         )
     return Split(images, labels.astype(np.int32))
+
+
+def _array(told, what, values):
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # rows of several lengths
+        raise UserError(f"{told}: the {what} that load gives are no array ({error}).") from None
 
 
 # ---- digits: inside scikit-learn ----
@@ -308,9 +353,21 @@ def _load_digits(info: DataInfo, split: str) -> Split:
 
 
 def data_root(data_dir=None) -> Path:
-    """TFDS's root directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """TFDS's root directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      UserError: that is the folder of one data set, or of a version of it.
+    """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return user_path(data_dir or default, "the data sets' folder")
+    root = user_path(data_dir or default, "the data sets' folder")
+    here = root.resolve()
+    own = here.parent if _VERSION.fullmatch(here.name) else here
+    if newest_version(own):
+        raise UserError(
+            f"{root} is the folder of one data set, and sets are looked for by name in the folder "
+            f"above; name {own.parent} instead."
+        )
+    return root
 
 
 def find_prepared(name: str, data_dir=None) -> Prepared:
@@ -332,7 +389,7 @@ def find_prepared(name: str, data_dir=None) -> Prepared:
 
 def newest_version(folder: Path) -> Path | None:
     """The directory of the highest version in one data set's folder, complete or not."""
-    found = [path for path in folder.glob("*.*.*") if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    found = [path for path in folder.glob("*.*.*") if _VERSION.fullmatch(path.name)]
     return max(found, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
@@ -455,10 +512,25 @@ def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
     labels = np.empty(len(records), np.int32)
     mode = cv2.IMREAD_COLOR_RGB if info.image_shape[-1] == 3 else cv2.IMREAD_GRAYSCALE
     for i, record in enumerate(records):
-        png, labels[i] = parse_example(record)
-        image = cv2.imdecode(np.frombuffer(png, np.uint8), mode)
-        images[i] = image.reshape(info.image_shape)
+        try:
+            png, labels[i] = parse_example(record)
+            image = cv2.imdecode(np.frombuffer(png, np.uint8), mode)
+            images[i] = image.reshape(info.image_shape)
+        except Exception as error:  # whatever a decoder makes of other bytes than it expects
+            raise _other_records(info, split, prepared, f"record {i} cannot be decoded") from error
+    if labels.min() < 0 or labels.max() >= info.num_classes:
+        what = f"labels go from {labels.min()} to {labels.max()}"
+        raise _other_records(info, split, prepared, what)
     return Split(images, labels)
+
+
+def _other_records(info, split, prepared, what) -> UserError:
+    shape = " x ".join(map(str, info.image_shape))
+    return UserError(
+        f"{prepared.path} is not {info.name}: in its {split} split {what}, and they should be "
+        f"{shape} images with labels from 0 to {info.num_classes - 1}; delete it and prepare it "
+        "again."
+    )
 
 
 # ---- The cache of decoded splits ----

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from scaling.errors import UserError, look_up, nearest, refuse_unread
+from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.models.alexnet import GROUPS, AlexNet
 from scaling.models.cnn import SIZES, ShallowCNN, SimpleCNN
 from scaling.models.mlp import MLP
@@ -86,7 +86,8 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
 
         def __call__(self, x, *, train, positions=None):
             values = {"train": train, "positions": positions}
-            logits = super().__call__(x, **{k: values[k] for k in passed})
+            named = {k: values[k] for k in passed}
+            logits = call_users(f"model {name!r}", super().__call__, x, **named)
             if logits.shape != (len(x), self.num_classes):
                 raise UserError(
                     f"Model {name!r} returns {logits.shape} for {len(x)} examples of "

@@ -131,5 +131,7 @@ DECAYS = {
     "step": _step,
     "dip": _dip,
 }
+# Those that are the same for any `total_steps`.
+ENDLESS = ("constant", "step", "dip")
 # The numbers each decay reads, with their defaults.
 SHAPES = {name: decay.__kwdefaults__ or {} for name, decay in DECAYS.items()}

@@ -9,12 +9,15 @@ A study module has six functions:
         run); raises Interrupted, all saved, soon after a signal came
     sentence(result) -> what to say when a point is done
     summarize(results by name) -> text
+and, where a run may become a longer one,
+    goes_on(config, run, duration) -> see scaling.record.GoesOn
 and may be run on any slice of its points by any number of processes: every point has a directory
 of its own, and a finished one is never measured again.
 """
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +111,13 @@ def run_study(
     """
     points, results = points_of(config, part), {}
     study = STUDIES[config.study]
-    for point in points.values():
+    for name, point in points.items():
         study.check(point)
+        if not worker:  # before anything is trained
+            RunDir(workdir / name).continues(*_asked(study, point))
     if config.title and not worker:
         say(config.title)
-    with Signals() as signals:
+    with Signals(again=not worker) as signals:
         for name, point in reversed(points.items()):
             if signals.received:
                 raise Interrupted(signals.received, f"before {name}; what was done is saved.")
@@ -127,7 +132,7 @@ def run_study(
 
 def _point(study, point, run, name, signals, say, worker):
     """The result of one point, measured now or before."""
-    run.begin(json.loads(point.to_json_best_effort()))
+    run.begin(*_asked(study, point))
     if run.result is None:
         say(f"{name}: {run.path}")
         run.finish(study.measure(point, run, name, signals))
@@ -135,6 +140,12 @@ def _point(study, point, run, name, signals, say, worker):
     elif not worker:
         say(f"{name}: finished before, in {run.path}")
     return run.result
+
+
+def _asked(study, point):
+    """What `RunDir.begin` is told of a point."""
+    goes_on = getattr(study, "goes_on", None)
+    return json.loads(point.to_json_best_effort()), goes_on and partial(goes_on, point)
 
 
 def unfinished(config: ConfigDict, workdir: Path, part: str | None) -> int:

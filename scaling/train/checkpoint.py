@@ -6,12 +6,13 @@ whatever the storage format noticed, and the one before it is used.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import re
 import shutil
-import warnings
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ class Checkpoints:
         """
         if not self._path.exists():
             return None
+        _ignore_reads_given_up()
         damaged = {}
         for step in sorted(self._manager().all_steps(), reverse=True):
             try:
@@ -93,10 +95,11 @@ class Checkpoints:
                 continue
             for step, reason in damaged.items():
                 self._set_aside(step)
-                warnings.warn(
-                    f"The checkpoint of step {step} is damaged ({reason[:200]}) and was moved to "
-                    f"{self._damaged}; using the one before it.",
-                    stacklevel=2,
+                print(
+                    f"warning: The checkpoint of step {step} is damaged ({reason[:200]}) and was "
+                    f"moved to {self._damaged}; using the one before it.",
+                    file=sys.stderr,
+                    flush=True,
                 )
             return found
         if damaged:
@@ -158,6 +161,24 @@ def folder_of(run: RunDir, name: str) -> Path:
 def forget(run: RunDir, name: str) -> None:
     """Delete the checkpoints of a training whose outcome is recorded."""
     shutil.rmtree(folder_of(run, name), ignore_errors=True)
+
+
+def saved_steps(run: RunDir) -> list[int]:
+    """The steps of a run's checkpoints, whether they can be read or not."""
+    return sorted(int(path.name) for path in run.path.glob("checkpoints/*") if path.name.isdigit())
+
+
+@functools.cache
+def _ignore_reads_given_up() -> None:
+    """Orbax gives a checkpoint up at the first array that it cannot read. TensorStore's threads go
+    on with the others, and each would print a traceback when it finds nobody waiting."""
+    plain = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            plain(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _name(path) -> str:

@@ -129,7 +129,7 @@ class _Training:
             tally["seconds"]["compile"] += self.tally.seconds["compile"]
             self.tally = Tally(**tally)
             print(f"    resumed  after step {self.step:,}", flush=True)
-        run.rewind(self.step)
+        run.rewind(self.step, point.eval_every)
         # A copy, for the state's own buffers are donated to the first call.
         track = point.config.metrics.weight_distance
         w_0 = jax.tree.map(jnp.copy, initial.params) if track else None
@@ -160,7 +160,7 @@ class _Training:
             progress.step(self.step, tally.train["loss"])
             if self.noise:
                 progress.noise_scale(self.noise.noise_scale)
-            if self.step % self.point.eval_every == 0 or self.step == total:
+            if self.step % self.point.eval_every == 0:
                 self._validate()
                 progress.validation(tally.validation["error"])
             if time.perf_counter() - saved > config.checkpoint.every_seconds:
@@ -172,8 +172,11 @@ class _Training:
             self.checkpoints.wait()
 
     def result(self) -> dict[str, Any]:
-        """The finished point, JSON."""
+        """The finished point, JSON. What is evaluated at the end alone comes after the last
+        checkpoint, so that a longer run can go on from it as if it had not stopped there."""
         tally, point = self.tally, self.point
+        if tally.diverged_at is None and self.step % point.eval_every:
+            self._validate()
         test = None
         if tally.diverged_at is None and point.config.eval.test:
             test = self._evaluate("test")

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from scaling.data import sources
-from scaling.errors import UserError
+from scaling.data import prepare, sources
+from scaling.errors import UserCodeError, UserError
 
 RNG = np.random.default_rng(0)
 MNIST = RNG.integers(0, 256, (16, 28, 28, 1), np.uint8)  # 12 of train, 4 of test
@@ -134,7 +134,7 @@ def own_split(split, dtype=np.uint8, shift=0):
     return np.full((size, 2, 3, 2), size, dtype), np.arange(size) % 4 + shift
 
 
-def test_a_registered_set_is_known_and_loaded_when_needed(register):
+def test_a_registered_set_is_known_and_loaded_once(register):
     calls = []
 
     def load(split):
@@ -146,14 +146,14 @@ def test_a_registered_set_is_known_and_loaded_when_needed(register):
     assert (info.image_shape, info.num_classes, info.streaming) == ((2, 3, 2), 4, False)
     assert list(info.sizes.items()) == [("train", 5), ("validation", 2), ("test", 1)]
     assert (info.mean, info.std) == ((0.5, 0.5), (0.25, 0.25))
-    sources.check_available("own")
     assert calls == []
+    sources.check_available("own")
     for _ in range(2):
         split = sources.load("own", "train")
         np.testing.assert_array_equal(split.images, np.full((5, 2, 3, 2), 5))
         np.testing.assert_array_equal(split.labels, [0, 1, 2, 3, 0])
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
-    assert calls == ["train"]
+    assert calls == ["train", "validation", "test"]
     with pytest.raises(UserError, match="no split 'valid'"):
         sources.load("own", "valid")
     with pytest.raises(UserError, match="did you mean 'own'"):
@@ -173,7 +173,15 @@ def test_the_newest_registration_counts(register):
     ("changed", "message"),
     [
         ({"image_shape": (2, 3)}, r"image_shape \(2, 3\); give \(height, width, channels\)"),
+        ({"image_shape": None}, "image_shape None; give"),
+        ({"image_shape": (2.0, 3, 2)}, r"image_shape \(2.0, 3, 2\); give"),
         ({"num_classes": 1}, "num_classes 1; give at least 2"),
+        ({"num_classes": "10"}, "num_classes '10'; give at least 2"),
+        ({"load": None}, "load None; give a function"),
+        ({"sizes": (5, 2, 1)}, r"sizes \(5, 2, 1\); give the examples in train"),
+        ({"sizes": {"train": "5", "validation": 2, "test": 1}}, "give the examples in train"),
+        ({"std": None}, "std None; give one number"),
+        ({"mean": float("nan")}, "mean nan; give one number"),
         ({"sizes": {"train": 5, "test": 2}}, "give the examples in train, validation and test"),
         ({"sizes": OWN["sizes"] | {"test": 0}}, "at least 1 in each"),
         ({"mean": 127.5}, "mean 127.5; give one number or one per channel, on the 0..1 scale"),
@@ -203,12 +211,50 @@ def test_wrong_registrations_are_told(register, changed, message):
         (lambda split: own_split(split, shift=3), "labels from 3 to 4; give integers from 0 to 3"),
         (lambda split: own_split(split, shift=-1), "labels from -1 to 0"),
         (lambda split: own_split(split, shift=0.5), "float64 labels"),
+        (lambda split: None, r"load gives NoneType; return two arrays, \(images, labels\)"),
+        (lambda split: (*own_split(split), 1), "load gives a tuple of 3; return two arrays"),
+        (lambda split: own_split(split)[0], "load gives ndarray; return two arrays"),
+        (lambda split: dict.fromkeys("ab"), "load gives dict; return two arrays"),
+        (lambda split: (own_split(split)[0], None), r"labels of shape \(\), and \(2,\)"),
+        (lambda split: ([[1], [2, 3]], [0, 1]), "the images that load gives are no array"),
+        (lambda split: (own_split(split)[0], ["a", "b"]), "<U1 labels; give integers"),
+        (
+            lambda split: (own_split(split)[0], [0, np.nan]),
+            "float64 labels from nan to nan; give integers",
+        ),
+        (
+            lambda split: (np.full((2, 2, 3, 2), np.nan), [0, 1]),
+            "float64 images; give uint8 from 0 to 255",
+        ),
     ],
 )
 def test_arrays_not_as_registered_are_told(register, load, message):
     register("own", load, **OWN)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         sources.load("own", "validation")
+    assert str(caught.value).startswith("data set 'own', split 'validation': ")
+
+
+def test_what_load_raises_keeps_its_traceback(register):
+    def load(split):
+        return [][len(split)]
+
+    register("own", load, **OWN)
+    with pytest.raises(UserCodeError) as caught:
+        sources.check_available("own")
+    assert str(caught.value) == (
+        "Your load('train') of data set 'own' raised IndexError: list index out of range; its "
+        "traceback follows."
+    )
+    head, place, *_ = caught.value.traceback.splitlines()
+    assert head.startswith("Traceback") and place.startswith(f'  File "{__file__}"')
+    assert place.endswith("in load") and "/sources.py" not in caught.value.traceback
+
+
+def test_a_wrong_test_split_is_told_before_anything_starts(register):
+    register("own", lambda split: None if split == "test" else own_split(split), **OWN)
+    with pytest.raises(UserError, match="split 'test': load gives NoneType"):
+        sources.check_available("own")
 
 
 # ---- Reading ----
@@ -418,12 +464,59 @@ def test_damaged_record_is_told(mnist):
         sources.load("mnist", "train")
 
 
+def test_a_damaged_test_split_is_told_before_anything_starts(mnist):
+    file = mnist / "mnist-test.array_record-00000-of-00002"
+    data = bytearray(file.read_bytes())
+    middle = data.index(b"IHDR") + 100
+    data[middle : middle + 20] = bytes(20)
+    file.write_bytes(data)
+    for split in ("train", "validation"):
+        sources.load("mnist", split)
+    with pytest.raises(UserError, match=r"1\.0\.0 is damaged.*delete it and prepare it again"):
+        sources.check_available("mnist")
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((b"not a png", 1), "record 1 cannot be decoded"),
+        ((png(CIFAR[0]), 1), "record 1 cannot be decoded"),
+        ((png(MNIST[0]), 10), "labels go from 2 to 10"),
+    ],
+)
+def test_records_of_something_else_are_told(tmp_path, set_sizes, write_tfds, example, message):
+    set_sizes("mnist", 9, 3, 4)
+    splits = examples(MNIST)
+    splits["test"][1] = example
+    write_tfds(tmp_path / "tfds", "mnist", splits, encoding=None)
+    with pytest.raises(UserError, match=f"is not mnist: in its test split {message}.*28 x 28 x 1"):
+        sources.check_available("mnist")
+
+
+@pytest.mark.parametrize("inside", ["mnist", "mnist/1.0.0"])
+def test_the_folder_of_a_set_is_told_from_the_one_above(mnist, tmp_path, inside, monkeypatch):
+    given = tmp_path / "tfds" / inside
+    for name in ("mnist", "cifar10"):  # a set of that folder, and another
+        for call in (sources.check_available, prepare.prepare):
+            with pytest.raises(UserError, match=f"^{given} is .* name {tmp_path / 'tfds'} instead"):
+                call(name, given)
+    monkeypatch.chdir(given)
+    with pytest.raises(UserError, match=f"name {tmp_path / 'tfds'} instead"):
+        sources.check_available("mnist", ".")
+
+
+def test_splits_are_read_once_in_a_process(mnist, monkeypatch):
+    sources.check_available("mnist")
+    monkeypatch.setattr(sources, "_load_prepared", fail)
+    sources.check_available("mnist")
+
+
 # ---- Imports ----
 
 
 def test_checks_and_cached_loads_import_nothing_heavy(mnist):
     """Launch to first step: TFDS, scikit-learn and OpenCV cost seconds and are not needed."""
-    sources.load("mnist", "train")
+    sources.check_available("mnist")
     code = """
 import dataclasses, sys
 from scaling.data import sources
