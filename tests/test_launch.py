@@ -272,29 +272,36 @@ def test_divergence_is_a_result_with_its_curve(config, tmp_path):
     assert None in (rows[-1]["loss"], rows[-1]["grad_sq_norm"])
 
 
-def _wait_for_rows(run, process, rows=20):
-    while process.poll() is None:
-        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 150 * rows:
-            return
+def _size(run):
+    """Bytes of its curves."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+def _wait_for_rows(run, process, after=0):
+    """Until twenty are recorded after so many bytes."""
+    while process.poll() is None and _size(run) <= after + 150 * 20:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_resume(config, tmp_path, signum, code):
-    arguments = f"--config={config}:long", f"--workdir={tmp_path / 'stopped'}"
-    process = start(*arguments, "--config.checkpoint.every_seconds=100")
-    _wait_for_rows(tmp_path / "stopped" / "bs48", process)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "saved. Run the same command again to resume." in err and "Traceback" not in err
-    exit_code, out, err = launch(*arguments, "--config.checkpoint.every_seconds=100")
+def test_signals_save_and_say_how_to_resume(config, tmp_path):
+    """One run, stopped by each in turn."""
+    arguments = f"--config={config}:long", "--config.checkpoint.every_seconds=100"
+    stopped, run = (*arguments, f"--workdir={tmp_path / 'stopped'}"), tmp_path / "stopped/bs48"
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGUSR2: 140}
+    for signum, code in codes.items():
+        before, process = _size(run), start(*stopped)
+        _wait_for_rows(run, process, before)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert f"Stopped by {signum.name} after step" in err and "Traceback" not in err
+        assert "saved. Run the same command again to resume." in err
+    exit_code, out, err = launch(*stopped)
     assert exit_code == 0 and "resumed  after step" in out, err
-    resolved = json.loads((tmp_path / "stopped" / "bs48" / "resolved.json").read_text())
-    assert len(resolved["launches"]) == 2
-    whole = "--config.checkpoint.every_seconds=100", f"--workdir={tmp_path / 'whole'}"
-    assert launch(f"--config={config}:long", *whole)[0] == 0
-    same_runs(tmp_path / "stopped" / "bs48", tmp_path / "whole" / "bs48")
+    assert len(json.loads((run / "resolved.json").read_text())["launches"]) == 5
+    assert launch(*arguments, f"--workdir={tmp_path / 'whole'}")[0] == 0
+    same_runs(run, tmp_path / "whole/bs48")
 
 
 def test_two_launches_in_one_workdir(config, tmp_path):

@@ -105,9 +105,9 @@ def test_workers_killed_stopped_and_resumed_give_the_same(config, tmp_path):
 
     process = start(*arguments, f"--workdir={cut}")
     wait_for_work(cut, 2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    assert process.returncode == 138, err
     assert "saved. Run the same command again to resume." in err and "Traceback" not in err
     assert unfinished(cut) and not any(in_use(cut / name) for name in NAMES)
 

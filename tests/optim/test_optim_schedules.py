@@ -6,6 +6,7 @@ import pytest
 
 from scaling.errors import UserError
 from scaling.optim import make_schedule
+from scaling.optim.schedules import DECAYS, ENDLESS
 
 PEAK, WARMUP, TOTAL, INIT = 3.2, 10, 50, 0.1
 STEPS = np.arange(70)  # well past TOTAL
@@ -17,6 +18,16 @@ DECAY_SHAPES = {
     "step": {"boundaries": (20, 30, 40), "decay_factor": 0.1},
     "dip": {"boundaries": (20, 30), "decay_factor": 0.0625},
 }
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_those_without_an_end_are_the_same_for_any_length(name):
+    of = lambda total: make_schedule(
+        name, peak=PEAK, total_steps=total, warmup_steps=WARMUP, **DECAY_SHAPES[name]
+    )
+    steps = np.arange(TOTAL)
+    alike = np.array_equal(jax.vmap(of(TOTAL))(steps), jax.vmap(of(10 * TOTAL))(steps))
+    assert alike == (name in ENDLESS)
 
 
 def closed_form(name, step, *, peak, total, warmup, init, **shape):

@@ -1,13 +1,19 @@
 """One point, in this process: what the loop records."""
 
 import json
+import shutil
+import signal
 
 import numpy as np
 import pytest
+from compare import same_runs
 from ml_collections import ConfigDict
 
 from scaling.config import default_config
+from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
+from scaling.signals import Interrupted, Signals
+from scaling.studies import run_study
 from scaling.train import loop
 from scaling.train.loop import train_point
 
@@ -94,3 +100,116 @@ def test_synthetic_images_of_any_shape(tmp_path):
     resolved = json.loads((tmp_path / "resolved.json").read_text())
     assert resolved["data"]["sizes"] == {"train": 100, "validation": 10, "test": 10}
     assert resolved["model"]["parameters"] == 60 * 8 + 8 + 8 * 4 + 4
+
+
+# ---- A longer duration ----
+
+
+def _study(workdir, duration, **changes):
+    """The `train` study; its one point is in WORKDIR/bs32."""
+    config = _config(duration=duration, **changes)
+    said = []
+    run_study(config, workdir, None, said.append)
+    return said
+
+
+class _StopAfter(Signals):
+    """As if a signal came once so many calls of the program are done."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    @property
+    def received(self):
+        self.looks -= 1
+        return signal.SIGUSR1 if self.looks < 0 else None
+
+
+def _stopped(run_path, config, looks):
+    with RunDir(run_path) as run:
+        run.begin(json.loads(config.to_json_best_effort()))
+        with pytest.raises(Interrupted):
+            loop.train_point(config, run, "test", _StopAfter(looks))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_scale": True, "metrics.weight_distance": True},
+        {"schedule.name": "step", "schedule.boundaries": ("5 steps", "9 steps")},
+        {"schedule.warmup": "6 steps", "optim.name": "adam", "optim.base_lr": 0.01},
+    ],
+)
+def test_a_finished_run_goes_on_as_if_it_had_been_as_long_from_the_start(tmp_path, changes):
+    _study(tmp_path / "short", "7 steps", **changes)  # off the grid of evaluations
+    _study(tmp_path / "short", "12 steps", **changes)  # on it
+    _study(tmp_path / "short", "20 steps", **changes)
+    _study(tmp_path / "long", "20 steps", **changes)
+    same_runs(tmp_path / "short/bs32", tmp_path / "long/bs32")
+    steps = [row["step"] for row in read_metrics(tmp_path / "short/bs32", "validation")]
+    assert steps == [3, 6, 9, 12, 15, 18, 20]
+    assert not (tmp_path / "short/bs32/shorter.json").exists()
+    config = json.loads((tmp_path / "short/bs32/config.json").read_text())
+    assert config["duration"] == "20 steps"
+
+
+def test_a_stopped_run_goes_on_longer_and_the_shorter_result_is_kept_until_then(tmp_path):
+    run = tmp_path / "short/bs32"
+    _stopped(run, _config(duration="7 steps"), 2)
+    _study(tmp_path / "short", "8 steps")
+    result = (run / "result.json").read_bytes()
+    longer = _config(duration="20 steps")
+    asked = json.loads(longer.to_json_best_effort())
+    with RunDir(run) as held, pytest.raises(Interrupted):
+        held.begin(asked, lambda run, duration: True)
+        loop.train_point(longer, held, "test", _StopAfter(2))
+    assert (run / "shorter.json").read_bytes() == result and not (run / "result.json").exists()
+    with pytest.raises(UserError, match="can be made longer, not shorter"):
+        _study(tmp_path / "short", "8 steps")
+    _study(tmp_path / "short", "20 steps")
+    assert not (run / "shorter.json").exists()
+    _study(tmp_path / "long", "20 steps")
+    same_runs(run, tmp_path / "long/bs32")
+
+
+def test_a_diverged_run_made_longer_diverges_at_the_same_step(tmp_path):
+    changes = {"optim.base_lr": 1e30}
+    _study(tmp_path / "short", "7 steps", **changes)
+    _study(tmp_path / "short", "20 steps", **changes)
+    _study(tmp_path / "long", "20 steps", **changes)
+    runs = tmp_path / "short/bs32", tmp_path / "long/bs32"
+    first, second = (read_metrics(run, "train") for run in runs)
+    assert first == second and len(first) < 7
+    first, second = (json.loads((run / "result.json").read_text()) for run in runs)
+    assert first["status"] == second["status"] == "diverged" and first["steps"] == second["steps"]
+
+
+def test_as_many_steps_in_other_words_are_the_same_run(tmp_path):
+    for duration in ("7 steps", "224 examples"):
+        *_, last = _study(tmp_path, duration, **{"schedule.name": "cosine"})
+    assert "finished before" in last
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "polynomial"])
+def test_a_schedule_with_an_end_is_not_made_longer(tmp_path, name):
+    changes = {"schedule.name": name}
+    _study(tmp_path, "7 steps", **changes)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=rf"7 steps.*20 steps.*schedule.name='{name}'.*--workdir"):
+        _study(tmp_path, "20 steps", **changes)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_what_cannot_go_on_is_told_before_anything_is_trained(tmp_path):
+    sizes = {"batch_sizes": (32, 64)}
+    _study(tmp_path, "7 steps", **sizes)
+    with pytest.raises(UserError, match=r"7 steps.*5 steps.*longer, not shorter.*--workdir"):
+        _study(tmp_path, "5 steps", **sizes)
+    with pytest.raises(UserError, match=r"duration: .*; seed: 0 there, 1 here"):
+        _study(tmp_path, "20 steps", seed=1, **sizes)
+    shutil.rmtree(tmp_path / "bs32/checkpoints")
+    with pytest.raises(UserError, match=r"bs32 holds .* its last checkpoint, but that is gone"):
+        _study(tmp_path, "20 steps", **sizes)
+    for name in ("bs32", "bs64"):
+        assert json.loads((tmp_path / name / "result.json").read_text())["steps"] == 7
+        assert len(read_metrics(tmp_path / name, "test")) == 1
