@@ -42,7 +42,6 @@ LOGISTICS = (
 HOLDS = {
     "batch_sizes": int,
     "data.image_shape": int,
-    "model.hidden": int,
     "schedule.boundaries": str,
     "schedule.decay_factors": float,
     "noise.batches": int,

@@ -28,6 +28,7 @@ from scaling.studies import recipe_points
 from scaling.studies.shared import text_table
 from scaling.train.cohort import Cohort, Outcome
 from scaling.train.layout import layout_of
+from scaling.train.memory import check_population
 from scaling.train.point import Point, resolve
 
 # Seeds of the trials of learning rates lie beyond those of any run.
@@ -47,7 +48,9 @@ def check(config: ConfigDict) -> None:
             f"accuracy.span is {span}; give the lowest and the highest multiple of the "
             "learning rate, such as (0.1, 10.0)."
         )
-    layout_of(point, max(wanted.trials, config.recipes.seeds))
+    runs = max(wanted.trials, config.recipes.seeds)
+    layout_of(point, runs)
+    check_population(point, runs)
     sources.check_available(config.data.name, config.data.dir)
 
 

@@ -33,6 +33,7 @@ from scaling.studies.shared import text_table
 from scaling.train.cohort import Cohort, History
 from scaling.train.layers import LayerNorms
 from scaling.train.layout import layout_of
+from scaling.train.memory import check_population
 from scaling.train.point import Point, resolve
 
 START, END = "layers at the start", "layers at the end"
@@ -66,6 +67,7 @@ def check(config: ConfigDict) -> None:
             "earlier or fit_to later."
         )
     layout_of(point, config.recipes.seeds)
+    check_population(point, config.recipes.seeds)
     sources.check_available(config.data.name, config.data.dir)
 
 

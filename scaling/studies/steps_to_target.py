@@ -35,7 +35,8 @@ from scaling.studies import shared
 from scaling.studies.shared import batch_name, by_batch_size, text_table, value_at
 from scaling.train import planning
 from scaling.train.layout import layout_of
-from scaling.train.point import data_info, resolve
+from scaling.train.memory import check_population
+from scaling.train.point import Point, data_info, resolve
 from scaling.train.point_search import (
     PointSearch,
     searched,
@@ -75,7 +76,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, its data set is there, and its goal takes learning."""
-    check_values(config)
+    check_population(check_values(config), config.search.trials)
     check_goals(config, "target.goal", (config.target.goal,))
 
 
@@ -86,8 +87,8 @@ def check_goals(config: ConfigDict, key: str, goals: Sequence[float]) -> None:
     shared.refuse_goals_of_a_constant(config, key, goals, target.metric, target.split)
 
 
-def check_values(config: ConfigDict) -> None:
-    """The config can be used here, and its space is one.
+def check_values(config: ConfigDict) -> Point:
+    """The point of a config that can be used here, and whose space is one.
 
     Raises:
       UserError: a value that cannot be.
@@ -103,6 +104,7 @@ def check_values(config: ConfigDict) -> None:
             "warmup_steps too."
         )
     layout_of(point, config.search.trials)
+    return point
 
 
 def _check_space(config, space):
@@ -211,8 +213,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     """
     lines, total_examples, total_hours = [], 0, 0.0
     for name, config in points.items():
-        check_values(config)
-        point = resolve(config, searched(space_of(config)))
+        point = check_values(config)
         if not lines:  # the same for all batch sizes, but for normalisation
             flops = planning.flops_per_example(point)
             rate = planning.matrix_flops(point.devices[0], config.model.get("dtype", "float32"))
