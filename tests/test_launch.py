@@ -104,7 +104,7 @@ def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
         (["--config.optim.base_lrr=1"], "did you mean 'base_lr'"),
         (["--config.optim.base_lr=fast"], "could not convert"),
         (["--config.global_batch=50"], "Ghost batch 6 does not divide global batch 50"),
-        (["--config.global_batch=0"], "global_batch is 0; a batch is a whole number"),
+        (["--config.global_batch=0"], "global_batch is 0; it must be at least 1"),
         (["--config.devices=4"], "ask for 1 to 1, or simulate with --devices=4"),
         (["--devices=5"], "does not divide over 5 devices; the nearest that do are 45 and 50"),
         (["--devices=0"], "not a positive integer"),

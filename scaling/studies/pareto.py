@@ -52,8 +52,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, its data set is there, and its goals take learning."""
-    steps_to_target.check_values(config)
-    steps_to_target.check_goals(config, "pareto.goals", config.pareto.goals)
+    steps_to_target.check_with_goals(config, "pareto.goals", config.pareto.goals)
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:

@@ -76,12 +76,12 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, its data set is there, and its goal takes learning."""
+    check_with_goals(config, "target.goal", (config.target.goal,))
+
+
+def check_with_goals(config: ConfigDict, key: str, goals: Sequence[float]) -> None:
+    """The same, for the goals that `key` holds: no constant answer meets any of them."""
     check_population(check_values(config), config.search.trials)
-    check_goals(config, "target.goal", (config.target.goal,))
-
-
-def check_goals(config: ConfigDict, key: str, goals: Sequence[float]) -> None:
-    """The data set is there, and no constant answer meets any of the goals, which `key` holds."""
     sources.check_available(config.data.name, config.data.dir)
     target = config.target
     shared.refuse_goals_of_a_constant(config, key, goals, target.metric, target.split)
