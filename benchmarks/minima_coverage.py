@@ -12,6 +12,8 @@ one trial differ.
 
 The truth is the median of the fewest steps over searches of n trials. "mean log" is coverage of the
 mean of their logs, on the grid to half an evaluation. Both are of the searches that reach the goal.
+"where there is an upper end" is coverage of the median among the searches with one, the only ones
+whose interval is shown; its summary is over the settings in which half of the searches have one.
 "factor" is the median of fewest steps over lower end.
 
 Rivals: percentiles of the minimum of n resampled trials (bootstrap); and the same with n / 4
@@ -133,12 +135,15 @@ def searches(name, trials, kind, draws):
     return drawn[np.isfinite(drawn[:, 0])], median, mean_log
 
 
-def pivot(steps, kind):
+def pivot(steps, kind, margin):
     """Lower and upper ends, [2, draws], of sorted steps [draws, trials]."""
     before = EVALUATIONS[np.maximum(np.searchsorted(EVALUATIONS, steps[:, 0]) - 1, 0)]
     before = before if kind == "grid" else [None] * len(steps)
-    pairs = zip(steps, before, strict=True)
-    return np.array([fewest_interval(row, before=last) for row, last in pairs]).T
+    found = [
+        fewest_interval(row, until=margin * row[0], before=last)
+        for row, last in zip(steps, before, strict=True)
+    ]
+    return np.array(found).T
 
 
 def resampled(steps, m, share):
@@ -147,11 +152,11 @@ def resampled(steps, m, share):
     return steps[:, int(np.argmax(1 - (1 - np.arange(1, n + 1) / n) ** m >= share))]
 
 
-def bootstrap(steps, kind):
+def bootstrap(steps, kind, margin):
     return np.array([resampled(steps, steps.shape[1], share) for share in (0.025, 0.975)])
 
 
-def m_out_of_n(steps, kind):
+def m_out_of_n(steps, kind, margin):
     low, middle, high = (resampled(steps, steps.shape[1] // 4, q) for q in (0.025, 0.5, 0.975))
     fewest, known = steps[:, 0], np.isfinite(middle)
     factors = [np.where(known, a / b, np.inf) for a, b in ((high, middle), (middle, low))]
@@ -167,10 +172,12 @@ def measure(name, trials, kind, draws):
         row = {"outcome": name, "trials": trials, "steps": kind, "margin": margin}
         for method, interval in zip(METHODS, (pivot, bootstrap, m_out_of_n), strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
-                low, high = interval(steps, kind)
+                low, high = interval(steps, kind, margin)
                 logs = np.log(low) - half, np.log(high) + half
+            held, shown = (low <= median) & (median <= high), high < np.inf
             row[method] = {
-                "median": float(np.mean((low <= median) & (median <= high))),
+                "median": float(np.mean(held)),
+                "where there is an upper end": float(held[shown].mean()) if shown.any() else 1.0,
                 "mean log": float(np.mean((logs[0] <= mean_log) & (mean_log <= logs[1]))),
                 "factor": float(np.median(steps[:, 0] / np.maximum(low, NONE))),
                 "no lower end": float(np.mean(low <= NONE)),
@@ -182,11 +189,12 @@ def measure(name, trials, kind, draws):
 def summary(rows):
     """Per method, over settings."""
     table = {}
+    with_end = [row for row in rows if row["pivot"]["no upper end"] <= 0.5]
     for method in METHODS:
         of = lambda key, some, method=method: np.array([row[method][key] for row in some])
         entry = table[method] = {}
-        for key in ("median", "mean log"):
-            share = of(key, rows)
+        for key in ("median", "where there is an upper end", "mean log"):
+            share = of(key, with_end if key.startswith("where") else rows)
             entry[key] = {
                 "lowest": round(share.min(), 3),
                 "5% of settings below": round(np.quantile(share, 0.05), 3),

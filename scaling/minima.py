@@ -20,16 +20,17 @@ depends on k alone, and the end is X_1 less a quantile of T times sigma_hat. Whe
 thinner than a power of s, as with a bound or a log-normal, the end is lower than it need be; where
 it is heavier, too high.
 
-Training stops at a multiple of the fewest steps, so k is what has crossed by then, SPACINGS at
-most. Leaving out the spacing that was cut short lowers sigma_hat, but k is small then and the
-quantile large; counting it would make most intervals endless where only some trials ever cross.
+Above X_1 the crossings are a Yule process of rate 1 / sigma. Where training stops before SPACINGS
+more of them, k is the number seen and sigma_hat the sum of the spacings, the one that was cut short
+included, over k.
 
 Measured by `benchmarks/minima_coverage.py`, 1,000 searches of 8 to 64 trials in each of 832
-settings: the 95% interval holds theta in 90 to 100% of the searches (in 98% in the middle one of
-the settings), least with log-t3 tails. It holds the mean of the log of the fewest steps in 82 to
-100%, below 85% with log-t3 tails alone. Percentiles of the minimum of resampled trials hold theta
-in about half, for no resample has fewer steps than the search had; where those of a quarter as many
-trials are put around the fewest steps, they hold it in 70% or more and often have no lower end.
+settings: the 95% interval holds theta in 90 to 100% of the searches (99% in the middle one of the
+settings), and in 86 to 100% of those with an upper end where half have one; least with log-t3
+tails. It holds the mean log of the fewest steps in 82 to 100%, below 85% with log-t3 tails alone.
+Percentiles of the minimum of resampled trials hold theta in about half, for no resample has fewer
+steps than the search had; where those of a quarter as many trials are put around the fewest steps,
+they hold it in 70% or more and often have no lower end.
 """
 
 import functools
@@ -47,12 +48,18 @@ DRAWS = 100_000  # of T: a quantile of 95% is one of 94.9 to 95.1%
 
 
 def fewest_interval(
-    steps: Sequence[float | None], *, before: float | None = None, confidence: float = 0.95
+    steps: Sequence[float | None],
+    *,
+    until: float = math.inf,
+    before: float | None = None,
+    confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of the median, over searches of as many trials, of the fewest steps.
 
     Args:
       steps: per trial; None, NaN or inf where it missed the goal or diverged.
+      until: the step to which every trial was trained that might yet have reached the goal; inf if
+        none might. Crossings after it are left out, for others are missing there.
       before: the evaluation before the fewest steps. A crossing lies between two evaluations: all
         are taken to be as far apart as these two in proportion, and by at least one step; trials
         that tie are spread evenly between them.
@@ -73,10 +80,10 @@ def fewest_interval(
         raise UserError(f"One of the steps is {trials[trials <= 0][0]:g}; they must be positive.")
     if not 0 < confidence < 1:
         raise UserError(f"confidence is {confidence}; it must be between 0 and 1.")
-    crossed = np.sort(trials[np.isfinite(trials)])
+    crossed = np.sort(trials[np.isfinite(trials) & (trials <= until)])
     place, share = _upper_place(trials.size, confidence)
     high = float(crossed[place - 1]) if place <= crossed.size else math.inf
-    first, sigma, spacings = _tail(crossed, before)
+    first, sigma, spacings = _tail(crossed, before, until)
     if spacings < 1:
         return 0.0, high
     return math.exp(first - _pivot(spacings, share) * sigma), high
@@ -104,31 +111,39 @@ def noise_of(searches: Iterable[tuple[Sequence[float | None], float]]) -> tuple[
     if not known:
         return math.nan, 0.0
     squares, weights = np.array(known).T
-    return math.pi / math.sqrt(6) * math.sqrt(
-        np.average(squares, weights=weights)
-    ), weights.sum() / 2
+    variance = np.average(squares, weights=weights) * math.pi**2 / 6
+    return math.sqrt(variance), float(weights.sum()) / 2
 
 
-def _tail(crossed, before):
-    """(X_1, sigma_hat, k) of sorted crossings."""
+def _tail(crossed, before, until=math.inf):
+    """(X_1, sigma_hat, k) of sorted crossings, of training that ended at `until`."""
     spacings = min(SPACINGS, crossed.size - 1)
     if spacings < 1:
         return math.nan, math.nan, 0
     logs = np.log(_spread(crossed, before))[: spacings + 1]
-    return float(logs[0]), float(np.diff(logs) @ np.arange(1, spacings + 1)) / spacings, spacings
+    total = float(np.diff(logs) @ np.arange(1, spacings + 1))
+    if spacings < SPACINGS and until < math.inf:
+        total += crossed.size * (math.log(until) - float(logs[-1]))
+    return float(logs[0]), total / spacings, spacings
 
 
-def interval_of(result: Mapping[str, Any]) -> tuple[int, int | None] | None:
-    """The 95% interval of a point's result.json in whole steps; None where it was not reached.
+def interval_of(result: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The 95% interval of a point's result.json, in whole steps from 1 on.
 
     Returns:
-      (low, high); low is 1 or more, high is None where there is no upper end.
+      None where the goal was not reached, or by too few trials for an upper end: their lower end
+      would rest on the distance between two or three of them.
     """
     if result["status"] != "reached":
         return None
-    steps = [trial["steps_to_target"] for trial in result["trials"]]
-    low, high = fewest_interval(steps, before=result["resolution"][0])
-    return max(1, math.floor(low)), int(high) if high < math.inf else None
+    trials = result["trials"]
+    missed = [trial["stopped_at_step"] for trial in trials if trial["outcome"] == "missed"]
+    low, high = fewest_interval(
+        [trial["steps_to_target"] for trial in trials],
+        until=min(missed, default=math.inf),
+        before=result["resolution"][0],
+    )
+    return None if high == math.inf else (max(1, math.floor(low)), int(high))
 
 
 def _spread(crossed, before):

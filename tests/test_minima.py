@@ -67,7 +67,9 @@ def test_it_holds_the_median_of_fresh_searches(outcome, grid, missed):
     for logs in draw(rng, (300, trials)):
         steps = np.where(rng.uniform(size=trials) < missed, np.inf, take(logs))
         steps[steps > margin * steps.min()] = np.inf
-        low, high = fewest_interval(steps, before=steps.min() / 1.08 if grid else None)
+        first = steps.min()
+        before = first / 1.08 if grid else None
+        low, high = fewest_interval(steps, until=margin * first, before=before)
         held.append(low <= truth <= high)
     assert np.mean(held) > 0.9
 
@@ -89,6 +91,19 @@ def test_few_crossings():
     wider = fewest_interval([500, 600, 720, *missed])[0]
     assert low < wider < 400
     assert fewest_interval([500, 600, 720, 864, *missed])[1] == 864
+
+
+def test_a_spacing_cut_short_widens_it():
+    """Yule process: births over the time that all lines lived, the last time included."""
+    steps, missed = [HUGE, 1.1 * HUGE, 1.2 * HUGE, 1.3 * HUGE], [None] * 60
+    low, high = fewest_interval(steps + missed)
+    cut_low, cut_high = fewest_interval(steps + missed, until=1.5 * HUGE)
+    logs = np.log([1.1, 1.2 / 1.1, 1.3 / 1.2, 1.5 / 1.3])
+    ratio = math.log(HUGE / cut_low) / math.log(HUGE / low)
+    assert ratio == pytest.approx(logs @ [1, 2, 3, 4] / (logs[:3] @ [1, 2, 3]))
+    assert cut_high == high == steps[3]
+    beyond = fewest_interval([*steps, 1.6 * HUGE, *missed[1:]], until=1.5 * HUGE)
+    assert beyond == pytest.approx((cut_low, cut_high))
 
 
 def test_ties_leave_an_interval():
@@ -121,8 +136,10 @@ def test_of_a_record():
     steps = sorted(t["steps_to_target"] for t in result["trials"] if t["steps_to_target"])
     assert isinstance(low, int) and 1 <= low < steps[0] == result["steps_to_target"]
     assert high == steps[3]
-    only = [t | {"steps_to_target": 48 if k == 0 else None} for k, t in enumerate(result["trials"])]
-    assert interval_of(result | {"trials": only}) == (1, None)
+    few = [t | {"steps_to_target": None} for t in result["trials"] if t["outcome"] == "missed"]
+    reached = [t for t in result["trials"] if t["outcome"] == "reached"]
+    assert interval_of(result | {"trials": few + reached[:3]}) is None
+    assert interval_of(result | {"trials": few + reached[:4]}) is not None
     assert interval_of(result | {"status": "met_at_start"}) is None
 
 

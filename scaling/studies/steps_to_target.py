@@ -179,14 +179,14 @@ def summarize(results: dict[str, dict[str, Any]]) -> str:
     rows = [head]
     for name, result in results.items():
         step, repeats = result["steps_to_target"], [r["steps_to_target"] for r in result["repeats"]]
-        low, high = interval_of(result) or (None, None)
+        interval = interval_of(result)
         best = {k: v for k, v in (result["best"] or {}).items() if k != "effective_learning_rate"}
         counts = result["counts"]
         rows.append(
             (
                 name,
                 f"{step:,}" if step is not None else _beyond(result["censored_at"]),
-                f"{low:,} to {'-' if high is None else format(high, ',')}" if low else "-",
+                "{:,} to {:,}".format(*interval) if interval else "-",
                 f"{step * result['global_batch']:,}" if step is not None else "-",
                 " ".join("-" if s is None else f"{s:,}" for s in repeats) or "-",
                 f"{counts['reached']}/{sum(counts.values())}",

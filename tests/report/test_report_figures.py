@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -109,30 +110,36 @@ def test_no_curve_where_there_are_too_few_points(tmp_path):
     assert len(lines(axes, "o")) == 2 and not axes.collections
 
 
-def test_an_interval_without_an_upper_end_is_an_arrow(tmp_path):
+def bars(axes):
+    return [
+        [*line.get_ydata()]
+        for line in axes.lines
+        if len(set(line.get_xdata())) == 1 < len(line.get_xdata())
+    ]
+
+
+def test_too_few_trials_that_reached_have_no_bar(tmp_path):
     write_workdir(tmp_path, (8, 64), trials=12)
     keep_reached(tmp_path / "bs8", 3)
     keep_reached(tmp_path / "bs64", 4)
-    [axes] = figures.steps_to_target([read_study(tmp_path)]).axes
-    assert [text.arrow_patch is not None for text in axes.texts] == [True]
+    study = read_study(tmp_path)
+    few, enough = study.points
+    assert few.steps_interval is None
+    [axes] = figures.steps_to_target([study]).axes
+    assert [*enough.steps_interval] in bars(axes)
+    [points] = [t for t in interactive.steps_to_target([study])["data"] if "error_y" in t]
+    assert points["error_y"]["array"][0] == points["error_y"]["arrayminus"][0] == 0
+    below = enough.steps_to_target - enough.steps_interval[0]
+    assert points["error_y"]["arrayminus"][1] == below > 0
 
 
 def test_a_lower_end_far_below_runs_out_of_the_figure(tmp_path):
     write_workdir(tmp_path, (8, 64), trials=12)
-    keep_reached(tmp_path / "bs8", 2)
+    keep_reached(tmp_path / "bs8", 4)
     study = read_study(tmp_path)
-    far, near = study.points
-    assert far.steps_interval[0] < far.steps_to_target / analysis.FAR_BELOW
-    assert near.steps_to_target / analysis.FAR_BELOW < near.steps_interval[0]
-    extent = analysis.steps_extent(study)
-    assert far.steps_to_target / analysis.FAR_BELOW in extent and near.steps_interval[0] in extent
-    assert far.steps_interval[0] not in extent
-    [axes] = figures.steps_to_target([study]).axes
-    bars = [[*line.get_ydata()] for line in axes.lines if [*line.get_xdata()] == [64, 64]]
-    assert bars == [[*near.steps_interval]]
-    [points] = [t for t in interactive.steps_to_target([study])["data"] if "error_y" in t]
-    below = points["error_y"]["arrayminus"]
-    assert below == [p.steps_to_target - p.steps_interval[0] for p in study.points]
+    far = dataclasses.replace(study.points[0], steps_interval=(1, 500))
+    extent = analysis.steps_extent(dataclasses.replace(study, points=[far, study.points[1]]))
+    assert far.steps_to_target / analysis.FAR_BELOW in extent and 1 not in extent
 
 
 def test_colours_and_goals_tell_several_studies_apart(three, tmp_path):

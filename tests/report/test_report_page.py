@@ -64,8 +64,7 @@ def test_the_page_shows_the_numbers_of_the_records(report, workdir):
             assert f"not reached in {point.censored_at:,}" in cells
             continue
         low, high = interval_of(point.directory.result)
-        interval = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
-        assert f"{point.steps_to_target:,} ({interval})" in cells
+        assert f"{point.steps_to_target:,} ({low:,} to {high:,})" in cells
         assert f"{point.examples:,}" in cells
         for value in (point.epochs, *point.best.values()):
             assert number(value) in cells

@@ -28,7 +28,6 @@ from scaling.report.kinds.steps_to_target.wording import measure_text
 from scaling.report.wording import parameter_text
 
 MAX_PANELS = 12
-OPEN_ENDED = 1.7  # an interval without an upper end is drawn up to this multiple of the steps
 FAR_BELOW = 4  # intervals that begin lower than the steps over this run out of the figure
 NARROW = 0.13  # of the axis: the name of a regime does not fit above it
 LOG_SCALES = ("log", "reverse_log")
@@ -113,10 +112,10 @@ def steps_extent(study: Study) -> list[float]:
     """Everything that the axis of steps must hold."""
     extent = [point.censored_at for point in censored_points(study)]
     for point in reached_points(study):
-        low, high = point.steps_interval
-        high = point.steps_to_target * OPEN_ENDED if high is None else high
-        low = max(low, point.steps_to_target / FAR_BELOW)
-        extent += [low, high, point.steps_to_target, *point.repeat_steps]
+        extent += [point.steps_to_target, *point.repeat_steps]
+        if point.steps_interval:
+            low, high = point.steps_interval
+            extent += [max(low, point.steps_to_target / FAR_BELOW), high]
     fit, _ = fit_of(study)
     if fit:  # what it says of censored batches, as far as that leaves room for the others
         batches = [point.global_batch for point in shown_points(study)]

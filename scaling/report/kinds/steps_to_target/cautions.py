@@ -49,10 +49,10 @@ def _of_point(point, least):
             f"more trials find fewer steps; the curve is fitted to what {count(least)} of them "
             "find on average."
         )
-    if point.reached and point.steps_interval[1] is None:
+    if point.reached and not point.steps_interval:
         yield (
             f"only {count(point.counts['reached'])} of {count(len(point.trials))} trials reached "
-            "the goal, too few for an upper end of the interval; run more trials."
+            "the goal, too few for an interval; run more trials or raise target.margin."
         )
     if point.reached and point.repeats and not point.repeat_steps:
         yield "no repeat of the best trial reached the goal; its steps were luck."

@@ -32,7 +32,6 @@ from scaling.report.drawing import (
 )
 from scaling.report.kinds.steps_to_target import analysis
 from scaling.report.kinds.steps_to_target.analysis import (
-    OPEN_ENDED,
     censored_points,
     fit_of,
     perfect_scaling,
@@ -92,22 +91,12 @@ def _draw_steps(axes: Axes, study: Study, color: str, marker: str) -> None:
     for point in reached:
         beside = [1.1 * point.global_batch] * len(point.repeat_steps)
         axes.plot(beside, point.repeat_steps, ".", ms=4, mew=0, alpha=0.6, color=color)
-        _draw_interval(axes, point, color)
+        if point.steps_interval:
+            axes.plot([point.global_batch] * 2, point.steps_interval, lw=1, color=color)
     for point in reached:
         axes.plot(point.global_batch, point.steps_to_target, marker, c=color, mec="w", mew=0.5)
     for point in censored:
         axes.plot(point.global_batch, point.censored_at, "^", ms=7, mfc="none", mec=color, mew=1.2)
-
-
-def _draw_interval(axes, point, color):
-    """A bar; an arrow where it has no upper end."""
-    low, high = point.steps_interval
-    if high is not None:
-        axes.plot([point.global_batch] * 2, [low, high], lw=1, color=color)
-        return
-    top = (point.global_batch, point.steps_to_target * OPEN_ENDED)
-    arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", top, (point.global_batch, low), arrowprops=arrow)
 
 
 def _mark_turns(axes, study, color):

@@ -18,7 +18,6 @@ from scaling.report.drawing import (
 )
 from scaling.report.kinds.steps_to_target import analysis
 from scaling.report.kinds.steps_to_target.analysis import (
-    OPEN_ENDED,
     censored_points,
     fit_of,
     perfect_scaling,
@@ -130,11 +129,12 @@ def _points(study, color, symbol, label):
 
 
 def _error_bars(points, color):
-    intervals = [(p.steps_to_target, *p.steps_interval) for p in points]
+    around = [p.steps_interval or [p.steps_to_target] * 2 for p in points]
+    intervals = [(p.steps_to_target, *ends) for p, ends in zip(points, around, strict=True)]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [(high or OPEN_ENDED * steps) - steps for steps, _, high in intervals],
+        "array": [high - steps for steps, _, high in intervals],
         "arrayminus": [steps - low for steps, low, _ in intervals],
         "color": color,
         "thickness": 1.2,

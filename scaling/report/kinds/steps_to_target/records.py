@@ -56,7 +56,7 @@ class Point:
     goal: float
     steps_to_target: int | None
     resolution: list[int] | None
-    steps_interval: tuple[int, int | None] | None  # worked out from the trials
+    steps_interval: tuple[int, int] | None  # worked out from the trials; None: too few reached
     censored_at: int | None
     budget_steps: int
     stopped_at_step: int

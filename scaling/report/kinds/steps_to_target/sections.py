@@ -53,8 +53,8 @@ def _steps(studies):
     caption = (
         f"Optimizer steps to {shared_goal(studies)} against the global batch, log2 axes. A point "
         "is the fewest steps of all trials at its batch size; its bar is the 95% interval of what "
-        "searches of this many trials come to (their median), and goes on where it has no upper "
-        "end; small marks are the best trial again under fresh seeds. Dashed: steps in proportion "
+        "searches of this many trials come to (their median), where enough of them reached the "
+        "goal; small marks are the best trial again under fresh seeds. Dashed: steps in proportion "
         "to 1 / batch, from the smallest batch that reached the goal."
     )
     if any(censored_points(study) for study in studies):

@@ -5,12 +5,9 @@ from scaling.report.kinds.steps_to_target.records import Point, Study
 from scaling.report.wording import NOTHING, number, parameter_text
 
 
-def interval_text(interval: tuple[int, int | None] | None) -> str:
-    """26 to 31, or 26 or more."""
-    if interval is None:
-        return NOTHING
-    low, high = interval
-    return f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+def interval_text(interval: tuple[int, int] | None) -> str:
+    """26 to 31."""
+    return "{:,} to {:,}".format(*interval) if interval else NOTHING
 
 
 def goal_text(study: Study | Point) -> str:
