@@ -92,6 +92,12 @@ def test_advice(folder):
             (),
             "(1397, 8, 8, 1), and (1400, 8, 8, 1) is registered",
         ),
+        (
+            "images[ROWS[split]], digits",
+            "None, None, digits",
+            (),
+            "load gives a tuple of 3; return",
+        ),
         ("num_classes: int", "classes: int = 10", (), "no field `num_classes: int`"),
         ("features=8)\n", "feature=8)\n", (), "did you mean 'features'"),
         ("", "", ("--config.model.feature=16",), "did you mean 'features'"),

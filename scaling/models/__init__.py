@@ -88,9 +88,10 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
             values = {"train": train, "positions": positions}
             named = {k: values[k] for k in passed}
             logits = call_users(f"model {name!r}", super().__call__, x, **named)
-            if logits.shape != (len(x), self.num_classes):
+            shape = getattr(logits, "shape", type(logits).__name__)
+            if shape != (len(x), self.num_classes):
                 raise UserError(
-                    f"Model {name!r} returns {logits.shape} for {len(x)} examples of "
+                    f"Model {name!r} returns {shape} for {len(x)} examples of "
                     f"{self.num_classes} classes; return logits [N, num_classes]."
                 )
             if self.variables.get("batch_stats") and not (

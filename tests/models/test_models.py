@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scaling import models
-from scaling.errors import UserError
+from scaling.errors import UserCodeError, UserError
 from scaling.models import build_model, couples_examples, ghost_batch_of, model_options, register
 from scaling.models.norm import make_norm
 
@@ -200,6 +200,13 @@ class Linear(nn.Module):
         return nn.Dense(self.num_classes)(self.scale * x.reshape(len(x), -1))
 
 
+class Broken(Linear):
+    how: str = "raises"
+
+    def __call__(self, x):
+        return None if self.how == "none" else [][len(x)]
+
+
 class Everything(nn.Module):
     num_classes: int
     widths: tuple[int, ...] = (4,)
@@ -235,6 +242,15 @@ def test_a_bare_class_is_adapted_and_keeps_its_parameters(table):
     assert model.axis_name == "batch" and model.clone(axis_name=None).axis_name is None
     assert not couples_examples(model) and ghost_batch_of(model, 6) is None
     assert type(model).__name__ == "Linear"  # what repr shows
+
+
+def test_what_a_model_raises_keeps_its_traceback(table):
+    register("broken", Broken)
+    with pytest.raises(UserCodeError, match="Your model 'broken' raised IndexError: ") as caught:
+        build_model("broken", 3).init(jax.random.key(0), X, train=False)
+    assert f'File "{__file__}"' in caught.value.traceback
+    with pytest.raises(UserError, match="returns NoneType for 6 examples of 3 classes"):
+        build_model("broken", 3, how="none").init(jax.random.key(0), X, train=False)
 
 
 def test_a_class_that_takes_everything_gets_it(table):
