@@ -124,7 +124,7 @@ def workers_for(config, workdir: Path) -> int:
 
 
 def set_up_jax(devices: int | None) -> None:
-    """Simulated devices, if asked for, and the cache of compiled programs."""
+    """Simulated devices, if asked for; 32-bit numbers; and the cache of compiled programs."""
     import jax
 
     from scaling.data.sources import cache_dir
@@ -133,6 +133,8 @@ def set_up_jax(devices: int | None) -> None:
     if devices:
         split_cpu(devices)
         jax.config.update("jax_platforms", "cpu")
+    # Training is in float32 by design: an environment's JAX_ENABLE_X64 must change no number.
+    jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

@@ -1,11 +1,13 @@
 """How often the 95% intervals of `scaling.noise.noise_scale` hold the truth, and their rivals'.
 
-    python benchmarks/noise_coverage.py [--draws=500] [--name=RESULT]
+    python benchmarks/noise_coverage.py [--draws=500] [--name=RESULT] [--only=TEXT]
 
 Every step gives eight shards' gradients of known mean and covariance; their mean squared norm and
 the squared norm of their mean go through `estimate`. Settings: examples per shard, steps, how far
 B_simple is beyond the batch, the spectrum of the covariance (a few directions make the norms
-heavy-tailed), and |G|^2 constant, falling, or wandering over training with tr(Sigma) constant.
+heavy-tailed), |G|^2 constant, falling, or wandering over training with tr(Sigma) constant, and the
+correlation of successive steps' gradients. `--only` measures the settings whose |G|^2 has that text
+in its name again, and keeps the others' rows of the result.
 
 The truth is the average tr(Sigma) over the average |G|^2 of the steps of the run. Where |G|^2
 wanders, "all_runs" is the coverage of what the average over all such runs would give, which no
@@ -18,11 +20,12 @@ measurements ("independent"); the ratio +- t standard errors by the delta method
 """
 
 import argparse
+import json
 import zlib
 
 import numpy as np
-from common import machine, write
-from scipy import stats
+from common import ROOT, machine, write
+from scipy import signal, stats
 
 from scaling.noise import BLOCKS, estimate, noise_scale
 
@@ -52,6 +55,9 @@ def settings():
             yield 2000, 128, steps, USUAL, course
     for memory in (3, 10, 30, 100, 1000):
         yield 2000, 128, 1000, USUAL, f"wanders, memory {memory}"
+    for correlation in (0.5, 0.9, 0.98):
+        for steps in (50, 1000):
+            yield 2000, 128, steps, USUAL, f"constant, gradients correlate {correlation}"
 
 
 def paths(rng, course, draws, steps):
@@ -63,6 +69,7 @@ def paths(rng, course, draws, steps):
         for t in range(1, steps):
             logs[:, t] = keep * logs[:, t - 1] + (1 - keep**2) ** 0.5 * logs[:, t]
         return np.exp(0.7 * logs - 0.7**2 / 2)
+    course = course.partition(",")[0]
     path = {
         "constant": np.ones(steps),
         "falls by e^4": np.exp(-4 * time / steps),
@@ -71,20 +78,34 @@ def paths(rng, course, draws, steps):
     return np.broadcast_to(path, (draws, steps))
 
 
-def measurements(rng, path, b_simple, shard, spectrum):
+def measurements(rng, path, b_simple, shard, spectrum, correlation=0.0):
     """Estimates of |G|^2 and tr(Sigma), [draws, steps] each.
 
     In the eigenbasis of Sigma; G has a share in every direction, like the variance. The scatter of
-    the shards about their mean is independent of that mean and chi-squared.
+    the shards about their mean is independent of that mean and chi-squared. With a `correlation`
+    the noise of every shard's gradient goes on from step to step, autoregressive of order one.
     """
     values = b_simple * spectrum / spectrum.sum()
     batch = SHARDS * shard
     big, scatter = np.zeros(path.shape), np.zeros(path.shape)
     for value in values:
         mean = np.sqrt(path * value / b_simple)
-        big += (mean + np.sqrt(value / batch) * rng.standard_normal(path.shape)) ** 2
-        scatter += value / batch * rng.chisquare(SHARDS - 1, path.shape)
+        big += (mean + np.sqrt(value / batch) * _normal(rng, path.shape, correlation)) ** 2
+        if correlation:
+            squares = sum(_normal(rng, path.shape, correlation) ** 2 for _ in range(SHARDS - 1))
+        else:
+            squares = rng.chisquare(SHARDS - 1, path.shape)
+        scatter += value / batch * squares
     return estimate(big + scatter, big, shard, batch)
+
+
+def _normal(rng, shape, correlation):
+    """Standard normal numbers, each step's correlated with the last one's."""
+    drawn = rng.standard_normal(shape)
+    if not correlation:
+        return drawn
+    drawn[:, 1:] *= (1 - correlation**2) ** 0.5
+    return signal.lfilter([1.0], [1.0, -correlation], drawn)
 
 
 def ours(measured, truth):
@@ -140,7 +161,8 @@ def measure(b_simple, shard, steps, spectrum, course, draws):
     # A seed of its own for each setting: a new setting leaves the others' numbers as they are.
     rng = np.random.default_rng(zlib.crc32(repr(setting).encode()))
     path = paths(rng, course, draws, steps)
-    measured = measurements(rng, path, b_simple, shard, SPECTRA[spectrum])
+    correlation = float(course.split()[-1]) if "correlate" in course else 0.0
+    measured = measurements(rng, path, b_simple, shard, SPECTRA[spectrum], correlation)
     truth = b_simple / path.mean(1)
     row = dict(
         zip(("b_simple", "per_shard", "steps", "spectrum", "grad_sq_norm"), setting, strict=True)
@@ -158,11 +180,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--name", default="noise_coverage")
+    parser.add_argument("--only", default="")
     options = parser.parse_args()
     rows = []
+    if options.only:
+        kept = json.loads((ROOT / "benchmarks/results" / f"{options.name}.json").read_text())
+        rows = [row for row in kept["settings"] if options.only not in row["grad_sq_norm"]]
     for setting in settings():
-        rows.append(measure(*setting, options.draws))
-        print(rows[-1], flush=True)
+        if options.only in setting[-1]:
+            rows.append(measure(*setting, options.draws))
+            print(rows[-1], flush=True)
     write(options.name, {"machine": machine(), "draws": options.draws, "settings": rows})
 
 

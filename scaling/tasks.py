@@ -73,7 +73,9 @@ def _classification(logits, labels, smoothing):
     target = jax.nn.one_hot(labels, classes)
     # (1 - s) on the true class and s / (K - 1) elsewhere, s possibly traced.
     target = target * (1.0 - smoothing) + (1.0 - target) * smoothing / (classes - 1)
+    # The largest of logits that are not numbers is the first, which may be the right one.
+    wrong = (logits.argmax(-1) != labels) | ~jnp.isfinite(logits).all(-1)
     return {
         "loss": optax.softmax_cross_entropy(logits, target),
-        "error": (logits.argmax(-1) != labels).astype(jnp.float32),
+        "error": wrong.astype(jnp.float32),
     }

@@ -69,6 +69,36 @@ def test_a_run_and_its_record(config, tmp_path):
     assert code == 2 and "optim.base_lr: 0.05 there, 0.1 here" in err
 
 
+STUDIES = """
+from scaling.config import default_config, model_config
+
+def get_config(study):
+    c = default_config(study)
+    c.global_batch, c.duration, c.eval.every = 32, "4 steps", "2 steps"
+    c.model = model_config("mlp", widths=(8,), norm="batch")
+    if study == "steps_to_target":
+        c.search.trials, c.target.budget, c.target.repeats = 2, ("6 steps",), 1
+        c.target.goal = 0.85
+    elif study == "accuracy":
+        c.batch_sizes, c.optim.base_batch, c.recipes.seeds = (32, 64), 32, 2
+        c.recipes.warmup = "1 step"
+    return c
+"""
+
+
+@pytest.mark.parametrize("study", ["train", "steps_to_target", "accuracy"])
+def test_64_bit_mode_of_the_environment_changes_no_number(tmp_path, study):
+    (tmp_path / "study.py").write_text(STUDIES)
+    for bits in ("0", "1"):
+        arguments = f"--config={tmp_path / 'study.py'}:{study}", f"--workdir={tmp_path / bits}"
+        code, _, err = launch(*arguments, "--workers=1", JAX_ENABLE_X64=bits)
+        assert code == 0 and "Traceback" not in err, err
+    records = sorted(path.relative_to(tmp_path / "0") for path in tmp_path.glob("0/*/*.jsonl"))
+    assert records
+    for record in records:
+        assert (tmp_path / "1" / record).read_bytes() == (tmp_path / "0" / record).read_bytes()
+
+
 def test_default_workdir_is_readable_and_the_same_again(config, tmp_path):
     arguments = (f"--config={config}:short", "--config.seed=3", "--config.eval.test=False")
     code, _, err = launch(*arguments, cwd=tmp_path)

@@ -122,6 +122,18 @@ def test_far_beyond_the_batch_there_is_a_lower_bound_and_no_number(steps):
     assert sum((e.low or 0) <= 25_600 <= (e.high or math.inf) for e in found) > 180
 
 
+def test_among_series_that_are_only_just_resolved_the_ratio_is_too_low():
+    """Those are resolved whose |G|^2 came out large. The interval holds the truth all the same."""
+    rng = np.random.default_rng(8)
+    drawn = rng.standard_normal((2, 1000, 50))
+    # The error of the mean |G|^2 is half of it: 2.09 of them are the t that resolves.
+    found = [noise_scale(1 + 0.5 * 50**0.5 * a, 100 + b) for a, b in zip(*drawn, strict=True)]
+    resolved = [e for e in found if e.resolved]
+    assert 0.4 < len(resolved) / 1000 < 0.6
+    assert 0.7 < np.median([e.noise_scale for e in resolved]) / 100 < 0.9
+    assert sum((e.low or 0) <= 100 <= (e.high or math.inf) for e in found) > 930
+
+
 @pytest.mark.parametrize("fall", [4.0, 50.0])
 def test_a_trend_is_part_of_the_average_and_not_noise(fall):
     """|G|^2 falls by e^fall."""

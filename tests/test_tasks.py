@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +44,21 @@ def test_smoothing_may_be_traced():
 
     stacked = jax.vmap(loss)(jnp.array([0.0, 0.3]))
     np.testing.assert_allclose(stacked, [loss(0.0), loss(0.3)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_wrong_whatever_the_label(bad):
+    class Spoiled(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train, positions=None):
+            return x.reshape(len(x), -1)
+
+    rows = np.float32([[2, 1, 0], [2, 1, 0], [bad, 1, 0], [bad, 1, 0], [2, 1, bad], [bad] * 3])
+    batch = {"image": rows[:, None, None], "label": jnp.array([0, 1, 0, 1, 0, 0])}
+    task = Classification(Spoiled(), (1, 1, 3))
+    trained, _ = task.train_metrics(
+        {}, {}, batch, jnp.arange(6), jax.random.key(0), {"label_smoothing": 0.0}
+    )
+    for metrics in (trained, task.eval_metrics({}, {}, batch)):
+        np.testing.assert_array_equal(metrics["error"], [0, 1, 1, 1, 1, 1])
+        np.testing.assert_array_equal(np.isfinite(metrics["loss"]), [True] * 2 + [False] * 4)

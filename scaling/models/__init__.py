@@ -6,17 +6,20 @@ float32 logits [N, num_classes].
 """
 
 import dataclasses
+import functools
 import inspect
+import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.models.alexnet import GROUPS, AlexNet
 from scaling.models.cnn import SIZES, ShallowCNN, SimpleCNN
 from scaling.models.mlp import MLP
-from scaling.models.norm import KINDS
+from scaling.models.norm import FEWEST_VALUES, KINDS, GhostBatchNorm, GroupNorm, groups_of
 from scaling.models.resnet import ResNet
 from scaling.models.vgg import LAYERS, VGG
 
@@ -174,3 +177,57 @@ def ghost_batch_of(model: nn.Module, global_batch: int) -> int | None:
 def couples_examples(model: nn.Module) -> bool:
     """Whether an example's gradient depends on the others of its batch, as with batch norm."""
     return getattr(model, "norm", "none") in ("batch", "ghost")
+
+
+def check_statistics(
+    model: nn.Module, image_shape: tuple[int, int, int], global_batch: int
+) -> None:
+    """Every normalisation in training is over `FEWEST_VALUES` or more; asks nothing of the devices.
+
+    Raises:
+      UserError: one is over fewer.
+    """
+    kind, group = getattr(model, "norm", "none"), ghost_batch_of(model, global_batch)
+    if kind == "none" or (group is not None and not 1 <= group < FEWEST_VALUES):
+        return
+    for name, shape in _normalised(model, image_shape):
+        *places, channels = shape
+        places = math.prod(places)
+        values = (group or channels // groups_of(channels)) * places
+        if values >= FEWEST_VALUES:
+            continue
+        over = f"{channels} channels are {groups_of(channels)} groups"
+        remedy = "more channels, larger images"
+        if group:
+            over = f"{group} example{'s' * (group > 1)} share statistics"
+            key = "global_batch" if kind == "batch" else "model.ghost_batch"
+            remedy = f"a {key} of {-(-FEWEST_VALUES // places)} or more"
+        raise UserError(
+            f"model.norm is {kind!r}, and in {name} {over} and a channel has {places} "
+            f"place{'s' * (places > 1)}: statistics of {values} value{'s' * (values > 1)}, after "
+            f"which nothing can be learned. At least {FEWEST_VALUES} are needed; use {remedy}, or "
+            "another norm."
+        )
+
+
+def smallest_group(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Examples that must share statistics at least, see `check_statistics`."""
+    fewest = [math.prod(shape[:-1]) for _, shape in _normalised(model, image_shape)]
+    return -(-FEWEST_VALUES // min(fewest, default=FEWEST_VALUES))
+
+
+def _normalised(model, image_shape):
+    """(name, shape of one example, channels last) of every normalisation."""
+    found = []
+
+    def look(call, args, kwargs, context):
+        if isinstance(context.module, GhostBatchNorm | GroupNorm):
+            found.append(("/".join(context.module.path), args[0].shape[1:]))
+        return call(*args, **kwargs)
+
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(look):
+        jax.eval_shape(
+            functools.partial(model.init, train=False), jax.eval_shape(jax.random.key, 0), image
+        )
+    return found

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 KINDS = ("none", "batch", "ghost", "group")
+# Normalising n values takes out their mean and their scale. Of two that leaves nothing but a sign,
+# through which no gradient passes, and of one, nothing.
+FEWEST_VALUES = 3
 
 
 class Identity(nn.Module):
@@ -36,8 +39,13 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
-        groups = next(g for g in range(min(32, x.shape[-1]), 0, -1) if x.shape[-1] % g == 0)
+        groups = groups_of(x.shape[-1])
         return nn.GroupNorm(groups, scale_init=self.scale_init, dtype=self.dtype)(x)
+
+
+def groups_of(channels: int) -> int:
+    """Groups that `GroupNorm` divides so many channels into."""
+    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
 
 
 class GhostBatchNorm(nn.Module):
@@ -48,6 +56,10 @@ class GhostBatchNorm(nn.Module):
     average over all groups of the global batch, in order:
 
         running <- momentum^k running + sum_i momentum^(k-i) (1 - momentum) statistic_i
+
+    They start at zero, and so does `weight`, the same average of 1. Evaluation divides by it, as
+    Adam does by 1 - beta^t (Kingma and Ba 2014, section 3): after few groups the plain average
+    would tell mostly of where it started. Before the first group the mean is 0 and the variance 1.
 
     A device knows only its own groups. It keeps an estimate in which those count `devices` times,
     so the mean of the devices' estimates, taken once per update with the gradients, is exact.
@@ -72,7 +84,8 @@ class GhostBatchNorm(nn.Module):
         """x: [N, ..., C], rows of one microbatch on this device."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        running_var = self.variable("batch_stats", "var", jnp.zeros, channels)
+        running_weight = self.variable("batch_stats", "weight", jnp.zeros, ())
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
@@ -81,8 +94,12 @@ class GhostBatchNorm(nn.Module):
             decay = self.momentum**count
             running_mean.value = decay * running_mean.value + weights @ mean
             running_var.value = decay * running_var.value + weights @ var
+            running_weight.value = decay * running_weight.value + weights.sum()
         else:
-            mean, var = running_mean.value[None], running_var.value[None]
+            weight = running_weight.value
+            total = jnp.where(weight > 0, weight, 1.0)
+            mean = running_mean.value[None] / total
+            var = jnp.where(weight > 0, running_var.value[None] / total, 1.0)
 
         groups = mean.shape[0]
         grouped = x.reshape(groups, -1, channels).astype(jnp.float32)

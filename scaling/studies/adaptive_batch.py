@@ -112,6 +112,13 @@ def check(config: ConfigDict) -> None:
     info = data_info(config.data)
     if info.streaming:
         raise UserError(f"{info.name} is streamed; this study needs a data set in memory.")
+    largest, size = max(_possible_batches(config)), info.sizes["train"]
+    if largest > size:
+        raise UserError(
+            f"The batch may come to {largest:,}, which holds the {size:,} training examples more "
+            "than once, and tells no noise scale; lower adaptive.largest or adaptive.batches to "
+            f"{size:,}."
+        )
     for batch in _possible_batches(config):
         point_at(config, batch)
     sources.check_available(info.name, config.data.dir)

@@ -191,7 +191,7 @@ def _options(config, point, curve, measured, network):
         wanted.batches or powers,
         wanted.price,
         wanted.overlap,
-        multiple=smallest,
+        multiple=config.model.ghost_batch if config.model.get("norm") == "ghost" else 1,
         # Statistics over the global batch need a device's share in one microbatch.
         accumulate=config.model.get("norm") != "batch",
     )

@@ -66,7 +66,9 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     goals = sorted(config.pareto.goals, reverse=True)
     rows = read_metrics(run.path, target.split)
     tracked = {"noise_scale": None, "status": None}
-    if result["steps_to_target"] and config.global_batch > 1:
+    # One example has no parts, and a batch above the training set holds examples more than once.
+    divisible = 1 < config.global_batch <= data_info(config.data).sizes["train"]
+    if result["steps_to_target"] and divisible:
         again = tracked_config(config, result)
         tracked = train_inside(again, run, f"{name} tracked", signals)
     crossings = [_crossing(rows, target.metric, goal, config.global_batch) for goal in goals]

@@ -15,7 +15,7 @@ from scaling.config import checked, given
 from scaling.data import resident, sources
 from scaling.errors import UserError, look_up, refuse_unread
 from scaling.limits import RATE
-from scaling.models import build_model, ghost_batch_of
+from scaling.models import build_model, check_statistics, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES, WARMUPS
@@ -109,7 +109,16 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
             "it is read; set it to 'none'."
         )
 
+    if config.noise_scale and config.global_batch > info.sizes["train"]:
+        raise UserError(
+            f"noise_scale compares parts of a batch as independent examples, and a batch of "
+            f"{config.global_batch:,} holds the {info.sizes['train']:,} training examples more "
+            f"than once; use batches of at most {info.sizes['train']:,}, or set noise_scale to "
+            "False."
+        )
+
     task = task_of(config, info)
+    check_statistics(task.model, info.image_shape, config.global_batch)
     steps = lambda duration: durations.to_steps(duration, config.global_batch, info.sizes["train"])
     total_steps = steps(config.duration)
     if total_steps < 1:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +13,10 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from scaling.errors import UserError
+from scaling.models import smallest_group
 from scaling.train import planning
 from scaling.train.feed import make_feed
-from scaling.train.point import Point, resolve
+from scaling.train.point import Point, data_info, resolve, task_of
 from scaling.train.step import AXIS, init_state, on_devices, replicate, shard
 
 REPEATS = 3
@@ -58,8 +60,8 @@ def alone(config: ConfigDict, per_device_batch: int, micro_batch: int | None = N
 
 
 def memory(config: ConfigDict, largest: int) -> list[Fit]:
-    """Powers of two of the smallest batch that the model allows, one example or one ghost batch, in
-    one microbatch, up to the first that does not fit or to `largest`; nothing runs.
+    """Powers of two of the smallest batch that the model allows, `smallest_batch`, in one
+    microbatch, up to the first that does not fit or to `largest`; nothing runs.
 
     Raises:
       UserError: `largest` is below a ghost batch.
@@ -67,7 +69,7 @@ def memory(config: ConfigDict, largest: int) -> list[Fit]:
     smallest = smallest_batch(config)
     if largest < smallest:
         raise UserError(
-            f"The largest batch to try is {largest} and a ghost batch is {smallest}; try more."
+            f"The largest batch to try is {largest} and the smallest {smallest}; try more."
         )
     rows = []
     for exponent in range((largest // smallest).bit_length()):
@@ -82,9 +84,15 @@ def memory(config: ConfigDict, largest: int) -> list[Fit]:
 
 
 def smallest_batch(config: ConfigDict) -> int:
-    """What all batches of the model are multiples of: its ghost batch, or 1."""
-    ghost = config.model.get("norm") == "ghost"
-    return config.model.ghost_batch if ghost else 1
+    """The first batch to try: a ghost batch, what batch norm needs as a power of two, or 1."""
+    norm = config.model.get("norm")
+    if norm == "ghost":
+        return config.model.ghost_batch
+    if norm != "batch":
+        return 1
+    info = data_info(config.data)
+    fewest = smallest_group(task_of(config, info).model, info.image_shape)
+    return 2 ** math.ceil(math.log2(fewest))
 
 
 def _bytes(point):

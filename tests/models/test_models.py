@@ -9,8 +9,15 @@ import pytest
 
 from scaling import models
 from scaling.errors import UserCodeError, UserError
-from scaling.models import build_model, couples_examples, ghost_batch_of, model_options, register
-from scaling.models.norm import make_norm
+from scaling.models import (
+    build_model,
+    check_statistics,
+    couples_examples,
+    ghost_batch_of,
+    model_options,
+    register,
+)
+from scaling.models.norm import GhostBatchNorm, GroupNorm, make_norm
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 
@@ -178,6 +185,68 @@ def test_which_examples_interact():
     assert ghost_batch_of(build_model("resnet", 10, norm="batch"), 64) == 64
     assert ghost_batch_of(build_model("resnet", 10, norm="ghost", ghost_batch=8), 64) == 8
     assert ghost_batch_of(build_model("resnet", 10, norm="group"), 64) is None
+
+
+@pytest.mark.parametrize(
+    "name, options, batch, shape, words",
+    [
+        ("mlp", {"widths": (64, 32), "norm": "group"}, 64, CIFAR, "GroupNorm_0 64 channels are 32"),
+        ("mlp", {"widths": (96, 31), "norm": "group"}, 64, CIFAR, "statistics of 1 value, after"),
+        ("shallow_cnn", {"norm": "group"}, 64, (1, 1, 3), "GroupNorm_0 64 channels are 32"),
+        ("resnet", {"norm": "group"}, 64, (4, 4, 3), "stage3_block1/GroupNorm_0"),
+        ("alexnet", {"norm": "group"}, 64, (57, 57, 3), None),
+        ("mlp", {"norm": "batch"}, 1, CIFAR, "a global_batch of 3 or more"),
+        ("mlp", {"norm": "batch"}, 2, CIFAR, "2 examples share statistics"),
+        ("mlp", {"norm": "ghost", "ghost_batch": 2}, 64, CIFAR, "a model.ghost_batch of 3 or more"),
+        ("shallow_cnn", {"norm": "ghost", "ghost_batch": 1}, 8, CIFAR, "1 example share"),
+        ("simple_cnn", {"norm": "ghost", "ghost_batch": 1}, 8, (4, 4, 3), None),  # 2 x 2 at last
+        ("shallow_cnn", {}, 2, CIFAR, "GhostBatchNorm_2 2 examples"),  # its dense layers
+        ("alexnet", {"norm": "batch"}, 1, (224, 224, 3), "GhostBatchNorm_5 1 example"),
+        ("resnet", {}, 1, (4, 4, 3), "stage3_block1/GhostBatchNorm_0"),  # maps of 1 x 1
+        ("vgg", {"norm": "batch"}, 2, (8, 8, 1), "GhostBatchNorm_7 2 examples"),
+        ("mlp", {"norm": "batch"}, 3, CIFAR, None),
+        ("mlp", {"widths": (96, 128), "norm": "group"}, 1, CIFAR, None),
+        ("simple_cnn", {"norm": "batch"}, 1, (8, 8, 1), None),
+        ("simple_cnn", {"norm": "group"}, 1, (8, 8, 1), None),
+        ("resnet", {"depth": 50, "norm": "batch"}, 1, (224, 224, 3), None),
+        ("resnet", {}, 3, (4, 4, 3), None),
+        ("mlp", {}, 1, CIFAR, None),
+    ],
+)
+def test_statistics_over_too_few_values_are_refused(name, options, batch, shape, words):
+    model = build_model(name, 10, **options)
+    if words is None:
+        check_statistics(model, shape, batch)
+        return
+    with pytest.raises(UserError) as error:
+        check_statistics(model, shape, batch)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("values, passes", [(1, False), (2, False), (3, True)])
+def test_why_fewer_than_three_values_are_too_few(values, passes):
+    """The gradient of the norm's input, of a batch and of a group."""
+    x, target = jax.random.normal(jax.random.key(0), (2, values, 4))
+    per_channel = GhostBatchNorm(values)
+    per_group = GroupNorm()  # 32 groups
+
+    def batch(x):
+        y, _ = per_channel.apply(
+            per_channel.init(jax.random.key(0), x, train=False),
+            x,
+            train=True,
+            mutable="batch_stats",
+        )
+        return jnp.sum(y * target)
+
+    def group(x):
+        x, weights = (jnp.tile(a.T.reshape(1, -1), 8) for a in (x, target))
+        variables = per_group.init(jax.random.key(0), x, train=True)
+        return jnp.sum(per_group.apply(variables, x, train=True) * weights)
+
+    for loss in (batch, group):
+        gradient = jax.grad(loss)(x)
+        assert (float(jnp.abs(gradient).max()) > 0.05) == passes, gradient
 
 
 # ---- Models of the user's own ----

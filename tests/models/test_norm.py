@@ -10,8 +10,8 @@ from scaling.train.step import AXIS, on_devices
 MOMENTUM, EPSILON = 0.9, 1e-5
 
 
-def _written_out(x, ghost, mean, var):
-    """Hoffer 2017, Algorithm 1, group by group in float64: (y, running mean, running variance)."""
+def _written_out(x, ghost, mean, var, weight):
+    """Hoffer 2017, Algorithm 1, group by group in float64: (y, running mean, variance, weight)."""
     x, y = np.float64(x), np.empty(x.shape)
     axes = tuple(range(x.ndim - 1))
     for start in range(0, len(x), ghost):
@@ -20,7 +20,8 @@ def _written_out(x, ghost, mean, var):
         y[start : start + ghost] = (group - mu) / np.sqrt(sigma2 + EPSILON)
         mean = MOMENTUM * mean + (1 - MOMENTUM) * mu
         var = MOMENTUM * var + (1 - MOMENTUM) * sigma2
-    return y, mean, var
+        weight = MOMENTUM * weight + (1 - MOMENTUM)
+    return y, mean, var, weight
 
 
 def _update(x, ghost, devices, accum, stats):
@@ -43,21 +44,52 @@ def _update(x, ghost, devices, accum, stats):
     return y.swapaxes(0, 1).reshape(x.shape), stats
 
 
-@pytest.mark.parametrize(
+LAYOUTS = pytest.mark.parametrize(
     "ghost, devices, accum",
     [(8, 1, 1), (8, 1, 3), (8, 2, 1), (8, 3, 2), (24, 8, 1), (48, 4, 1), (12, 8, 2), (48, 3, 1)],
 )
+
+
+@LAYOUTS
 def test_ghost_batch_norm_on_any_layout(ghost, devices, accum):
     rng = np.random.RandomState(0)
     x = (rng.randn(48, 3, 5) * 2 + 3).astype(np.float32)
-    mean, var = rng.randn(5), rng.rand(5) + 1
-    y, stats = _update(
-        x, ghost, devices, accum, {"mean": jnp.float32(mean), "var": jnp.float32(var)}
-    )
-    expected, mean, var = _written_out(x, ghost, mean, var)
+    before = {"mean": rng.randn(5), "var": rng.rand(5) + 1, "weight": np.float64(0.4)}
+    y, stats = _update(x, ghost, devices, accum, jax.tree.map(jnp.float32, before))
+    expected, *after = _written_out(x, ghost, **before)
     np.testing.assert_allclose(y, expected, atol=2e-5)
-    np.testing.assert_allclose(stats["mean"], mean, rtol=2e-5)
-    np.testing.assert_allclose(stats["var"], var, rtol=2e-5)
+    for name, value in zip(before, after, strict=True):
+        np.testing.assert_allclose(stats[name], value, rtol=2e-5, err_msg=name)
+
+
+def _variables(channels, stats):
+    params = {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}
+    return {"params": params, "batch_stats": stats}
+
+
+@LAYOUTS
+def test_evaluation_after_few_updates_is_on_the_statistics_seen(ghost, devices, accum):
+    """Their weighted mean, weights (1 - m) m^(k - i) / (1 - m^k) of k groups, in float64: none is
+    left for where the averages started."""
+    rng = np.random.RandomState(0)
+    module = GhostBatchNorm(ghost)
+    x = (rng.randn(2, 48, 3, 5) * 2 + 3).astype(np.float32)
+    stats = module.init(jax.random.key(0), x[0], train=False)["batch_stats"]
+    untouched = module.apply(_variables(5, stats), x[0], train=False)
+    np.testing.assert_allclose(untouched, x[0] / np.sqrt(1 + EPSILON), rtol=1e-6)
+
+    groups = np.float64(x).reshape(-1, ghost * 3, 5)
+    for update, rows in enumerate(x, 1):
+        _, stats = _update(rows, ghost, devices, accum, stats)
+        seen = groups[: update * 48 // ghost]
+        weights = (1 - MOMENTUM) * MOMENTUM ** np.arange(len(seen))[::-1]
+        weights /= 1 - MOMENTUM ** len(seen)
+        mean, var = weights @ seen.mean(1), weights @ seen.var(1)
+        np.testing.assert_allclose(
+            module.apply(_variables(5, stats), rows, train=False),
+            (rows - mean) / np.sqrt(var + EPSILON),
+            atol=2e-5,
+        )
 
 
 def test_one_group_is_flax_batch_norm():
@@ -65,16 +97,19 @@ def test_one_group_is_flax_batch_norm():
     ours, flax = GhostBatchNorm(16), nn.BatchNorm(momentum=MOMENTUM, epsilon=EPSILON)
     variables = ours.init(jax.random.key(0), x, train=False)
     y, new = ours.apply(variables, x, train=True, mutable=["batch_stats"])
-    expected, updated = flax.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    start = {**variables, "batch_stats": {"mean": jnp.zeros(5), "var": jnp.ones(5)}}
+    expected, updated = flax.apply(start, x, use_running_average=False, mutable=["batch_stats"])
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    for name in ("mean", "var"):
-        np.testing.assert_allclose(
-            new["batch_stats"][name], updated["batch_stats"][name], rtol=1e-5
-        )
-    variables = {**variables, **new}
+    stats, theirs = new["batch_stats"], updated["batch_stats"]
+    weight = float(stats["weight"])
+    assert weight == pytest.approx(1 - MOMENTUM)
+    np.testing.assert_allclose(stats["mean"], theirs["mean"], rtol=1e-5)
+    # Flax starts its variance at 1 and keeps that start.
+    np.testing.assert_allclose(stats["var"] + MOMENTUM, theirs["var"], rtol=1e-5)
+    theirs = {"mean": stats["mean"] / weight, "var": stats["var"] / weight}
     np.testing.assert_allclose(
-        ours.apply(variables, x, train=False),
-        flax.apply(variables, x, use_running_average=True),
+        ours.apply({**variables, **new}, x, train=False),
+        flax.apply({**variables, "batch_stats": theirs}, x, use_running_average=True),
         atol=1e-5,
     )
 

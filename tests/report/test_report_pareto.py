@@ -161,6 +161,19 @@ def test_unresolved_everywhere_and_one_point(tmp_path):
     assert "measure at least 3" in text
 
 
+def test_why_a_batch_above_the_training_set_has_no_noise_scale(tmp_path):
+    write_pareto_workdir(tmp_path, (16, 64, 256))
+    change_all(tmp_path, train_size=200)
+    for batch in (64, 256):
+        edit_result(tmp_path / f"bs{batch}", tracked=None)
+    found = pareto.cautions(read_study(tmp_path))
+    assert "bs64: the gradient noise of the best trial was not measured." in found
+    assert (
+        "bs256: B_simple was not measured, for a batch above the training set holds examples more "
+        "than once." in found
+    )
+
+
 def test_tables_hold_the_numbers_of_the_records(workdir, study, tmp_path):
     write_report([workdir], tmp_path, lambda _: None)
 

@@ -90,6 +90,8 @@ def test_points_and_their_names():
         ({"devices": 2, "adaptive.batches": (9,)}, "does not divide over 2 devices"),
         ({"devices": 4, "adaptive.batches": ()}, "Global batch 2 does not divide over 4 devices"),
         ({"data.name": "imagenet"}, "imagenet is streamed"),
+        ({"data.train_size": 200}, "come to 256, which holds the 200 training examples more than"),
+        ({"adaptive.batches": (1200,)}, "come to 1,200, which holds the 1,197 training examples"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_runs(changes, words):

@@ -96,6 +96,13 @@ def test_hyperparameters_that_were_searched_are_those_of_the_tracked_run():
     assert tracked.micro_batch == 2
 
 
+def test_a_batch_above_the_training_set_has_steps_and_no_noise(tmp_path):
+    c = _config(**{"batch_sizes": (64,), "data.train_size": 60, "pareto.goals": (2.2,)})
+    (result,) = run_study(c, tmp_path, None, lambda text: None).values()
+    assert result["status"] == "reached" and result["goals"][0]["steps"] > 0
+    assert result["tracked"] is None and not (tmp_path / "bs64" / "tracked").exists()
+
+
 def test_a_batch_of_one_and_a_goal_not_reached(tmp_path):
     c = _config(
         **{"batch_sizes": (1,), "pareto.goals": (2.2, 1e-9), "target.budget": ("30 steps",)}

@@ -6,10 +6,11 @@ import signal
 
 import numpy as np
 import pytest
-from compare import same_runs
+from compare import same_runs, weights
 from ml_collections import ConfigDict
 
-from scaling.config import default_config
+from scaling.config import default_config, model_config
+from scaling.data import sources
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted, Signals
@@ -213,3 +214,29 @@ def test_what_cannot_go_on_is_told_before_anything_is_trained(tmp_path):
     for name in ("bs32", "bs64"):
         assert json.loads((tmp_path / name / "result.json").read_text())["steps"] == 7
         assert len(read_metrics(tmp_path / name, "test")) == 1
+
+
+def test_after_few_updates_batch_norm_validates_as_with_exact_statistics(tmp_path):
+    """Those of the whole training set at the last weights, in float64."""
+    changes = {"global_batch": 1024, "duration": "5 steps", "optim.base_lr": 0.05}
+    config = _config(**changes, **{"optim.name": "momentum"})
+    config.model = model_config("mlp", widths=(64, 64), norm="batch")
+    validation = _train(tmp_path, config)["validation"]
+
+    state, info = weights(tmp_path), sources.INFOS["digits"]
+    splits = [sources.load("digits", split, None) for split in ("train", "validation")]
+    x, held_out = ((s.images / 255.0 - info.mean) / info.std for s in splits)
+    x, held_out = (a.reshape(len(a), -1) for a in (x, held_out))
+    dense = lambda layer, a: (
+        a @ np.float64(state[f"params.Dense_{layer}.kernel"]) + state[f"params.Dense_{layer}.bias"]
+    )
+    for layer in range(2):
+        x, held_out = dense(layer, x), dense(layer, held_out)
+        mean, deviation = x.mean(0), np.sqrt(x.var(0) + 1e-5)
+        scale, bias = (state[f"params.GhostBatchNorm_{layer}.{k}"] for k in ("scale", "bias"))
+        x, held_out = (np.maximum((a - mean) / deviation * scale + bias, 0) for a in (x, held_out))
+    logits, labels = dense(2, held_out), splits[1].labels
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert validation["error"] == pytest.approx((logits.argmax(1) != labels).mean(), abs=0.02)
+    loss = -log_p[np.arange(len(labels)), labels].mean()
+    assert validation["loss"] == pytest.approx(loss, rel=0.02)

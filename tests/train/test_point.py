@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from scaling.config import default_config
+from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.train.loop import train_point
@@ -112,3 +112,28 @@ def test_schedules_that_cannot_be_are_told(changes, searched, words):
 def test_a_searched_first_rate_may_be_of_a_constant_warmup():
     changes = {"schedule.warmup_shape": "constant", "schedule.warmup": "2 steps"}
     assert resolve(_config(**changes), {"warmup_init"}).hparams["warmup_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"model.norm": "batch", "global_batch": 2}, "a global_batch of 3 or more, or another"),
+        ({"model.norm": "group"}, "8 channels are 8 groups and a channel has 1 place"),
+        ({"noise_scale": True, "global_batch": 1198}, "use batches of at most 1,197, or"),
+        (
+            {"noise_scale": True, "global_batch": 64, "data.train_size": 60},
+            "a batch of 64 holds the 60 training examples more than once",
+        ),
+    ],
+)
+def test_what_can_teach_nothing_is_told(changes, words):
+    config = _config()
+    config.model = model_config("mlp", widths=(8,))
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        resolve(config, searched=("peak",) if "noise_scale" not in changes else ())
+    assert words in str(error.value)
+
+
+def test_a_batch_of_the_whole_training_set_has_a_noise_scale():
+    assert resolve(_config(noise_scale=True, global_batch=1197)).global_batch == 1197

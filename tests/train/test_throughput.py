@@ -31,10 +31,15 @@ def test_memory_ends_where_asked():
     assert [row.per_device_batch for row in rows] == [1, 2, 4, 8] and rows[-1].fits
 
 
+def test_memory_begins_where_batch_norm_has_enough_values():
+    config = _config(**{"model.norm": "batch"})
+    assert [row.per_device_batch for row in throughput.memory(config, 16)] == [4, 8, 16]
+
+
 def test_memory_begins_where_a_ghost_batch_is_whole():
     config = _config(**{"model.norm": "ghost", "model.ghost_batch": 8})
     assert [row.per_device_batch for row in throughput.memory(config, 32)] == [8, 16, 32]
-    with pytest.raises(UserError, match="a ghost batch is 8"):
+    with pytest.raises(UserError, match="is 4 and the smallest 8"):
         throughput.memory(config, 4)
 
 

@@ -53,8 +53,15 @@ def _no_critical_batch(study):
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
     found = steps_to_target.cautions(study)
-    divisible = [point for point in study.points if point.global_batch > 1]
-    without = [point for point in divisible if point.reached and not point.tracked]
+    without = [p for p in study.points if p.global_batch > 1 and p.reached and not p.tracked]
+    repeating = [point for point in without if point.global_batch > point.train_size]
+    if repeating:
+        names = listed([point.directory.name for point in repeating])
+        found.append(
+            f"{names}: B_simple was not measured, for a batch above the training set holds "
+            "examples more than once."
+        )
+    without = [point for point in without if point not in repeating]
     if without:
         names = listed([point.directory.name for point in without])
         found.append(f"{names}: the gradient noise of the best trial was not measured.")
