@@ -203,7 +203,7 @@ SECTIONS = [
             "(32x32, batch 128) against",
             "(28x28, batch 256), the same",
             "of 64 trials against PyTorch eager, one after another: digits MLP 64-64-64-10,",
-            "eleven batch sizes, 64 trials each | 19 minutes, with other programs beside it",
+            "eleven batch sizes, 64 trials each | 64 minutes, with many other programs beside it",
             "42 minutes on one core, with other programs beside it",
             "MLP batch 8, 512, five layers",
             "| 23 s |",

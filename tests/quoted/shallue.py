@@ -264,7 +264,7 @@ SECTIONS = [
         said=(
             "an MLP 784-64-64-64-10 on Fashion-MNIST (55,000 training images)",
             "goal 14% validation error (5,000 images), batch 8 to 8,192, 64 trials",
-            "two CPU cores, 19 minutes while other programs ran beside it",
+            "two CPU cores, 64 minutes while many other programs ran beside it",
             "digits, batch 1 to 1,197.",
             "slope -1, bending, flat",
             "for any bend from 0.4 to 5",
