@@ -174,7 +174,7 @@ def test_a_stopped_run_goes_on_longer_and_the_shorter_result_is_kept_until_then(
 
 
 def test_a_diverged_run_made_longer_diverges_at_the_same_step(tmp_path):
-    changes = {"optim.base_lr": 1e30}
+    changes = {"optim.base_lr": 1e4, "optim.weight_decay": 1e6}
     _study(tmp_path / "short", "7 steps", **changes)
     _study(tmp_path / "short", "20 steps", **changes)
     _study(tmp_path / "long", "20 steps", **changes)
