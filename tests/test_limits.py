@@ -17,7 +17,7 @@ from scaling.config import LATER_SEEDS, LIMITS, checked, default_config, limits_
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
 from scaling.studies import STUDIES, accuracy, points_of
-from scaling.train import point_search
+from scaling.train import memory, point_search
 
 NAN, INF = math.nan, math.inf
 
@@ -200,19 +200,25 @@ def test_what_is_too_large_is_told_before_anything_runs(study, path, value, told
     assert told in _refusal(study, **{path: value})
 
 
-def test_data_and_evaluation_too_large_for_the_memory():
+@pytest.fixture
+def host_memory(monkeypatch):
+    """host_memory(gib) makes the machine so large."""
+    share = memory.MEMORY_SHARE
+    return lambda gib: monkeypatch.setattr(memory, "_host_memory", lambda: gib * 2**30 / share)
+
+
+def test_data_and_evaluation_too_large_for_the_memory(host_memory):
     data = {"data.name": "synthetic", "data.image_shape": (8, 8, 1), "data.train_size": 10**9}
-    assert "The images of synthetic (1,200,000,000 of 64 bytes) take 71.5 GiB" in _refusal(
-        **data, memory_limit_gib=64.0
-    )
+    host_memory(64)
+    assert "The images of synthetic (1,200,000,000 of 64 bytes) take 71.5 GiB" in _refusal(**data)
     small = data | {"data.train_size": 2**20, "eval.batch": 2**20}
-    assert "eval.batch is 1,048,576: as many images take 0.25 GiB" in _refusal(
-        **small, memory_limit_gib=0.2
-    )
+    host_memory(0.2)
+    assert "eval.batch is 1,048,576: as many images take 0.25 GiB" in _refusal(**small)
 
 
-def test_trials_too_many_for_the_memory():
-    told = _refusal("steps_to_target", **{"search.trials": 100_000, "memory_limit_gib": 0.5})
+def test_trials_too_many_for_the_memory(host_memory):
+    host_memory(0.5)
+    told = _refusal("steps_to_target", **{"search.trials": 100_000})
     assert "100,000 trials of 610 parameters take 1.13 GiB with their orders of examples" in told
 
 

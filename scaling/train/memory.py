@@ -14,6 +14,10 @@ def memory_limit(point) -> float:
     """Bytes that a step may use on one device."""
     if point.config.memory_limit_gib is not None:
         return point.config.memory_limit_gib * 2**30
+    return _held_by_a_device(point)
+
+
+def _held_by_a_device(point):
     statistics = point.devices[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return MEMORY_SHARE * statistics["bytes_limit"]
@@ -31,6 +35,12 @@ def _host_memory():
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _most(point):
+    """The larger of what a device has and what the config allows, which plans may be made for: what
+    fits the one and not the other is told where a layout is chosen."""
+    return max(memory_limit(point), _held_by_a_device(point))
+
+
 def check_size(point) -> None:
     """Nothing, if the model and the data are of a size that can be trained here.
 
@@ -43,7 +53,7 @@ def check_size(point) -> None:
     if not info.streaming:
         at_once = min(at_once, max(info.sizes.values()))
     held = 0 if info.streaming else sum(info.sizes.values()) * image
-    limit = memory_limit(point)
+    limit = _most(point)
     for what, need in (
         (f"{point.parameter_count:,} parameters, with their gradients,", 8 * point.parameter_count),
         (f"The images of {info.name} ({sum(info.sizes.values()):,} of {image:,} bytes)", held),
@@ -65,7 +75,7 @@ def check_population(point, trials: int) -> None:
     devices = len(point.devices)
     # Weights twice more in a snapshot; of every order of examples, an epoch.
     each = 12 * point.parameter_count + 4 * point.info.sizes["train"] * (not point.info.streaming)
-    limit = memory_limit(point) * devices
+    limit = _most(point) * devices
     if trials * each > limit:
         raise UserError(
             f"{trials:,} trials of {point.parameter_count:,} parameters take "
