@@ -1,9 +1,10 @@
-"""What every benchmark shares: machine, medians, result files."""
+"""What every benchmark shares: machine, configs, medians, result files."""
 
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,20 @@ def machine() -> dict[str, Any]:
         "packages": packages,
         "load_average_at_start": os.getloadavg()[0],
     }
+
+
+def synthetic_config(model, shape, batch, classes=10, size=20_000, study="train"):
+    """A config of one device that trains `model` on made-up images, without an end."""
+    from ml_collections import ConfigDict
+
+    from scaling.config import default_config
+
+    config = default_config(study)
+    config.global_batch, config.duration, config.devices = batch, "1000000 steps", 1
+    config.data.name, config.data.image_shape = "synthetic", shape
+    config.data.num_classes, config.data.train_size = classes, size
+    config.model = ConfigDict(model)
+    return config
 
 
 def program_of(config) -> tuple[Any, ...]:
@@ -77,6 +92,53 @@ def side_by_side(contestants: dict[str, Callable[[], float]], repeats: int = 5) 
         name: {"median": statistics.median(values), "all": [round(v, 1) for v in values]}
         for name, values in rates.items()
     }
+
+
+class Contestant:
+    """A process of its own that measures a rate whenever it is asked, see `serve`.
+
+    Its first `answer` is its facts. A RuntimeError says that it ended before it answered.
+    """
+
+    def __init__(self, command: list[str], **environment: str):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        environment = os.environ | environment
+        self._process = subprocess.Popen([sys.executable, *command], env=environment, **pipes)
+
+    def ask(self) -> None:
+        """Start a measurement."""
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Its result, once it is there."""
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"it ended with exit code {self._process.wait()}")
+        return json.loads(line)
+
+    def rate(self) -> float:
+        """Measure once."""
+        self.ask()
+        return self.answer()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(measurement: Callable[[], tuple[Callable[[], float], dict[str, Any]]]) -> None:
+    """In the process of a `Contestant`: its facts, then a rate for every line of standard input.
+
+    Args:
+      measurement: gives the rate, to be called again and again, and the facts.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print too
+    rate, facts = measurement()
+    print(json.dumps(facts), file=answers, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(rate()), file=answers, flush=True)
 
 
 def write(name: str, content: dict[str, Any]) -> None:

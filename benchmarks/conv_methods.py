@@ -9,8 +9,8 @@ methods alternating.
 
 import argparse
 
-from common import machine, side_by_side, write
-from vs_torch import CASES, ours
+from common import machine, side_by_side, synthetic_config, write
+from vs_torch import CASES, SIZE, ours
 
 METHODS = ("xla", "patches", "forward_only")
 MICRO_BATCHES = (8, 16, 32, 64, None)
@@ -29,9 +29,9 @@ def main():
             for micro in MICRO_BATCHES:
                 if method == "xla" and micro not in (32, None):
                     continue  # tens of times slower: two sizes show it
-                rate, _, _ = ours(
-                    batch, shape, model | {"conv_method": method}, micro or batch, examples=256
-                )
+                config = synthetic_config(model | {"conv_method": method}, shape, batch, size=SIZE)
+                config.optim.base_lr, config.micro_batch = 1e-3, micro or batch
+                rate, _, _ = ours(config, examples=256)
                 contestants[f"{method}, {f'microbatch {micro}' if micro else 'one piece'}"] = rate
         rates = side_by_side(contestants, repeats=3)
         result["cases"][case] = {name: round(rate["median"]) for name, rate in rates.items()}

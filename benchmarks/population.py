@@ -15,11 +15,9 @@ and convolutions under each `conv_method`.
 
 import argparse
 import os
-import subprocess
-import sys
 import time
 
-from common import machine, side_by_side, write
+from common import Contestant, machine, serve, side_by_side, synthetic_config, write
 
 TRIALS = 64
 WIDTHS = (64, 64, 64)
@@ -37,64 +35,51 @@ CONVOLUTIONS = {  # model, image shape, batch, trials
 }
 
 
-def population(model, shape, batch, trials=TRIALS, block=None):
-    """() -> trial-steps per second of a population."""
-    from ml_collections import ConfigDict
-
-    from scaling.config import default_config
+def racers(model, shape, batch, trials=TRIALS, block=None):
+    """A population, compiled and after its first update."""
     from scaling.train.point import resolve
     from scaling.train.population import Population
 
-    config = default_config("steps_to_target")
-    config.global_batch, config.duration, config.devices = batch, "1000000 steps", 1
-    config.data.name, config.data.image_shape = "synthetic", shape
-    config.data.num_classes, config.data.train_size = 10, 20_000
-    config.model = ConfigDict(model)
+    config = synthetic_config(model, shape, batch, study="steps_to_target")
     point = resolve(config, ("peak", "momentum"))
     values = [{"peak": 1e-3, "momentum": 0.9}] * trials
-    racers = Population(point, values, range(trials), block)
-    racers.advance(1, evaluate=False)
+    population = Population(point, values, range(trials), block)
+    population.advance(1, evaluate=False)
+    return population
+
+
+def rate_of(population):
+    """() -> trial-steps per second of a population."""
+    trials = len(population.alive)
 
     def rate():
-        start, first = time.perf_counter(), racers.step
+        start, first = time.perf_counter(), population.step
         while time.perf_counter() - start < 1.0:
-            racers.advance(racers.step + 10**6, evaluate=False)
-        return (racers.step - first) * trials / (time.perf_counter() - start)
+            population.advance(population.step + 10**6, evaluate=False)
+        return (population.step - first) * trials / (time.perf_counter() - start)
 
     return rate
-
-
-def serve(data, batch):
-    """In a process of its own: one rate for every line of standard input."""
-    rate = population({"name": "mlp", "widths": WIDTHS}, SHAPES[data], batch)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(rate(), flush=True)
 
 
 class Processes:
     """`count` processes of `threads` threads each, measured together."""
 
     def __init__(self, count, threads, data, batch):
-        command = [sys.executable, __file__, f"--serve={data}", f"--batch={batch}"]
-        environment = os.environ | {"PJRT_NPROC": str(threads)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._all = [subprocess.Popen(command, env=environment, **pipes) for _ in range(count)]
+        command = [__file__, f"--serve={data}", f"--batch={batch}"]
+        self._all = [Contestant(command, PJRT_NPROC=str(threads)) for _ in range(count)]
         for process in self._all:
-            process.stdout.readline()
+            process.answer()
 
     def rate(self):
         """Trial-steps per second of all together."""
         for process in self._all:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        return sum(float(process.stdout.readline()) for process in self._all)
+            process.ask()
+        return sum(process.answer() for process in self._all)
 
     def stop(self):
         """End them."""
         for process in self._all:
-            process.stdin.close()
-            process.wait()
+            process.stop()
 
 
 def against_torch():
@@ -132,7 +117,8 @@ def blocks():
         for batch in BATCHES:
             model = {"name": "mlp", "widths": WIDTHS}
             contestants = {
-                f"block {block}": population(model, shape, batch, block=block) for block in BLOCKS
+                f"block {block}": rate_of(racers(model, shape, batch, block=block))
+                for block in BLOCKS
             }
             contestants |= {
                 f"bare step, block {block}": bare_rate(shape, batch, WIDTHS, block)
@@ -141,8 +127,8 @@ def blocks():
             cases[f"{data} MLP, batch {batch}"] = _medians(contestants)
     for case, (model, shape, batch) in CONVOLUTIONS.items():
         contestants = {
-            f"{method}, block {block}": population(
-                model | {"conv_method": method}, shape, batch, trials=4, block=block
+            f"{method}, block {block}": rate_of(
+                racers(model | {"conv_method": method}, shape, batch, trials=4, block=block)
             )
             for method, block in (
                 *(("forward_only", 1), ("patches", 1)),
@@ -168,7 +154,8 @@ def main():
     parser.add_argument("--batch", type=int)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve, args.batch)
+        mlp = {"name": "mlp", "widths": WIDTHS}
+        serve(lambda: (rate_of(racers(mlp, SHAPES[args.serve], args.batch)), {}))
         return
     result = {"machine": machine(), "unit": "trial-steps per second"}
     result["cases"] = blocks() if args.blocks else against_torch()

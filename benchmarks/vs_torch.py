@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 
-from common import machine, program_of, seconds, side_by_side, write
+from common import machine, program_of, seconds, side_by_side, synthetic_config, write
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
@@ -33,30 +33,21 @@ CASES = {
 SIZE = 20_000
 
 
-def ours(batch, shape, model, micro_batch=None, classes=10, size=SIZE, examples=SIZE, devices=1):
+def ours(config, examples=SIZE):
     """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update).
 
     `examples` go into one call of the chunk.
     """
     import jax
     import numpy as np
-    from ml_collections import ConfigDict
 
-    from scaling.config import default_config
     from scaling.train import planning
     from scaling.train.threads import threads_for
 
-    config = default_config()
-    config.global_batch, config.duration = batch, "1000000 steps"
-    config.data.name, config.data.image_shape = "synthetic", shape
-    config.data.num_classes, config.data.train_size = classes, size
-    config.model, config.optim.base_lr, config.devices = ConfigDict(model), 1e-3, devices
-    if micro_batch:
-        config.micro_batch = micro_batch
     if threads_for(config) == 1:
         os.environ.setdefault("PJRT_NPROC", "1")
     point, program, feed, state, fixed = program_of(config)
-    held = {"state": state, "step": 0}
+    held, batch = {"state": state, "step": 0}, config.global_batch
     count = max(1, min(program.capacity, examples // batch))
 
     def chunk():
@@ -157,12 +148,14 @@ def measure(case):
     convolutions = model["name"] != "mlp"
     if convolutions:  # before JAX starts
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={os.cpu_count()}"
-    rate, plan, _ = ours(batch, shape, model, devices=os.cpu_count() if convolutions else 1)
+    config = synthetic_config(model, shape, batch, size=SIZE)
+    config.optim.base_lr, config.devices = 1e-3, os.cpu_count() if convolutions else 1
+    rate, plan, _ = ours(config)
     contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
     if convolutions:
         contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
-        rate, _, _ = ours(batch, shape, model)
-        contestants["ours, one device"] = rate
+        config.devices = 1
+        contestants["ours, one device"] = ours(config)[0]
     rates = side_by_side(contestants)
     ratios = {
         f"{mine} / {theirs}": round(rates[mine]["median"] / rates[theirs]["median"], 2)

@@ -75,7 +75,7 @@ def memory(config: ConfigDict, largest: int) -> list[Fit]:
     for exponent in range((largest // smallest).bit_length()):
         batch = smallest * 2**exponent
         point = alone(config, batch, micro_batch=batch)
-        need = _bytes(point)
+        need = step_bytes(point)
         fits = need is not None and need <= planning.memory_limit(point)
         rows.append(Fit(batch, need, fits))
         if not fits:
@@ -95,7 +95,9 @@ def smallest_batch(config: ConfigDict) -> int:
     return 2 ** math.ceil(math.log2(fewest))
 
 
-def _bytes(point):
+def step_bytes(point: Point) -> int | None:
+    """Memory of an update with the batch in one microbatch on one device, by the compiler; None:
+    too large even to be compiled."""
     plan = planning.plan_by_hand(point.global_batch, 1, point.global_batch, point.ghost_batch)
     try:
         return planning.compile_plan(point, plan).step_bytes

@@ -1,0 +1,467 @@
+"""The parts of benchmarks/gpu.sh, which says what they are and how to run them."""
+
+import argparse
+import concurrent.futures
+import contextlib
+import functools
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+from common import ROOT, Contestant, machine, serve, synthetic_config
+
+# TFLOP/s of dense bfloat16, from NVIDIA's data sheets of the SXM parts.
+PEAKS = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
+REPEATS = 5
+SIZES = tuple(2**i for i in range(3, 10))  # per-device batches
+# Panel (b): its batch sizes, those that tell most of the curve first. About where its steps lie, to
+# share the time out (docs/results/shallue_fashion_cnn_h200).
+PANEL = (512, 2048, 128, 32, 8192, 8, 32768, 2, 55000)
+PANEL_STEPS = lambda batch: 150 * (1 + 400 / batch)
+MARGIN = 1.5  # the other trials train on for so long after the first crossing
+FEWEST, MOST = 4, 100  # trials
+TRAINING_SHARE = 0.6  # of the time; the rest goes into compiling and evaluating
+WORTH_STARTING, TO_SAVE = 45, 25  # seconds
+
+
+class Results:
+    """The JSON of one part: written anew, in one piece, whenever something is added."""
+
+    def __init__(self, options, part: str):
+        self.path, self.content = options.out / f"{part}.json", {"machine": machine()}
+        if options.toy:
+            self.content["toy"] = "sizes and numbers mean nothing"
+
+    def add(self, **content):
+        """Merge into what is there, one level deep."""
+        from scaling.files import write_atomically
+
+        for key, value in content.items():
+            known = self.content.get(key)
+            both = isinstance(value, dict) and isinstance(known, dict)
+            self.content[key] = known | value if both else value
+        write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
+
+
+def resnet_config(toy: bool, batch: int):
+    """ResNet-50 on 1,024 images of ImageNet's size; a ResNet-8 as a toy."""
+    model = {"name": "resnet", "norm": "batch"}
+    if toy:
+        return synthetic_config(model | {"depth": 8}, (16, 16, 3), batch)
+    model |= {"depth": 50, "dtype": "bfloat16"}
+    return synthetic_config(model, (224, 224, 3), batch, classes=1000, size=1024)
+
+
+def cnn_config(toy: bool, batch: int):
+    """The Simple CNN of panel (b)."""
+    model = {"name": "simple_cnn", "size": "narrow" if toy else "base", "dropout": 0.4}
+    return synthetic_config(model, (28, 28, 1), batch)
+
+
+MODELS = {"ResNet-50": resnet_config, "Simple CNN": cnn_config}
+
+
+# --- ResNet-50 against PyTorch ---
+
+
+def resnet50(results, options):
+    """Ours and PyTorch's, each in a process of its own: alone as soon as it is there, then in turn.
+
+    The share of the peak is by XLA's count of our step's operations, for both.
+    """
+    contestants, rates, peak, per_image = {}, {}, options.peak, None
+    share = lambda rate: peak and rate * per_image / (peak * 1e12)
+    results.add(batch=options.batch)
+    for name in ("ours", "torch"):
+        command = [__file__, f"--serve={name}", *sys.argv[1:]]
+        # Both hold memory at the same time.
+        contestant = Contestant(command, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        facts = contestant.answer()
+        if name == "ours":
+            per_image = facts["flops_per_image"]
+            known = (value for chip, value in PEAKS.items() if chip in facts["device"])
+            peak = peak or next(known, None)
+            results.add(device=facts["device"], peak_tflops=peak)
+        alone = contestant.rate()
+        contestants[name], rates[name] = contestant, []
+        alone = {"images_per_second_alone": alone, "share_of_peak_alone": share(alone)}
+        results.add(**{name: facts | alone})
+    for _ in range(REPEATS):
+        for name, contestant in contestants.items():
+            rates[name].append(contestant.rate())
+        medians = {name: statistics.median(found) for name, found in rates.items()}
+        results.add(
+            images_per_second={n: {"median": medians[n], "all": rates[n]} for n in rates},
+            ratio=round(medians["ours"] / medians["torch"], 3),
+            share_of_peak={name: share(rate) for name, rate in medians.items()},
+        )
+
+
+def our_rate(options):
+    """(() -> images per second, facts) of our step, as training runs it."""
+    import vs_torch
+
+    from scaling.train.point import resolve
+
+    start, config = time.perf_counter(), resnet_config(options.toy, options.batch)
+    rate, plan, flops = vs_torch.ours(config, examples=10 * options.batch)
+    return rate, {
+        "parameters": resolve(config).parameter_count,
+        "device": device().device_kind,
+        "plan": plan,
+        "flops_per_image": flops / options.batch,
+        "seconds_to_start": round(time.perf_counter() - start, 1),
+    }
+
+
+def torch_rate(options):
+    """The same of PyTorch's."""
+    import torch_resnet50 as peer
+
+    if options.toy:
+        return peer.step_rate(options.batch, 16, 64, stages=(1,), updates=1)
+    return peer.step_rate(options.batch, 224, 1024)
+
+
+# --- populations ---
+
+
+def populations(results, options):
+    """Trial-steps per second, the cases that tell most first."""
+    import population as benchmark
+
+    results.add(device=device().device_kind, cases={})
+    for batch in (64, 8, 512):
+        for name, shape, model, trials in _population_cases(options):
+            start = time.perf_counter()
+            racers = benchmark.racers(model, shape, batch, trials)
+            ready = time.perf_counter() - start
+            rates = [benchmark.rate_of(racers)() for _ in range(1 if options.toy else 3)]
+            case = {
+                "batch": batch,
+                "trials": trials,
+                "trial_steps_per_second": statistics.median(rates),
+                "all": rates,
+                "placement": racers.placement,
+                "seconds_to_start": round(ready, 1),
+            }
+            results.add(cases={f"{name}, batch {batch}": case})
+        if options.toy:
+            return
+
+
+def _population_cases(options):
+    """(name, image shape, model, trials)."""
+    from population import SHAPES, TRIALS, WIDTHS
+
+    mlp, cnn = {"name": "mlp", "widths": WIDTHS}, cnn_config(options.toy, 1)
+    cases = [(f"{data} MLP", shape, mlp, TRIALS) for data, shape in SHAPES.items()]
+    cases += [("Simple CNN", cnn.data.image_shape, cnn.model.to_dict(), 16)]
+    return [(*case[:3], 2) for case in cases[::2]] if options.toy else cases
+
+
+# --- memory and time over per-device batches ---
+
+
+def memory(results, options):
+    """By the compiler. Several at once: nothing runs, and `steps` finds the programs compiled."""
+    results.add(device=device().device_kind)
+    pool = concurrent.futures.ThreadPoolExecutor(1 if options.toy else 4)
+    jobs = {
+        pool.submit(_step_bytes, make(options.toy, batch)): (name, batch)
+        for name, make in reversed(MODELS.items())
+        for batch in reversed(options.sizes)
+    }
+    for job in concurrent.futures.as_completed(jobs):
+        name, batch = jobs[job]
+        try:
+            row = job.result()
+        except Exception as error:  # of this size alone
+            row = {"error": str(error)[:500]}
+        results.add(**{name: {batch: row}})
+
+
+def _step_bytes(config):
+    from scaling.train import planning, throughput
+
+    batch, start = config.global_batch, time.perf_counter()
+    point = throughput.alone(config, batch, micro_batch=batch)
+    need = throughput.step_bytes(point)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"bytes": need, "limit": planning.memory_limit(point), "seconds_to_compile": seconds}
+
+
+def steps(name, results, options):
+    """Seconds of an update, and the most bytes that the device's allocator held in it."""
+    import jax
+
+    from scaling.train import throughput
+
+    results.add(device=device().device_kind, model=name, batches={})
+    config = MODELS[name](options.toy, 1)
+    for batch in options.sizes:  # rising, for the most bytes so far are what the device tells
+        before = _peak_bytes()
+        try:
+            (speed,) = throughput.speeds(config, [batch], 0.1 if options.toy else 0.4)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            results.add(batches={batch: "out of memory"})
+            return
+        after = _peak_bytes()
+        # None: an earlier allocation was larger, as the trial runs of a compilation can be.
+        peak = after if after is not None and after > before else None
+        (row,) = throughput.as_rows([speed])
+        results.add(batches={batch: row | {"peak_bytes": peak}})
+
+
+def device():
+    """The one that everything runs on."""
+    import jax
+
+    return jax.devices()[0]
+
+
+def _peak_bytes():
+    return (device().memory_stats() or {}).get("peak_bytes_in_use")
+
+
+# --- panel (b) ---
+
+
+def panel_b(results, options):
+    """Points side by side, each a process; what is not finished in time is saved."""
+    end = time.monotonic() + options.limit - TO_SAVE
+    workdir, running = options.work / "panel_b", {}
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        _share_out(results, options, workdir, running, end)
+    finally:
+        for process in running.values():
+            process.terminate()  # it saves where it is
+        killed = time.monotonic() + TO_SAVE
+        for batch, process in running.items():
+            try:
+                code = process.wait(max(0.1, killed - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = "killed while it saved"
+            results.add(exit_codes={batch: code})
+        results.add(points=_points(workdir))
+        with tarfile.open(options.out / "panel_b.tgz", "w:gz") as archive:
+            archive.add(workdir, "panel_b", filter=_record_alone)
+    if not any(point["status"] != "not finished" for point in results.content["points"].values()):
+        sys.exit("No point is finished.")
+
+
+def _share_out(results, options, workdir, running, end):
+    """Keep as many points running as there are workers, until `end`."""
+    workers = 1 if options.toy else max(1, min(4, os.cpu_count() // 4))
+    folder, rates = data_folder(options), _measured(options.out)
+    waiting = [64, 256] if options.toy else list(PANEL)
+    while (waiting or running) and time.monotonic() < end:
+        for batch in [b for b, process in running.items() if process.poll() is not None]:
+            results.add(exit_codes={batch: running.pop(batch).returncode}, points=_points(workdir))
+        if end - time.monotonic() < WORTH_STARTING:
+            waiting = []
+        while waiting and len(running) < workers:
+            batch = waiting.pop(0)
+            choice = _begun(workdir, batch) or _choice(batch, rates, options)
+            results.add(begun={batch: choice})
+            command = _point_command(batch, choice, workdir, folder, options)
+            # Each may have its share of the device's memory.
+            environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(0.9 / workers)}
+            running[batch] = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL
+            )
+        time.sleep(0.5)
+
+
+def _begun(workdir, batch):
+    """What an earlier run chose for this point, which it must keep to be resumed."""
+    for file in workdir.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        if config["global_batch"] == batch:
+            method = config["model"]["conv_method"]
+            return {"search.trials": config["search"]["trials"], "model.conv_method": method}
+    return None
+
+
+def _choice(batch, rates, options):
+    """As many trials as train in this point's share of the time, and convolutions as they were
+    fastest, at the nearest batch size measured."""
+    # About what an H100 does, where nothing was measured.
+    per_step, method = 1e-3 * max(1, batch / 256), "auto"
+    if rates:
+        case = min(rates, key=lambda case: abs(math.log(case["batch"] / batch)))
+        per_step = max(1, batch / case["batch"]) / case["trial_steps_per_second"]
+        method = case["placement"]["conv_method"] or "auto"
+    share = TRAINING_SHARE * options.limit / len(PANEL)
+    trials = int(share / (MARGIN * PANEL_STEPS(batch) * per_step))
+    trials = 2 if options.toy else max(FEWEST, min(MOST, trials))
+    return {"search.trials": trials, "model.conv_method": method}
+
+
+def _point_command(batch, choice, workdir, folder, options):
+    """launch.py, as one of several workers, on one batch size of panel (b)."""
+    config = choice | {
+        "batch_sizes": f"({batch},)",
+        "target.margin": MARGIN,
+        "target.repeats": 0,
+        "checkpoint.every_seconds": 600,
+    }
+    if folder:
+        config["data.dir"] = folder
+    if batch > 1024:  # trials side by side: of each, so many examples at once
+        config["micro_batch"] = 512 if batch % 512 == 0 else 500
+    if options.toy:
+        config |= {"model.size": "narrow", "target.goal": 0.5, "target.budget": "('30 steps',)"}
+    flags = [f"--config.{key}={value}" for key, value in config.items()]
+    panel = ["--config=configs/shallue.py:fashion_mnist_cnn", f"--workdir={workdir}", "--worker"]
+    return [sys.executable, "launch.py", *panel, *flags]
+
+
+def _measured(out):
+    """The cases of the Simple CNN in `populations`, if they are there."""
+    try:
+        cases = json.loads((out / "populations.json").read_text())["cases"]
+    except (OSError, KeyError, ValueError):
+        return []
+    return [case for name, case in cases.items() if name.startswith("Simple CNN")]
+
+
+def _points(workdir):
+    """What is known of every point that was begun."""
+    keys = ("status", "steps_to_target", "steps_interval", "trial_steps", "seconds")
+    points = {}
+    for folder in sorted(workdir.glob("*/")):
+        points[folder.name] = {"status": "not finished"}
+        for file in ("resolved.json", "result.json"):
+            if (folder / file).exists():
+                record = json.loads((folder / file).read_text())
+                if file == "resolved.json":
+                    points[folder.name]["device"] = record["devices"]["kind"]
+                else:
+                    points[folder.name] |= {key: record.get(key) for key in keys}
+    return points
+
+
+def _record_alone(entry):
+    """Without weights."""
+    heavy = "checkpoints" in Path(entry.name).parts or entry.name.endswith(".npz")
+    return None if heavy else entry
+
+
+def data_folder(options):
+    """TFDS's root with Fashion-MNIST in it, prepared here where the original files are given."""
+    given = options.data_dir
+    if given is None or not (given / "train-images-idx3-ubyte.gz").exists():
+        return given
+    root = options.work / "data"
+    command = ["-m", "scaling.data.prepare", "fashion_mnist", f"--from={given}"]
+    subprocess.run([sys.executable, *command, f"--data_dir={root}"], cwd=ROOT, check=True)
+    return root
+
+
+# --- all of them ---
+
+PARTS = {  # and their shares of the time; what one leaves, those after it have
+    "resnet50": (resnet50, 140),
+    "populations": (populations, 90),
+    "memory": (memory, 75),
+    "steps_resnet50": (functools.partial(steps, "ResNet-50"), 50),
+    "steps_cnn": (functools.partial(steps, "Simple CNN"), 25),
+    "panel_b": (panel_b, 180),
+}
+
+
+def conduct(options):
+    """Every part in a process of its own, ended at its limit; the summary after each."""
+    summary = Results(options, "summary")
+    shares = {part: PARTS[part][1] for part in options.parts}
+    end = time.monotonic() + options.seconds
+    while shares:
+        part, share = next(iter(shares.items()))
+        limit = max(0.0, end - time.monotonic()) * share / sum(shares.values())
+        del shares[part]
+        file, start = options.out / f"{part}.json", time.monotonic()
+        file.unlink(missing_ok=True)
+        status = _run_part(part, limit, options)
+        told = {"status": status, "seconds": round(time.monotonic() - start), "limit": round(limit)}
+        print(f"{part}: {told}", flush=True)
+        result = json.loads(file.read_text()) if file.exists() else {}
+        result.pop("machine", None)
+        summary.add(parts={part: told | {"result": result}})
+
+
+def _run_part(part, limit, options):
+    """How it ended."""
+    command = [sys.executable, __file__, *sys.argv[1:], f"--part={part}", f"--limit={limit}"]
+    # JAX would train on a CPU where it cannot use the GPU; so it fails.
+    environment = os.environ | ({} if options.toy else {"JAX_PLATFORMS": "cuda,cpu"})
+    process = subprocess.Popen(command, env=environment, process_group=0)
+    saves = TO_SAVE if part == "panel_b" else 0  # it ends by itself, and packs what it has
+    try:
+        code = process.wait(limit + saves)
+        return "done" if code == 0 else f"exit code {code}"
+    except subprocess.TimeoutExpired:
+        return "ended at its limit"
+    finally:
+        if saves and process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(saves)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+        process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data_dir", type=path, help="Fashion-MNIST: original files, or prepared")
+    parser.add_argument("--out", type=path, default=ROOT / "benchmarks" / "results" / "gpu")
+    parser.add_argument("--work", type=path, default=ROOT / "runs" / "gpu")
+    parser.add_argument("--seconds", type=float, default=560, help="for everything")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
+    parser.add_argument("--batch", type=int, default=256, help="of ResNet-50 beside PyTorch")
+    parser.add_argument("--peak", type=float, help="TFLOP/s, of a device whose peak is not known")
+    parser.add_argument("--toy", action="store_true", help="small enough for a CPU")
+    parser.add_argument("--part", choices=PARTS, help="internal: this one, in this process")
+    parser.add_argument("--limit", type=float, help="internal: its seconds")
+    parser.add_argument("--serve", choices=("ours", "torch"), help="internal: one contestant")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"There is no part {unknown.pop()}; name some of {', '.join(PARTS)}.")
+    options.sizes = (8, 16) if options.toy else SIZES
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.serve == "torch":
+        serve(lambda: torch_rate(options))
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if not (options.part or options.serve):
+        conduct(options)
+        return
+    # Programs that one part compiled are found by the next.
+    from launch import set_up_jax
+
+    set_up_jax(None)
+    if options.serve:
+        serve(lambda: our_rate(options))
+    else:
+        PARTS[options.part][0](Results(options, options.part), options)
+
+
+def path(text):
+    """Absolute, for parts run in other folders."""
+    return Path(text).expanduser().resolve()
+
+
+if __name__ == "__main__":
+    main()
