@@ -4,7 +4,8 @@
 
 A config is one that trains in seconds, with one to three values of `tests/mutations.py` in it: NaN,
 infinities, other types, NumPy's and JAX's numbers, the ends of ranges. It is run as `launch.py`
-would, with the report for every fifth seed, in a process that is ended where a config takes longer than `--seconds`.
+would, with the report for every fifth seed, in a process that is ended where a config takes longer
+than `--seconds`.
 Counted are those that were done, those refused in a sentence before anything was written, those
 refused later, tracebacks and those without an end; of the last three the configs are listed.
 """

@@ -133,7 +133,8 @@ def test_a_fit_gives_its_own_steps_and_band():
     fit = fit_steps(batch, steps)
     fitted = Curve.of_fit(fit)
     assert fitted.critical.measured == (8, 8192)
-    assert fitted.steps(100) == pytest.approx(fit.s_min * (1 + fit.b_crit / 100))
+    assert fitted.steps(100) == float(fit.steps(100))
+    assert fitted.steps(100) == pytest.approx(S_MIN * (1 + B_CRIT / 100), rel=0.05)
     low, high = fitted.steps_interval(100)
     assert (low, high) == tuple(float(end) for end in fit.band(100))
     # The ends of both intervals together say less.

@@ -74,8 +74,10 @@ from scaling.config import default_config, model_config
 
 def get_config(study):
     c = default_config(study)
-    c.global_batch, c.duration, c.eval.every = 32, "4 steps", "2 steps"
+    c.global_batch = 32
     c.model = model_config("mlp", widths=(8,), norm="batch")
+    if study != "steps_to_target":
+        c.duration, c.eval.every = "4 steps", "2 steps"
     if study == "steps_to_target":
         c.search.trials, c.target.budget, c.target.repeats = 2, ("6 steps",), 1
         c.target.goal = 0.85

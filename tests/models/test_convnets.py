@@ -66,7 +66,8 @@ def _alexnet(x, p, norm, groups):
 def _batch_norm(params, stats):
     def norm(i):
         p, s = params[f"GhostBatchNorm_{i}"], stats[f"GhostBatchNorm_{i}"]
-        return lambda x: (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
+        mean, var = (s[key] / s["weight"] for key in ("mean", "var"))
+        return lambda x: (x - mean) / np.sqrt(var + 1e-5) * p["scale"] + p["bias"]
 
     return norm
 
@@ -83,6 +84,8 @@ def _random(name, shape, **options):
         values = rng.normal(size=leaf.shape)
         if path[-1].key == "var":
             return np.square(values) + 0.5
+        if path[-1].key == "weight":  # of running statistics
+            return np.float64(0.75)
         return values * (2 / np.prod(leaf.shape[:-1])) ** 0.5 if values.ndim > 1 else values
 
     return model, jax.tree.map_with_path(draw, shapes), x

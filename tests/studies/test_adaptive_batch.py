@@ -274,7 +274,7 @@ def test_the_interval_of_a_saving():
     rough = fit_steps(batches, (100 + 6_400 / batches) * [1.1, 0.9, 1.1, 0.9])
     wider, same = saving(rough, ends), saving(rough, [ends[0]] * 3)
     assert wider.low < same.low < same.share < same.high < wider.high
-    band = np.array([x.item() for x in rough.band(64.0)])
+    band = np.array([x.item() for x in rough.hyperbola.band(64.0)])
     np.testing.assert_allclose([same.low, same.high], 1 - 160 / band, rtol=1e-9)
 
 
