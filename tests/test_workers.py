@@ -75,8 +75,9 @@ def unfinished(workdir):
 def test_two_workers_give_what_one_gives(config, tmp_path):
     outputs = []
     for workers in (1, 2):
-        arguments = f"--config={config}", f"--workdir=~/{workers}", f"--workers={workers}"
-        code, out, err = launch(*arguments, HOME=str(tmp_path))
+        workdir = f"--workdir={tmp_path / str(workers)}"
+        arguments = f"--config={config}", workdir, f"--workers={workers}"
+        code, out, err = launch(*arguments)
         assert code == 0 and "Traceback" not in err, err
         outputs.append(out)
         resolved = json.loads((tmp_path / str(workers) / "bs8/resolved.json").read_text())
