@@ -35,7 +35,11 @@ infinity.
 batches, and of the largest batch against the others, for steps may rise there again (then it is
 left out); and, where the noise of the points is given, of the scatter around the curve.
 
-COVERAGE
+How often the intervals of the turns hold them, or a doubt is said, on curves of any bend, of slope
+-0.85 and with a rise at the end, is measured by `benchmarks/turns_coverage.py`; the coverage of the
+hyperbola's numbers on hyperbolas by `benchmarks/fits_coverage.py`: 93 to 98% under normal noise, 94
+to 98% under heavy tails and with censored points, down to 86% where the noise is three times as
+large at one end.
 """
 
 import dataclasses

@@ -59,7 +59,8 @@ def critical_batch_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
     n - 2; else it is 0 and nu that of Welch and Satterthwaite, from the degrees of freedom n - 2 of
     each and its share in the variance of the difference in log B_crit.
 
-    COVERAGE
+    `benchmarks/ratio_coverage.py` measures how often it holds the truth, beside the interval that
+    takes the studies' errors as independent.
     """
     pair = fit.hyperbola, reference.hyperbola
     sds = [max(curve.residual_sd, SMALLEST_SD) for curve in pair]
