@@ -59,7 +59,7 @@ def critical_batch_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
     n - 2; else it is 0 and nu that of Welch and Satterthwaite, from the degrees of freedom n - 2 of
     each and its share in the variance of the difference in log B_crit.
 
-    Measured by `benchmarks/ratio_coverage.py`, 40 draws in each of 66 settings: the 95% intervals
+    Measured by `benchmarks/ratio_coverage.py`, 40 draws in each of 82 settings: the 95% intervals
     hold the truth in 85 to 100%. At a correlation of 0.9 the high end is 2.2 times the low one in
     the median setting, and 3.2 times where the errors are taken as independent.
     """
