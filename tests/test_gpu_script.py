@@ -87,6 +87,7 @@ def test_trials_of_panel_b_fill_their_share_of_the_time(gpu, tmp_path):
     assert gpu._begun(tmp_path, 512) == begun and gpu._begun(tmp_path, 8) is None
 
 
+@pytest.mark.slow
 def test_a_part_at_toy_size(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--toy", "--parts=populations"]
     places = [f"--out={tmp_path}", f"--work={tmp_path}", "--seconds=500"]
