@@ -62,6 +62,48 @@ def test_a_part_that_fails_or_does_not_end_stops_no_other(gpu, monkeypatch, tmp_
     assert not status.exists() or "\nState:\tZ" in status.read_text()
 
 
+class Fake:
+    """A contestant whose rate is known."""
+
+    def __init__(self, command, **environment):
+        self.ours = "--serve=ours" in command
+
+    def answer(self):
+        if not self.ours:
+            return {"device": "NVIDIA H200"}
+        return {"device": "NVIDIA H200", "flops_per_image": 24e9}
+
+    def rate(self):
+        return 3000.0 if self.ours else 2500.0
+
+
+def test_images_per_second_as_a_share_of_the_peak(gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "Contestant", Fake)
+    options = argparse.Namespace(out=tmp_path, toy=False, batch=256, peak=None)
+    gpu.resnet50(gpu.Results(options, "resnet50"), options)
+    found = json.loads((tmp_path / "resnet50.json").read_text())
+    assert found["device"] == "NVIDIA H200" and found["ratio"] == 1.2
+    # 3,000 images/s of 24 GFLOP are 72 TFLOP/s, of 989.4 dense.
+    assert found["share_of_peak"]["ours"] == pytest.approx(72 / 989.4)
+    assert found["share_of_peak"]["torch"] == pytest.approx(60 / 989.4)
+    assert found["ours"]["images_per_second_alone"] == 3000
+
+
+def test_ours_stays_where_pytorch_fails(gpu, monkeypatch, tmp_path):
+    class Fails(Fake):
+        def answer(self):
+            if not self.ours:
+                raise RuntimeError("it ended with exit code 1")
+            return super().answer()
+
+    monkeypatch.setattr(gpu, "Contestant", Fails)
+    options = argparse.Namespace(out=tmp_path, toy=False, batch=256, peak=None)
+    with pytest.raises(RuntimeError):
+        gpu.resnet50(gpu.Results(options, "resnet50"), options)
+    found = json.loads((tmp_path / "resnet50.json").read_text())
+    assert found["ours"]["share_of_peak_alone"] == pytest.approx(72 / 989.4)
+
+
 def test_trials_of_panel_b_fill_their_share_of_the_time(gpu, tmp_path):
     options = argparse.Namespace(toy=False, limit=200)
     case = lambda batch, rate, method: {
