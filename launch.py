@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from scaling.errors import UserCodeError, UserError, call_users, nearest
 from scaling.files import user_path
-from scaling.report import REPORTED, write_report
+from scaling.report import write_report
 from scaling.signals import Interrupted
 from scaling.workers import run_workers, stop_with_parent
 
@@ -73,16 +73,21 @@ def main(_) -> None:
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
-    from scaling.studies import ONE_PER_CORE, STUDIES, points_of, run_study  # devices are set
+    from scaling.studies.running import (
+        one_per_core,
+        points_of,
+        run_study,
+        study_of,
+    )  # devices are set
     from scaling.train.threads import fit_cpu
 
     points = points_of(config, POINTS.value)
-    if config.study in ONE_PER_CORE:  # alone or as one of several workers: the same numbers
+    if one_per_core(config.study):  # alone or as one of several workers: the same numbers
         os.environ.setdefault("PJRT_NPROC", "1")
     elif config.study == "train" and not DEVICES.value:
         fit_cpu(points.values())
     if DRY_RUN.value:
-        say(STUDIES[config.study].dry_run(points))
+        say(study_of(config).dry_run(points))
         return
     workdir = workdir or Path(default_workdir())
     if WORKER.value:
@@ -92,16 +97,14 @@ def main(_) -> None:
     workers = workers_for(config, workdir)
     if workers > 1:
         for point in points.values():
-            STUDIES[config.study].check(point)
+            study_of(config).check(point)
         run_workers(workers, [sys.executable, *sys.argv, "--worker"], say)
     # What workers left undone is done here: an error shows as it would have without them.
-    quiet = lambda text: None if workers > 1 and "finished before" in text else say(text)
-    results = run_study(config, workdir, POINTS.value, quiet)
+    quiet = lambda text: None if workers > 1 and "already finished" in text else say(text)
+    run_study(config, workdir, POINTS.value, quiet)
     if DEVICES.value:
         say(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
-    say(STUDIES[config.study].summarize(results))
-    if config.study in REPORTED and results:
-        write_report([workdir], workdir, say)
+    write_report([workdir], workdir, say)
 
 
 def report_folder(workdirs: list[Path]) -> Path:
@@ -115,9 +118,9 @@ def workers_for(config, workdir: Path) -> int:
     """How many processes share the points: one per core where JAX has only the CPU."""
     import jax
 
-    from scaling.studies import ONE_PER_CORE, unfinished
+    from scaling.studies.running import one_per_core, unfinished
 
-    if config.study not in ONE_PER_CORE or DEVICES.value or jax.default_backend() != "cpu":
+    if not one_per_core(config.study) or DEVICES.value or jax.default_backend() != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(WORKERS.value or cores, unfinished(config, workdir, POINTS.value))

@@ -33,7 +33,7 @@ def run(seed: int, folder: Path) -> tuple[str, str]:
 
     from scaling.errors import UserError
     from scaling.report import REPORTED, write_report
-    from scaling.studies import STUDIES, run_study
+    from scaling.studies.running import STUDIES, run_study
 
     quiet = lambda text: None
     config, (study, *_) = mutated(seed)

@@ -6,7 +6,7 @@ import pytest
 from mutations import mutated
 
 from scaling.errors import UserError
-from scaling.studies import STUDIES, points_of, run_study
+from scaling.studies.running import STUDIES, points_of, run_study
 
 COUNT, TRAINED = 12, 1  # configs of every study, and how many of those that are good also train
 

@@ -16,7 +16,7 @@ from scaling import search
 from scaling.config import LATER_SEEDS, LIMITS, checked, default_config, limits_of, model_config
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
-from scaling.studies import STUDIES, accuracy, points_of
+from scaling.studies.running import STUDIES, accuracy, points_of
 from scaling.train import memory, point_search
 
 NAN, INF = math.nan, math.inf

@@ -9,7 +9,7 @@ from scaling import recipes
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.recipes import PIECES, apply, settings
-from scaling.studies import points_of
+from scaling.studies.running import points_of
 from scaling.train.point import resolve
 
 SIZE = 1197  # digits

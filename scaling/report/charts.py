@@ -1,4 +1,4 @@
-"""A figure described once, to be drawn for paper (`paper.py`) and for the screen (`screen.py`)."""
+"""A figure as panels and marks, which `drawing.py` draws for paper and for the page."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +9,24 @@ from scaling.report.wording import batch_label, decimal_label
 
 FAR = 6.0  # an interval's end widens an axis no further than this multiple of the values
 Values = Sequence[float]
+# Distinct also to the colour-blind (Okabe and Ito 2008); black is for what all studies share.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osDv^P"
+GREY = "#595959"
+
+
+def style_of(index: int) -> tuple[str, str]:
+    """Colour and marker of the study of that number."""
+    return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+
+
+def shades(number: int) -> list[str]:
+    """Colours for an ordered series, dark to light."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    places = [0.9 * i / max(number - 1, 1) for i in range(number)]
+    return [to_hex(matplotlib.colormaps["viridis"](place)) for place in places]
 
 
 @dataclass(frozen=True)
@@ -16,8 +34,8 @@ class Axis:
     """An axis of a panel.
 
     Attributes:
-      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0 on; or "near",
-        linear just around the values.
+      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0 on; "near",
+        linear just around the values; or "names", where the values 0, 1, ... have `names`.
       tick: the text at a tick; of a "near" axis, those without one are left out.
       include: values that must lie on it.
       reverse: high values first.
@@ -28,25 +46,44 @@ class Axis:
     tick: Callable[[float], str] = decimal_label
     include: tuple[float, ...] = ()
     reverse: bool = False
+    names: tuple[str, ...] = ()
 
 
-def batches(label: str) -> Axis:
+def batches(label: str = "global batch (examples)") -> Axis:
     """An axis of batch sizes."""
     return Axis(label, "binary", batch_label)
 
 
+# All marks: `label` is their entry in the legend, "" for none; `series` the label of the entry that
+# shows and hides them, where it is not their own.
+
+
 @dataclass(frozen=True)
 class Line:
-    """A line; a guide does not widen the axes."""
+    """A line; a guide does not widen the axes. `text` is shown on hovering over it."""
 
     x: Values
     y: Values
     color: str
-    label: str = ""  # in the legend; none if empty
+    label: str = ""
     dash: str = "solid"  # or dash, dot
     width: float = 1.4
     guide: bool = False
     faint: bool = False
+    series: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The range between two lines; it does not widen the axes."""
+
+    x: Values
+    low: Values
+    high: Values
+    color: str
+    label: str = ""
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +94,7 @@ class Points:
       low, high: ends of the intervals, empty or one per point; a None runs out of the figure.
       names: beside the points, empty or one per point.
       names_at: "above", to the right; "below", to the left; or level with it, "left" or "right".
-      texts: what hovering tells, in HTML that is safe, empty or one per point.
+      texts: shown on hovering, lines of plain text, empty or one per point.
     """
 
     x: Values
@@ -73,6 +110,7 @@ class Points:
     names: Sequence[str] = ()
     names_at: str = "above"
     texts: Sequence[str] = ()
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +122,7 @@ class Rule:
     x: float | None = None
     y: float | None = None
     dash: str = "dash"
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,9 +134,10 @@ class Span:
     color: str
     label: str = ""
     axis: str = "x"
+    series: str = ""
 
 
-Mark = Line | Points | Rule | Span
+Mark = Line | Band | Points | Rule | Span
 
 
 @dataclass(frozen=True)
@@ -119,6 +159,8 @@ class Panel:
         axis = getattr(self, name)
         crowded = narrow and name == "x"  # labels stand side by side
         values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
+        if axis.scale == "names":
+            return Scale(-0.6, len(axis.names) - 0.4, list(range(len(axis.names))))
         if axis.scale == "linear":
             most = max([*values, 1e-9])
             return Scale(-0.03 * most, 1.03 * most, [])
@@ -141,7 +183,9 @@ def _extent(mark: Mark, name: str) -> Iterable[float]:
     if isinstance(mark, Rule):
         place = getattr(mark, name)
         return () if place is None else (place,)
-    return () if isinstance(mark, Line) and mark.guide else getattr(mark, name)
+    if isinstance(mark, Band) or (isinstance(mark, Line) and mark.guide):
+        return ()
+    return getattr(mark, name)
 
 
 def _ends(mark, name):

@@ -1,13 +1,15 @@
 """Finished work directories, as far as the records of all studies are alike."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from scaling.errors import UserError
-from scaling.report import REPORTED
+from scaling.report.reading import RecordError, from_json
+from scaling.studies import STUDIES
 
 T = TypeVar("T")
 
@@ -24,6 +26,11 @@ class Directory:
     recipe: dict[str, Any]  # what makes its numbers comparable with others'
 
     @property
+    def study(self) -> str:
+        """One of STUDIES; older records of single runs do not name theirs."""
+        return self.result.get("study", "train")
+
+    @property
     def name(self) -> str:
         """The last part of its path."""
         return self.path.name
@@ -34,7 +41,7 @@ class Workdir:
     """A work directory: the points of one study."""
 
     path: Path
-    study: str  # the name of its kind, one of REPORTED
+    study: str  # one of STUDIES
     directories: list[Directory]
     unfinished: list[str]  # directories of points without a result
 
@@ -47,7 +54,7 @@ class Study:
     workdir: Path
     points: list[Any]  # finished ones
     unfinished: list[str]
-    label: str = ""  # what tells it from the studies that it is shown with
+    label: str = ""  # what tells it from the studies that it is shown with; "" where it is alone
 
     @property
     def title(self) -> str:
@@ -93,32 +100,33 @@ def read_workdir(path: Path) -> Workdir:
     if not finished:
         begun = f": {', '.join(unfinished)} not finished" if unfinished else ""
         raise UserError(f"{path} holds no finished point of a study{begun}.")
-    directories = [_read_directory(place) for place in finished]
+    directories = [read_directory(place) for place in finished]
     first = directories[0]
     for other in directories[1:]:
-        if _study(other.result) != _study(first.result):
+        if other.study != first.study:
             raise UserError(
                 f"{first.name} and {other.name} in {path} are of different studies "
-                f"({_study(first.result)} and {_study(other.result)}); keep them in workdirs of "
-                "their own."
+                f"({first.study} and {other.study}); use a workdir for each."
             )
-    return Workdir(path, _study(first.result), directories, unfinished)
+    return Workdir(path, first.study, directories, unfinished)
 
 
-def _study(result):
-    return result.get("study", "train")  # records of single runs do not name their study
+def read_directory(path: Path) -> Directory:
+    """One finished point.
 
-
-def _read_directory(path):
+    Raises:
+      UserError: see `read_workdir`.
+    """
     result = read_object(path / "result.json")
-    if _study(result) not in REPORTED:
+    study = result.get("study", "train")
+    if study not in STUDIES:
         raise UserError(
-            f"{path} holds a record of another study, {_study(result)!r}; a report is made of "
-            f"{', '.join(REPORTED[:-1])} or {REPORTED[-1]}."
+            f"{path} holds a record of another study, {study!r}; a report is made of "
+            f"{', '.join(sorted(STUDIES))}."
         )
     config = read_object(path / "config.json")
     resolved = read_object(path / "resolved.json", missing={})
-    with _told(path):
+    with record_errors(path):
         sizes = resolved.get("data", {}).get("sizes", {})
         recipe = {
             "data set": config["data"]["name"],
@@ -139,34 +147,34 @@ def _loss_text(config):
     return f"label smoothing {'searched' if searched else f'{value:g}'}"
 
 
-class _told:
-    """Errors of records that have another form than expected, as one sentence."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if not isinstance(error, KeyError | TypeError | AttributeError | ValueError):
-            return
-        what = f"lacks {error}" if kind is KeyError else f"has another form ({error})"
-        raise UserError(
-            f"The record in {self.path} {what}; delete the directory to measure it anew."
-        ) from None
+@contextlib.contextmanager
+def record_errors(path: Path) -> Iterator[None]:
+    """A record of another form than expected, as one sentence."""
+    try:
+        yield
+    except RecordError as error:
+        what = str(error)
+    except KeyError as error:
+        what = f"lacks {error}"
+    except (TypeError, AttributeError, ValueError) as error:
+        what = f"has another form ({error})"
+    else:
+        return
+    raise UserError(f"The record in {path} {what}; delete the directory to measure it anew.")
 
 
-def read_points(workdir: Workdir, read: Callable[[Directory], T]) -> list[T]:
-    """What `read` makes of each directory.
+def read_points(workdir: Workdir, kind: type[T], **more: Callable[[Directory], Any]) -> list[T]:
+    """The record of each directory as a `kind`: a dataclass of the keys of its result.json, with
+    `directory` and what the functions `more` make of a directory.
 
     Raises:
-      UserError: `read` missed a key or met a value of another kind.
+      UserError: a key is missing, or its value of another kind.
     """
     points = []
     for directory in workdir.directories:
-        with _told(directory.path):
-            points.append(read(directory))
+        with record_errors(directory.path):
+            own = {name: read(directory) for name, read in more.items()}
+            points.append(from_json(kind, directory.result | own | {"directory": directory}))
     return points
 
 
@@ -176,11 +184,6 @@ def recipes_of(directory: Directory) -> list[str]:
     section = directory.config.get("recipes")
     names = section.get("names") if isinstance(section, dict) else None
     return [*(names if isinstance(names, list | tuple) else directory.result["recipes"])]
-
-
-def from_keys(cls: type[T], record: dict[str, Any]) -> T:
-    """An instance of a dataclass whose fields are keys of `record`."""
-    return cls(**{one.name: record[one.name] for one in fields(cls)})
 
 
 def read_object(path: Path, missing: dict | None = None) -> dict[str, Any]:
@@ -210,12 +213,15 @@ def check_alike(workdir: Path, points: Sequence[T], of: Callable[[T], dict[str, 
             if (other := of(point)[key]) != value:
                 raise UserError(
                     f"{first.directory.name} and {point.directory.name} in {workdir} differ in "
-                    f"their {key} ({value} and {other}); keep them in workdirs of their own."
+                    f"their {key} ({value} and {other}); use a workdir for each."
                 )
 
 
 def labelled(studies: Sequence[Study]) -> list[Study]:
-    """The studies, each with the shortest thing that tells it from the others."""
+    """The studies, each with the shortest thing that tells it from the others; one alone needs
+    none."""
+    if len(studies) == 1:
+        return list(studies)
     names = [study.workdir.resolve().name for study in studies]
     paths = [str(study.workdir) for study in studies]
     for labels in (_differing(studies), [study.title for study in studies], names, paths):
@@ -225,13 +231,15 @@ def labelled(studies: Sequence[Study]) -> list[Study]:
 
 
 def _differing(studies):
-    """Those values of their recipes in which the studies differ."""
+    """The first value of their recipes that is another in each study; else all that differ."""
     recipes = [study.recipe for study in studies]
     columns = []
     for key in recipes[0]:
         column = [recipe[key] for recipe in recipes]
         if any(value != column[0] for value in column):
             columns.append(_in_words(column))
+            if len(set(columns[-1])) == len(studies):
+                return columns[-1]
     return [", ".join(values) for values in zip(*columns, strict=True)] or [""] * len(studies)
 
 

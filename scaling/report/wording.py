@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from scaling.report.records import Study
 
@@ -75,6 +75,19 @@ def goal_text(metric: str, goal: float, split: str = "validation") -> str:
     return f"a {measure} of {metric_value(metric, goal)}"
 
 
+def percent(share: float | None) -> str:
+    """2.1%; −4.9%; 31%"""
+    if share is None:
+        return NOTHING
+    text = f"{100 * share:.1f}" if abs(share) < 0.1 else f"{100 * share:.0f}"
+    return f"{text}%".replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, text: Callable = number) -> str:
+    """(95%: 12 to 30), to follow a value; nothing where there is none"""
+    return "" if low is None or high is None else f" (95%: {text(low)} to {text(high)})"
+
+
 def between(low: float | None, high: float | None) -> str:
     """12 to 30, 12 or more, at most 30, or nothing known."""
     if low is None:
@@ -101,18 +114,6 @@ def subject(study: Study) -> str:
     """On Fashion-MNIST with an MLP"""
     data, model = study.recipe["data set"], study.recipe["model"]["name"]
     return f"On {DATA.get(data, data)} with {MODELS.get(model, model)}"
-
-
-def study_label(study: Study, studies: list[Study]) -> str:
-    """What tells a study from the others; nothing where it is alone."""
-    return study.label if len(studies) > 1 else ""
-
-
-def headline(studies: Sequence[Study]) -> str:
-    """The title of a study alone, or what is compared."""
-    if len(studies) == 1:
-        return studies[0].title or studies[0].label
-    return listed([study.label for study in studies])
 
 
 def subscripts(escaped: str) -> str:

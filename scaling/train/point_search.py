@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scaling import search
-from scaling.config import LIMITS
+from scaling.config import limits_of
 from scaling.crossings import Curve, first_crossing
 from scaling.errors import UserError
 from scaling.record import RunDir
@@ -28,7 +28,7 @@ NAMES = {
 # Optimizers whose steps are longer than the learning rate by 1 / (1 - momentum).
 WITH_MOMENTUM = ("momentum", "nesterov")
 # Seeds of the repeats follow those of any trial, in a first round or a wider one.
-REPEAT_SEED = round(LIMITS["search.trials"].high * (1 + LIMITS["search.widen"].high))
+REPEAT_SEED = round(limits_of("search.trials").high * (1 + limits_of("search.widen").high))
 REPEAT_BUDGET = 4  # times the best trial's steps
 REPEAT = "repeat"  # what the lines of repeats in metrics.jsonl are called
 

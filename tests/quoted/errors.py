@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from quoted.quotes import Table
 from quoted.records import count, percent, spread
-from scaling.report.kinds.accuracy.judging import failure
-from scaling.report.kinds.accuracy.records import Point, Study
+from scaling.studies.accuracy.judging import failure
+from scaling.studies.accuracy.records import Point, Study
 
 
 def error_table(

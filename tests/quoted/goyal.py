@@ -3,7 +3,7 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, say
 from quoted.records import ends, percent, points, spread, study
-from scaling.report.kinds.accuracy.judging import to_reference
+from scaling.studies.accuracy.judging import to_reference
 
 ROWS = {
     "none (`naive`)": "naive",

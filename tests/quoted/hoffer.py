@@ -4,10 +4,10 @@ import statistics
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, percent, points, study
-from scaling.report.kinds.accuracy.judging import difference
-from scaling.report.kinds.generalization.analysis import ratio, small
-from scaling.report.kinds.generalization.records import LAWS
-from scaling.report.kinds.generalization.words import r2_text
+from scaling.studies.accuracy.judging import difference
+from scaling.studies.generalization.analysis import ratio, small
+from scaling.studies.generalization.records import LAWS
+from scaling.studies.generalization.words import r2_text
 
 RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
 

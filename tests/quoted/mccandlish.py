@@ -2,9 +2,9 @@
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.report.kinds.adaptive_batch.records import fit_of
-from scaling.report.kinds.noise_scale.records import equal_loss_spread, levels, slope
-from scaling.report.kinds.pareto.records import fronts, summary
+from scaling.studies.adaptive_batch.records import fit_of
+from scaling.studies.noise_scale.records import equal_loss_spread, levels, slope
+from scaling.studies.pareto.records import fronts, summary
 from scaling.studies.adaptive_batch import allowed, saving
 
 TASKS = {

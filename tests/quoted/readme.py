@@ -5,7 +5,7 @@ from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, result, study
 from quoted.shallue import caption, moves
 from quoted.you import LARS, MUON
-from scaling.report.kinds.pareto.records import summary
+from scaling.studies.pareto.records import summary
 
 SETS = ("digits MLP", "Fashion-MNIST MLP")
 BATCHES = (8, 64, 512)

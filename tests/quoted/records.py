@@ -6,8 +6,8 @@ from typing import Any
 
 from quoted.quotes import ROOT
 from scaling.paired import Paired
-from scaling.report.kinds import kind_of
-from scaling.report.kinds.accuracy.records import Point
+from scaling.report.kind import kind_of
+from scaling.studies.accuracy.records import Point
 from scaling.report.records import Study, read_workdir
 from scaling.report.wording import count, number
 

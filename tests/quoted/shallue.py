@@ -7,7 +7,7 @@ from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, study
 from scaling.fits import StepsFit, Turn, rounded
 from scaling.ratios import critical_batch_ratio
-from scaling.report.kinds.steps_to_target.analysis import fit_of, reached_points
+from scaling.studies.steps_to_target.analysis import fit_of, reached_points
 from scaling.report.wording import number
 
 MLP, DIGITS = "fashion_mlp", "quickstart"

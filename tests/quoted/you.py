@@ -3,9 +3,9 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, number, percent, points, spread, study
-from scaling.report.kinds.accuracy.judging import difference, to_reference
-from scaling.report.kinds.generalization.analysis import spread as unevenness
-from scaling.report.kinds.generalization.layers import of_group
+from scaling.studies.accuracy.judging import difference, to_reference
+from scaling.studies.generalization.analysis import spread as unevenness
+from scaling.studies.generalization.layers import of_group
 from scaling.report.wording import listed
 
 BATCHES = (128, 1024, 4096, 8192, 16384)

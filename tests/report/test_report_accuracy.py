@@ -26,11 +26,11 @@ from scaling.errors import UserError
 from scaling.report import write_report
 from scaling.report.blocks import Heading, Note, Picture, Table
 from scaling.report.charts import Axis, Line, Panel, Points, Rule, Span, near
-from scaling.report.kinds import accuracy
-from scaling.report.kinds.accuracy import charts, curves
-from scaling.report.kinds.accuracy.judging import changes, recommended, to_reference, verdict
-from scaling.report.kinds.accuracy.papers import paper_tables
-from scaling.report.kinds.accuracy.texts import flags, points_text, some
+from scaling.report.kind import accuracy
+from scaling.studies.accuracy import charts, curves
+from scaling.studies.accuracy.judging import changes, recommended, to_reference, verdict
+from scaling.studies.accuracy.papers import paper_tables
+from scaling.studies.accuracy.texts import flags, points_text, some
 from scaling.report.paper import draw
 from scaling.report.screen import plots
 

@@ -11,9 +11,9 @@ from synthetic_plans import adaptive_result, missed_run, write_adaptive_workdir
 
 from scaling.report import write_report
 from scaling.report.charts import Line, Points
-from scaling.report.kinds import adaptive_batch
-from scaling.report.kinds.adaptive_batch import charts
-from scaling.report.kinds.adaptive_batch.records import fit_of, natural, saving
+from scaling.report.kind import adaptive_batch
+from scaling.studies.adaptive_batch import charts
+from scaling.studies.adaptive_batch.records import fit_of, natural, saving
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from synthetic_plans import advice_result, option, write_advice_workdir
 from scaling.errors import UserError
 from scaling.report import write_report
 from scaling.report.charts import Points, Rule
-from scaling.report.kinds import advise
-from scaling.report.kinds.advise import charts
+from scaling.report.kind import advise
+from scaling.studies.advise import charts
 
 NOTHING = {
     "options": [],

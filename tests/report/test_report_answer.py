@@ -10,8 +10,8 @@ from synthetic import edit_result, keep_reached, write_workdir
 
 from scaling.ratios import Ratio
 from scaling.report import write_report
-from scaling.report.kinds.steps_to_target import answer, cautions, compared
-from scaling.report.kinds.steps_to_target.analysis import critical_batch_against, fit_of
+from scaling.studies.steps_to_target import answer, cautions, compared
+from scaling.studies.steps_to_target.analysis import critical_batch_against, fit_of
 
 GONE = {
     "steps_to_target": None,
@@ -118,7 +118,7 @@ def test_a_study_is_held_against_the_first(tmp_path):
 def test_ratios_of_curves_measured_at_one_end(tmp_path, monkeypatch, ratio, says):
     studies = [write_workdir(tmp_path / name, (4, 16), trials=8, title=name) for name in "ab"]
     first, other = read_studies(studies)
-    module = importlib.import_module("scaling.report.kinds.steps_to_target.answer")
+    module = importlib.import_module("scaling.studies.steps_to_target.answer")
     monkeypatch.setattr(module, "critical_batch_against", lambda *_: ratio)
     assert compared(other, first) == says
 

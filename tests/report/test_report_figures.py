@@ -7,7 +7,7 @@ from readers import read_studies, read_study
 from synthetic import edit_result, keep_reached, write_workdir
 
 from scaling.report.drawing import TURNS
-from scaling.report.kinds.steps_to_target import analysis, figures, interactive
+from scaling.studies.steps_to_target import analysis, figures, interactive
 from scaling.report.plots import plain
 from scaling.report.ticks import decades, powers_of_two
 

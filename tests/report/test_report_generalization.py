@@ -21,8 +21,8 @@ from scaling.errors import UserError
 from scaling.report import write_report
 from scaling.report.blocks import Note, Picture, Table
 from scaling.report.charts import Line, Points, Rule
-from scaling.report.kinds import generalization
-from scaling.report.kinds.generalization import analysis, charts
+from scaling.report.kind import generalization
+from scaling.studies.generalization import analysis, charts
 from scaling.report.wording import number
 
 PLUS_MINUS = "\u00a0±\u00a0"

@@ -13,7 +13,7 @@ from scaling.report import REPORTED, write_report
 from scaling.report.blocks import Picture
 from scaling.report.charts import Axis, Line, Panel, Points, Rule, batches
 from scaling.report.contents import contents, read_kinds
-from scaling.report.kinds import Kind, kind_of
+from scaling.report.kind import Kind, kind_of
 from scaling.report.paper import draw
 from scaling.report.screen import plots
 from scaling.report.wording import between, subscripts

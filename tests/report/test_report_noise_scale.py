@@ -12,10 +12,10 @@ from synthetic_noise import curve, noise, run_result, write_noise_workdir, write
 from scaling.errors import UserError
 from scaling.report import write_report
 from scaling.report.charts import Line, Points, Rule, Span
-from scaling.report.kinds import noise_scale
-from scaling.report.kinds.noise import UNRESOLVED
-from scaling.report.kinds.noise_scale import charts
-from scaling.report.kinds.noise_scale.records import equal_loss_spread, levels, rise, slope
+from scaling.report.kind import noise_scale
+from scaling.studies.noise_records import UNRESOLVED
+from scaling.studies.noise_scale import charts
+from scaling.studies.noise_scale.records import equal_loss_spread, levels, rise, slope
 
 
 @pytest.fixture(scope="module")

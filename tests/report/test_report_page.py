@@ -119,7 +119,7 @@ def test_a_report_needs_no_jax(workdir, tmp_path):
     program = (
         "import sys; sys.modules['jax'] = None\n"
         "from pathlib import Path; from scaling.report import write_report\n"
-        "from scaling.report import REPORTED; from scaling.report.kinds import kind_of\n"
+        "from scaling.report import REPORTED; from scaling.report.kind import kind_of\n"
         "[kind_of(name) for name in REPORTED]\n"
         f"write_report([Path({str(workdir)!r})], Path({str(tmp_path)!r}), print)"
     )

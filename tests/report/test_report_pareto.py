@@ -12,9 +12,9 @@ from scaling.errors import UserError
 from scaling.fits import fit_steps
 from scaling.report import write_report
 from scaling.report.charts import Line, Points
-from scaling.report.kinds import pareto
-from scaling.report.kinds.pareto import charts
-from scaling.report.kinds.pareto.records import fronts, summary, tracked_run
+from scaling.report.kind import pareto
+from scaling.studies.pareto import charts
+from scaling.studies.pareto.records import fronts, summary, tracked_run
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from scaling.errors import UserError
 from scaling.minima import interval_of
 from scaling.record import RunDir
 from scaling.signals import Interrupted
-from scaling.studies import run_study
+from scaling.studies.running import run_study
 from scaling.studies.steps_to_target import check, sentence, summarize
 from scaling.train import held_out
 from scaling.train.population import Population

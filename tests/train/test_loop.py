@@ -14,7 +14,7 @@ from scaling.data import sources
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted, Signals
-from scaling.studies import run_study
+from scaling.studies.running import run_study
 from scaling.train import loop
 from scaling.train.loop import train_point
 
