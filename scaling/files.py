@@ -1,8 +1,10 @@
-"""Paths that a user names; writing a file in one piece, and the sentence for when that fails."""
+"""Paths that a user names; JSON; writing a file in one piece, and the sentence for when that fails."""
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from scaling.errors import UserError
 
@@ -25,6 +27,29 @@ def user_path(path: str | os.PathLike, name: str) -> Path:
         raise UserError(
             f"{name} is {path}, and that home folder is not known; write it out."
         ) from None
+
+
+WIDTH = 300  # characters of a line of JSON
+
+
+def json_text(value: Any, indent: int = 0) -> str:
+    """JSON for people and for diffs: what fits on a line stands on one, as do lists of numbers.
+
+    Raises:
+      ValueError: a number that is not finite.
+    """
+    line = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    pairs = isinstance(value, dict)
+    rows = isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value)
+    if len(line) <= WIDTH or not (pairs or rows):
+        return line
+    space = "\n" + " " * (indent + 2)
+    items = (
+        f"{json.dumps(str(key))}: {json_text(v, indent + 2)}" if pairs else json_text(v, indent + 2)
+        for key, v in (value.items() if pairs else enumerate(value))
+    )
+    first, last = "{}" if pairs else "[]"
+    return f"{first}{space}{f',{space}'.join(items)}\n{' ' * indent}{last}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

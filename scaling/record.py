@@ -30,7 +30,7 @@ import numpy as np
 
 from scaling.config import differences, without_logistics
 from scaling.errors import UserError
-from scaling.files import write_atomically, write_error
+from scaling.files import json_text, write_atomically, write_error
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
 
@@ -262,8 +262,7 @@ class RunDir:
             ) from None
 
     def _write(self, name, content):
-        text = json.dumps(content, indent=2, allow_nan=False)
-        write_atomically(self.path / name, text + "\n")
+        write_atomically(self.path / name, json_text(content) + "\n")
 
 
 def _as_json(config):
