@@ -53,7 +53,7 @@ def _serve(connection) -> None:
     """Runs the seeds that come, in a process of its own."""
     import jax
 
-    from launch import set_up_jax
+    from scaling.cli import set_up_jax
 
     set_up_jax(None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -449,7 +449,7 @@ def main():
         conduct(options)
         return
     # Programs that one part compiled are found by the next.
-    from launch import set_up_jax
+    from scaling.cli import set_up_jax
 
     set_up_jax(None)
     if options.serve:

@@ -319,15 +319,18 @@ _NOT_FINITE = re.compile(r"-?\b(?:nan|inf)\b")
 
 
 def _command():
-    """As the user would give it: a worker's says at its end that it is one."""
-    return sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
+    """As the user would give it: a worker's ends with a word that says it is one."""
+    program, *arguments = sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
+    name = Path(program).name
+    begin = [name] if name == "scaling" else ["python", program]
+    return shlex.join([*begin, *arguments])
 
 
 def provenance() -> dict[str, Any]:
     """Where a result comes from: code, packages, machine, command."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *_command()]),
+        "command": _command(),
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -13,7 +13,7 @@ import pytest
 from compare import same_runs
 from program import launch, start
 
-from launch import load_config
+from scaling.cli import load_config
 from scaling.errors import UserError
 from scaling.record import read_metrics
 

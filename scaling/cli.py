@@ -1,0 +1,343 @@
+"""The program: flags -> config -> study -> report -> exit code.
+
+Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stopped by signal n and
+saved.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+
+from scaling.errors import UserCodeError, UserError, call_users, nearest
+from scaling.files import user_path
+from scaling.report import write_report
+from scaling.signals import Interrupted
+from scaling.workers import run_workers, stop_with_parent
+
+
+class OrNone(flags.ArgumentParser):
+    """The word None for a config key that may be None; all else by another parser."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument):
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+for kind, parser in (
+    (int, flags.IntegerParser()),
+    (float, flags.FloatParser()),
+    (str, flags.ArgumentParser()),
+):
+    config_flags.register_flag_parser_for_type(kind, OrNone(parser))
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "FILE[:task], or the name of a config that comes with the program; any field "
+    "can be set, as in --config.optim.base_lr=0.2"
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "where to record; default: a folder under runs/")
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "simulate this many devices on CPU, to check results, never speed", 1
+)
+POINTS = flags.DEFINE_string("points", None, "i:j, run only these points of a sweep")
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "processes that share a study's points on a CPU; default: one per core", 1
+)
+WORKER = flags.DEFINE_bool(
+    "worker", False, "be one of several processes on a workdir: take only points that are free"
+)
+REPORT = flags.DEFINE_list(
+    "report", None, "WORKDIR[,WORKDIR...], make the report of finished studies and run nothing"
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
+
+
+def main(_) -> None:
+    say = lambda text: print(text, flush=True)
+    workdir = None if WORKDIR.value is None else user_path(WORKDIR.value, "--workdir")
+    if REPORT.value is not None:
+        workdirs = [user_path(path, "--report") for path in REPORT.value or [""]]
+        write_report(workdirs, workdir or report_folder(workdirs), say)
+        return
+    config = CONFIG.value
+    set_up_jax(DEVICES.value)
+    from scaling.studies.running import (
+        one_per_core,
+        points_of,
+        run_study,
+        study_of,
+    )  # devices are set
+    from scaling.train.threads import fit_cpu
+
+    points = points_of(config, POINTS.value)
+    if one_per_core(config.study):  # alone or as one of several workers: the same numbers
+        os.environ.setdefault("PJRT_NPROC", "1")
+    elif config.study == "train" and not DEVICES.value:
+        fit_cpu(points.values())
+    if DRY_RUN.value:
+        say(study_of(config).dry_run(points))
+        return
+    workdir = workdir or Path(default_workdir())
+    if WORKER.value:
+        stop_with_parent()
+        run_study(config, workdir, POINTS.value, say, worker=True)
+        return
+    workers = workers_for(config, workdir)
+    if workers > 1:
+        for point in points.values():
+            study_of(config).check(point)
+        run_workers(workers, [sys.executable, *sys.argv, "--worker"], say)
+    # What workers left undone is done here: an error shows as it would have without them.
+    quiet = lambda text: None if workers > 1 and "already finished" in text else say(text)
+    run_study(config, workdir, POINTS.value, quiet)
+    if DEVICES.value:
+        say(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
+    write_report([workdir], workdir, say)
+
+
+def report_folder(workdirs: list[Path]) -> Path:
+    """Of one study beside its records; of several in a folder of its own, beside the first."""
+    first, *others = [workdir.resolve() for workdir in workdirs]
+    names = "+".join(workdir.name for workdir in (first, *others))
+    return first.with_name(names[:200]) if others else workdirs[0]
+
+
+def workers_for(config, workdir: Path) -> int:
+    """How many processes share the points: one per core where JAX has only the CPU."""
+    import jax
+
+    from scaling.studies.running import one_per_core, unfinished
+
+    if not one_per_core(config.study) or DEVICES.value or jax.default_backend() != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(WORKERS.value or cores, unfinished(config, workdir, POINTS.value))
+
+
+def set_up_jax(devices: int | None) -> None:
+    """Simulated devices, if asked for; 32-bit numbers; and the cache of compiled programs."""
+    import jax
+
+    from scaling.data.sources import cache_dir
+    from scaling.train.threads import split_cpu
+
+    if devices:
+        split_cpu(devices)
+        jax.config.update("jax_platforms", "cpu")
+    # Training is in float32 by design: an environment's JAX_ENABLE_X64 must change no number.
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """(name, value) of every flag, whether written --name=value or --name value."""
+    pairs, rest = [], list(argv[1:])
+    while rest:
+        name, equals, value = rest.pop(0).lstrip("-").partition("=")
+        if not equals and rest and not rest[0].startswith("-"):
+            value = rest.pop(0)
+        pairs.append((name, value))
+    return pairs
+
+
+def default_workdir() -> str:
+    """runs/FILE-task, and what was overridden: the same command finds the same run."""
+    parts = []
+    for name, value in arguments(sys.argv):
+        if name == "config":
+            path, _, task = value.partition(":")
+            parts.insert(0, "-".join(filter(None, (Path(path).stem, task))))
+        elif name.startswith("config."):
+            parts.append(f"{name.removeprefix('config.')}={value}")
+        elif name.startswith("noconfig."):
+            parts.append(f"{name.removeprefix('noconfig.')}=False")
+        elif name == "devices":
+            parts.append(f"simulated{value}")
+    return "runs/" + re.sub(r"[^\w.=,-]+", "_", "-".join(parts))
+
+
+def load_config(argument: str) -> ConfigDict:
+    """What `get_config` of FILE[:task] returns.
+
+    Raises:
+      UserError: there is no such file, it is no Python file, or not one of a config.
+      UserCodeError: an exception in the file's own code.
+    """
+    file, _, task = argument.partition(":")
+    if not file:
+        raise UserError(f"--config={argument} names no file. {_configs()}")
+    path = user_path(file, "--config")
+    if re.fullmatch(r"\w+", file) and not path.exists():
+        path = _own_configs() / f"{file}.py"
+    if path.is_dir():
+        raise UserError(f"--config={argument} is a folder; name a file. {_configs()}")
+    if not path.is_file():
+        raise UserError(f"There is no config file {file!r}: {_configs(path.stem)}")
+    name = "config_file"
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    try:
+        code = loader.get_code(name)
+    except (OSError, SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        reason = f"{error.msg} in line {line}" if line else error
+        raise UserError(
+            f"{file} cannot be read ({reason}); a config file is Python with a function get_config."
+        ) from None
+    sys.modules[name] = module  # where dataclasses and pickle look for it
+    call_users(f"config file {file}", exec, code, module.__dict__)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(
+            f"{file} has no function get_config; it must have one that returns a ConfigDict, as "
+            "configs/quickstart.py has."
+        )
+    return _got(get_config, file, task)
+
+
+def _got(get_config, file, task):
+    """The config that `get_config` of a file returns for a task, "" for none."""
+    given = [task] * bool(task)
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError as error:
+        if task:
+            raise UserError(f"{file} has no tasks to choose from; leave :{task} out.") from None
+        raise UserError(
+            f"get_config of {file} cannot be called without a task ({error}); give that argument a "
+            f"default, or name the task, --config={file}:TASK."
+        ) from None
+    config = call_users(f"config file {file}", get_config, *given)
+    plain = isinstance(config, ConfigDict) and not isinstance(config, FrozenConfigDict)
+    if not (plain and "study" in config):
+        kind = "one without the keys of a study" if plain else type(config).__name__
+        raise UserError(
+            f"get_config of {file} must return a ConfigDict that scaling.config.default_config() "
+            f"made, and it returns {kind}."
+        )
+    return config
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """`load_config` in the place of ml_collections' loader, which answers with tracebacks."""
+
+    def parse(self, argument):
+        return load_config(argument).lock()
+
+
+flags.FLAGS["config"].parser = _ConfigFile()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's flags, with its errors and ml_collections' as one sentence.
+
+    Raises:
+      UserError: unknown flag, config file, task or key, or a value of the wrong kind.
+      UserCodeError: see `load_config`.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error.flagname)) from None
+    except flags.Error as error:
+        raise UserError(f"{str(error).rstrip('.')}.") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        unknown = _unknown_key(argv)
+        if unknown is None and not isinstance(error, ValueError):
+            raise  # a bug
+        raise UserError(unknown or f"{error}.") from None
+    if REPORT.value is not None:
+        if CONFIG.value is not None:
+            raise UserError("--report makes a report of records alone; leave --config out.")
+    elif CONFIG.value is None:
+        raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
+    if len(rest) > 1:
+        raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
+    return rest
+
+
+def _unknown_flag(name):
+    """Of a flag outside --config, or of --config.KEY where there is no --config."""
+    first = name.partition(".")[0]
+    if first == "config":
+        return f"--{name} sets a key of a config, and there is none; name it with --config=FILE."
+    config = flags.FLAGS["config"].value  # where parsing has failed, CONFIG.value refuses
+    if config is not None and first in config:
+        return f"Unknown flag --{name}; keys of the config are set with --config.{name}."
+    return f"Unknown flag --{name}: {nearest(f'--{first}', [f'--{flag.name}' for flag in _flags()])}"
+
+
+def _flags():
+    """The flags of this program, without absl's own."""
+    return flags.FLAGS.get_key_flags_for_module(flags.FLAGS.find_module_defining_flag("workdir"))
+
+
+def _unknown_key(argv):
+    """The first --config.KEY that the config does not have, None where it has all."""
+    given = arguments(argv)
+    config = load_config(dict(given)["config"])
+    for name, value in given:
+        if not name.removeprefix("no").startswith("config."):
+            continue
+        keys = config
+        for key in name.partition(".")[2].split("."):
+            if not hasattr(keys, "keys") or key not in keys:
+                known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It is one value."
+                return f"Unknown config key {key!r} in --{name}={value}: {known}"
+            keys = keys[key]
+    return None
+
+
+def _own_configs() -> Path:
+    """The folder of the configs that come with the program; they import each other as `configs`."""
+    here = Path(__file__).parent
+    if (here.parent / "configs" / "quickstart.py").exists():  # a checkout
+        return here.parent / "configs"
+    if importlib.util.find_spec("configs") is None:
+        sys.modules["configs"] = importlib.import_module("scaling.configs")
+    return here / "configs"
+
+
+def _configs(name: str = ""):
+    """Which configs there are, the one most like `name` first."""
+    files = sorted(_own_configs().glob("*.py"))
+    runnable = [path.stem for path in files if "def get_config" in path.read_text()]
+    return nearest(name, runnable)
+
+
+def cli() -> None:
+    """The whole program, with its exit code."""
+    app.define_help_flags()
+    for flag in _flags():  # for --help, which shows those of the program that was called
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    try:
+        parse_flags(sys.argv)
+        main(sys.argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UserCodeError):
+            print(error.traceback, file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as error:
+        if not WORKER.value:  # else the process that started this one says it
+            print(f"{error} Run the same command again to resume.", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if not WORKER.value:
+            print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
