@@ -1,11 +1,12 @@
 """McCandlish 2018 in docs/reproduction.md."""
 
+from scaling.studies.adaptive_batch.records import fit_of
+
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.studies.adaptive_batch.records import fit_of
+from scaling.studies.adaptive_batch import allowed, saving
 from scaling.studies.noise_scale.records import equal_loss_spread, levels, slope
 from scaling.studies.pareto.records import fronts, summary
-from scaling.studies.adaptive_batch import allowed, saving
 
 TASKS = {
     "Fashion-MNIST, MLP": ("pareto_fashion_mnist", "MNIST 4.5, SVHN 8"),

@@ -7,8 +7,8 @@ from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, study
 from scaling.fits import StepsFit, Turn, rounded
 from scaling.ratios import critical_batch_ratio
-from scaling.studies.steps_to_target.analysis import fit_of, reached_points
 from scaling.report.wording import number
+from scaling.studies.steps_to_target.analysis import fit_of, reached_points
 
 MLP, DIGITS = "fashion_mlp", "quickstart"
 # What was changed, the study, and what the paper says; the first of each group is the reference.
@@ -234,25 +234,6 @@ def caption():
         value,
         interval,
         f"{mlp.bend_p:.1g}",
-    )
-
-
-def moves():
-    """What moves the limit, in README.md."""
-    ratio = lambda name, first: critical_batch_ratio(_fit(name), _fit(first))
-    momentum, wide = ratio("momentum", "sgd"), ratio("fc_128x3", "sgd")
-    eighth = ratio("size_6875", "size_55000")
-    span = lambda found: found.interval_text.removeprefix("95%: ")
-    yield say(
-        "critical batch size is {} times as large with momentum as with plain SGD (95%: {}), {} "
-        "times as large at twice the width ({}), and {} times for an eighth of the data ({}; "
-        "[more]",
-        f"{momentum.value:.2g}",
-        span(momentum),
-        f"{wide.value:.2g}",
-        span(wide),
-        f"{eighth.value:.2g}",
-        span(eighth),
     )
 
 

@@ -3,10 +3,10 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, number, percent, points, spread, study
+from scaling.report.wording import listed
 from scaling.studies.accuracy.judging import difference, to_reference
 from scaling.studies.generalization.analysis import spread as unevenness
 from scaling.studies.generalization.layers import of_group
-from scaling.report.wording import listed
 
 BATCHES = (128, 1024, 4096, 8192, 16384)
 LARS, LAMB, ADAMW, MUON = (f"{name}+warmup+poly" for name in ("lars", "lamb", "adamw", "muon"))
