@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
+from scaling.report.plots import plain
+
 from scaling.report.charts import Axis, Line, Mark, Panel, Points, Rule, batches, shown
 from scaling.report.drawing import BATCH, GREY, shades, style_of
-from scaling.report.plots import plain
 from scaling.report.wording import (
     count,
     decimal_label,

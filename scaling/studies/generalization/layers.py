@@ -2,12 +2,12 @@
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
+from scaling.report.plots import plain
 
 from scaling.report import paper, screen
 from scaling.report.blocks import Block, Heading, Note, Picture, Plot, Table
 from scaling.report.charts import Axis, Mark, Panel, Points, shown
 from scaling.report.drawing import MARKERS
-from scaling.report.plots import plain
 from scaling.report.wording import NOTHING, count, decimal_label, number
 from scaling.studies.generalization.analysis import main_recipe, spread
 from scaling.studies.generalization.charts import batch_text, colors

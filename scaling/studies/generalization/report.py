@@ -3,9 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
+from scaling.report.pictures import picture
+
 from scaling.report import provenance
 from scaling.report.blocks import Block, Note, Section, Table
-from scaling.report.pictures import picture
 from scaling.report.wording import (
     NOTHING,
     count,
