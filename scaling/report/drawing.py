@@ -94,6 +94,8 @@ def draw(panels: Sequence[Panel]) -> Drawing:
     columns = 4 if many else 2 if len(panels) in (2, 4) else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     size = (6.5, 4.4) if alone else (0.4 + 3.3 * columns, 0.8 + 3.1 * rows)
+    names = max((len(panel.y.names) for panel in panels), default=0)
+    size = (size[0], max(size[1], rows * (1.0 + 0.2 * names)))
     scale = 0.75 if many else 1.0
     drawing = Drawing(Figure(figsize=(size[0] * scale, size[1] * scale), layout="constrained"))
     FigureCanvasAgg(drawing.figure)
