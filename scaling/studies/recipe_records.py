@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.paired import mean_and_deviation
 from scaling.report import records
 from scaling.report.records import Directory, check_alike
 
@@ -34,6 +35,20 @@ class Run:
         """After the last update."""
         scores = getattr(self, split)
         return None if self.diverged or not scores else scores.get("error")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; the latter is None for one seed."""
+
+    mean: float
+    sd: float | None
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Of the values there are; None where there is none."""
+    mean, sd = mean_and_deviation(values)
+    return None if mean is None else Spread(mean, sd)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

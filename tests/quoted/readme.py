@@ -27,7 +27,7 @@ def _times(ratio):
 def accuracy():
     """What a large batch costs, and what wins it back."""
     hoffer, tuned = study("accuracy_hoffer_f1"), study("accuracy_f1_tuned_h200")
-    columns = [hoffer.reference, *hoffer.at(4096)]
+    columns = [hoffer.reference, *hoffer.points_at(4096)]
     yield say(
         "with Hoffer 2017's three remedies one after another: {}% ([more]",
         ", ".join(percent(1 - point.mean("test"), 1) for point in columns),
@@ -36,7 +36,7 @@ def accuracy():
         "momentum with warmup holds the small batch's error, {}%, up to 1,024 and LARS up to "
         "4,096; at 16,384 momentum gives {}%, LARS {}% and Muon {}%",
         percent(tuned.reference.mean("test"), 1),
-        *(percent(tuned.of(16384, r).mean("test"), 1) for r in ("naive", LARS, MUON)),
+        *(percent(tuned.point(16384, r).mean("test"), 1) for r in ("naive", LARS, MUON)),
     )
 
 

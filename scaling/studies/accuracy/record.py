@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from scaling.paired import mean_and_deviation
 from scaling.studies import recipe_records
-from scaling.studies.recipe_records import Run
+from scaling.studies.recipe_records import Run, Spread, spread_of
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,6 @@ class Tuning:
         return None if self.best is None else self.trials[self.best]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds; the latter is None for one seed."""
-
-    mean: float
-    sd: float | None
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Record(recipe_records.Record):
     """One batch size under one recipe; diverged also where every learning rate tried did."""
@@ -65,8 +57,7 @@ class Record(recipe_records.Record):
 
     def spread(self, split: str) -> Spread | None:
         """Of the error; None where no seed has one."""
-        mean, sd = mean_and_deviation(list(self.errors(split).values()))
-        return None if mean is None else Spread(mean, sd)
+        return spread_of(list(self.errors(split).values()))
 
     def mean(self, split: str) -> float | None:
         """Of the error."""

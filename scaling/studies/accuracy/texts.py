@@ -14,7 +14,8 @@ from scaling.studies.accuracy.judging import (
     to_reference,
     verdict,
 )
-from scaling.studies.accuracy.record import Record, Spread
+from scaling.studies.accuracy.record import Record
+from scaling.studies.recipe_records import Spread
 
 EXPONENTS = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}  # of scaling/optim/rules.py, which needs JAX
 
