@@ -54,7 +54,7 @@ STYLE = {
     "svg.hashsalt": "scaling",  # the same figure, the same bytes
     "svg.fonttype": "none",  # text stays text
 }
-LONG = re.compile(r"-?\d+\.\d{3,}")  # a number with more digits than a screen shows
+LONG = re.compile(r"-?\d+\.\d{3,}")  # a place with more digits than a screen shows
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", XLINK)
@@ -94,6 +94,8 @@ def draw(panels: Sequence[Panel]) -> Drawing:
     columns = 4 if many else 2 if len(panels) in (2, 4) else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     size = (6.5, 4.4) if alone else (0.4 + 3.3 * columns, 0.8 + 3.1 * rows)
+    names = max((len(panel.y.names) for panel in panels), default=0)
+    size = (size[0], max(size[1], rows * (1.0 + 0.2 * names)))
     scale = 0.75 if many else 1.0
     drawing = Drawing(Figure(figsize=(size[0] * scale, size[1] * scale), layout="constrained"))
     FigureCanvasAgg(drawing.figure)
@@ -263,7 +265,7 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
 
 def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
     """The SVG with texts, series and legend entries at its parts, and ids that are its own."""
-    root = ET.fromstring(LONG.sub(lambda n: f"{float(n[0]):.2f}", svg.decode()))
+    root = ET.fromstring(svg.decode())
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
     used = {
@@ -280,6 +282,8 @@ def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
         if part and part not in used:
             del element.attrib["id"]
         for key, value in element.attrib.items():
+            value = LONG.sub(lambda n: f"{float(n[0]):.2f}", value)
+            element.set(key, value)
             if key == "id":
                 element.set(key, f"{name}-{value}")
             elif key == f"{{{XLINK}}}href" or value.startswith("url(#"):

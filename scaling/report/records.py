@@ -178,14 +178,6 @@ def read_points(workdir: Workdir, kind: type[T], **more: Callable[[Directory], A
     return points
 
 
-def recipes_of(directory: Directory) -> list[str]:
-    """The names that a point of a recipe goes by: those of its last launch, for a recipe that was
-    added to a study may come to the same as one that was measured before."""
-    section = directory.config.get("recipes")
-    names = section.get("names") if isinstance(section, dict) else None
-    return [*(names if isinstance(names, list | tuple) else directory.result["recipes"])]
-
-
 def read_object(path: Path, missing: dict | None = None) -> dict[str, Any]:
     """A JSON file that holds keys and values; `missing` where there is no such file.
 

@@ -1,6 +1,6 @@
 """Points that are a batch size and a recipe, and what their studies have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,6 +10,7 @@ from scaling.config import checked
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.studies import shared
+from scaling.studies.recipe_records import Run
 from scaling.train import planning
 from scaling.train.cohort import Outcome
 from scaling.train.layout import layout_of
@@ -65,7 +66,7 @@ def name(config: ConfigDict) -> str:
 
 
 def begin(point: Point, run: RunDir) -> dict[str, Any]:
-    """Record the launch of such a point; what its result begins with."""
+    """Record the launch of such a point; fields of its `recipe_records.Record`."""
     config, values, size = point.config, point_values(point), point.info.sizes["train"]
     run.launched(values | {"total_steps": point.total_steps, "populations": placements(run)})
     return {
@@ -90,7 +91,7 @@ def ends_of(config: ConfigDict) -> tuple[str, ...]:
 
 
 def end_of(outcome: Outcome, trial: int) -> dict[str, Any]:
-    """What one run of a recipe came to, JSON: its status and its metrics on each split."""
+    """One run of a recipe after its last update; fields of its `recipe_records.Run`."""
     history = outcome.histories[trial]
     diverged = history.diverged_at is not None
     return {
@@ -99,6 +100,11 @@ def end_of(outcome: Outcome, trial: int) -> dict[str, Any]:
         "validation": None if diverged else {k: history.last[k] for k in ("loss", "error")},
         **{split: outcome.ends[split][trial] if split in outcome.ends else None for split in ENDS},
     }
+
+
+def status_of(runs: Sequence[Run]) -> str:
+    """Complete, or diverged where all runs did."""
+    return "diverged" if all(run.diverged for run in runs) else "complete"
 
 
 def dry_run(

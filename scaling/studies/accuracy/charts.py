@@ -1,240 +1,267 @@
-"""The figures of errors over batch sizes, each described once for paper and screen."""
+"""The figures."""
 
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from scaling.report.charts import Axis, Line, Mark, Panel, Points, Rule, Span, batches, shown
-from scaling.report.drawing import BATCH, GREY
-from scaling.report.plots import plain
-from scaling.report.wording import count, study_label
-from scaling.studies.accuracy.judging import choices, to_reference, verdict
-from scaling.studies.accuracy.looks import Look, looks, panels_of
-from scaling.studies.accuracy.records import Point, Study
-from scaling.studies.accuracy.texts import (
-    error_text,
-    interval,
-    percent_tick,
-    points_text,
-    seeds_text,
+from scaling.paired import mean_and_deviation
+from scaling.report.charts import (
+    COLORS,
+    GREY,
+    MARKERS,
+    Axis,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Span,
+    batches,
+    shades,
+    shown,
 )
+from scaling.report.wording import batch_label, count, decimal_label, number
+from scaling.studies.accuracy.judging import Point, Study, choices, times_longer
+from scaling.studies.accuracy.record import Trial
+from scaling.studies.accuracy.texts import percent, point_text, points_text, spread_text
 
-APART = 2**0.09  # recipes at one batch stand side by side by this ratio
-ROW = 0.1  # of the axis: what is not on the scale stands above it, a row for each recipe
-FAR = 6.0  # what adds more than this multiple of the middle added error is off the scale
-WITHIN, ABOVE = "#dcebe3", "#f1efef"
-MARK_FAILED, MARK_OFF = "o", "^"
-FAILED, OFF = "diverged, on some seed at least", "off the scale"
+FAR = 6.0  # what adds more than this multiple of the median added error is off the scale
+WITHIN = "#dcebe3"
+OWN = "the recipe of the panel"
+FAILED, ABOVE_AXIS = "diverged under some seed", "error above the axis"
 GAPS = 3  # recipes besides the baseline
+PANELS = 18  # of tuning
+ABOVE = 1.2  # times the largest error: y of trials that have no error
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The axis of errors, the same in all panels of a study; above `ceiling` are rows."""
-
-    low: float
-    ceiling: float
-    rows: int
-
-    @property
-    def step(self) -> float:
-        """Between rows."""
-        return ROW * (self.ceiling - self.low)
-
-    @property
-    def top(self) -> float:
-        """Upper end."""
-        return self.ceiling + (self.rows + 0.75) * self.step if self.rows else self.ceiling
-
-    def holds(self, point: Point) -> bool:
-        """Whether a point stands on the scale."""
-        mean = point.mean("test")
-        return not point.failed and mean is not None and mean <= self.ceiling
-
-    def tick(self, value: float) -> str:
-        """Rows have none."""
-        return percent_tick(value) if value <= self.ceiling or not self.rows else ""
+def percent_tick(value: float) -> str:
+    """On axes: 11.5%"""
+    return f"{100 * value:.4g}%"
 
 
-def error_by_batch(studies: Sequence[Study]) -> list[Panel]:
-    """Test error against the batch, a line per recipe; panels by study and kind of recipe."""
-    styles, drawn = looks(studies), []
+def _title(study: Study, *parts: str) -> str:
+    return ", ".join(filter(None, [study.label, *parts]))
+
+
+def errors(studies: Sequence[Study]) -> list[Panel]:
+    """Test error against the batch; a panel per study and recipe."""
+    panels = []
     for study in studies:
-        panels = panels_of(study, studies)
-        frame = _frame(study, [recipes for _, recipes in panels])
-        for title, recipes in panels:
-            marks = _level(study, frame) + _recipes(study, recipes, styles, frame)
-            y = Axis("test error", "near", frame.tick, include=(frame.low, frame.top))
-            name = ", ".join(filter(None, [study_label(study, studies), title]))
-            drawn.append(Panel(batches(BATCH), y, marks, name))
-    return shown(drawn)
+        low, ceiling = _scale(study)
+        top = ceiling + 0.1 * (ceiling - low)
+        y = Axis("test error", "near", percent_tick, include=(low, top))
+        others = [recipe for recipe in study.recipes if recipe != study.baseline]
+        for recipe in others or [study.baseline]:
+            marks = _level(study) + _recipe(study, study.baseline, GREY, ceiling, top)
+            if others:
+                marks += _recipe(study, recipe, COLORS[0], ceiling, top)
+            panels.append(Panel(batches(), y, marks, _title(study, recipe)))
+    return shown(panels)
 
 
-def _frame(study: Study, panels: Sequence[Sequence[str]]) -> Frame:
-    """Around all errors but those far above the rest."""
-    points = [p for p in study.points if not p.failed and p.mean("test") is not None]
-    if not points:
-        return Frame(0.0, 1.0, _rows(study, panels, lambda point: True))
-    means = [point.mean("test") for point in points]
+def _scale(study: Study) -> tuple[float, float]:
+    """Lower and upper end of an axis for all errors but those far above the rest."""
+    level = study.reference.mean("test") if study.reference else None
+    means = [p.mean("test") for p in study.points if not p.failed and p.mean("test") is not None]
+    if not means:
+        return 0.0, 1.0
     added = [mean - min(means) for mean in means if mean > min(means)]
-    middle = statistics.median(added) if added else 0.0
-    cap = min(means) + FAR * max(middle, study.tolerance)
-    ends = [_ends(point) for point in points if point.mean("test") <= cap]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    level = study.reference.mean("test") if study.reference else None
+    cap = min(means) + FAR * max(statistics.median(added or [0.0]), study.tolerance)
+    points = [p for p in study.points if not p.failed and (p.mean("test") or math.inf) <= cap]
+    ends = [end for point in points for end in _ends(point, "test")]
     if level is not None and level <= cap:
-        low, high = min(low, level - study.tolerance), max(high, level + study.tolerance)
-    off = lambda point: point.failed or (point.mean("test") or 0.0) > cap
-    return Frame(max(low, 0.0), high, _rows(study, panels, off))
+        ends += [max(level - study.tolerance, 0.0), level + study.tolerance]
+    return min(ends), max(ends)
 
 
-def _rows(study, panels, off):
-    """The most that any panel needs."""
-    return max(
-        sum(any(off(point) for point in _of(study, recipe)) for recipe in recipes)
-        for recipes in panels
-    )
-
-
-def _of(study: Study, recipe: str) -> list[Point]:
-    """A recipe's points by batch."""
-    found = [study.of(batch, recipe) for batch in study.batches]
-    return [point for point in found if point]
-
-
-def _ends(point, split="test"):
+def _ends(point: Point, split: str) -> tuple[float, float]:
     """Mean ± standard deviation."""
-    mean, deviation = point.mean(split), point.deviation(split) or 0.0
-    return max(mean - deviation, 0.0), mean + deviation
+    spread = point.spread(split)
+    return max(spread.mean - (spread.sd or 0.0), 0.0), spread.mean + (spread.sd or 0.0)
 
 
-def _level(study: Study, frame: Frame) -> list[Mark]:
-    """The reference and its tolerance, and what lies above the scale."""
-    marks = []
+def _level(study: Study) -> list[Mark]:
+    """The reference and its tolerance."""
     level = study.reference.mean("test") if study.reference else None
-    if level is not None:
-        low, high = level - study.tolerance, level + study.tolerance
-        name = f"reference ± {points_text(study.tolerance)[1:]} points"
-        marks = [Span(max(low, 0.0), high, WITHIN, name, axis="y"), Rule(GREY, y=level, dash="dot")]
-    if frame.rows:
-        marks.append(Span(frame.ceiling + frame.step / 4, frame.top, ABOVE, axis="y"))
+    if level is None:
+        return []
+    name = f"reference ± {points_text(study.tolerance)[1:]} points"
+    span = Span(max(level - study.tolerance, 0.0), level + study.tolerance, WITHIN, name, axis="y")
+    return [span, Rule(GREY, y=level, dash="dot", series=name)]
+
+
+def _recipe(study: Study, recipe: str, color: str, ceiling: float, top: float) -> list[Mark]:
+    """Its errors, with a line where they are on the scale, and above it the others."""
+    label = recipe if color == GREY else OWN
+    on_scale = lambda p: not p.failed and p.mean("test") is not None and p.mean("test") <= ceiling
+    points, marks = study.points_of(recipe), []
+    for drawn, group in itertools.groupby(points, on_scale):
+        if drawn:
+            pairs = [(point.global_batch, point.mean("test")) for point in group]
+            marks.append(Line(*zip(*pairs, strict=True), color, width=1.1, series=label))
+    marks.append(_means(study, list(filter(on_scale, points)), "test", color, label))
+    off = [point for point in points if not on_scale(point)]
+    for others, what, marker in (
+        ([point for point in off if point.failed], FAILED, "o"),
+        ([p for p in off if not p.failed and p.mean("test") is not None], ABOVE_AXIS, "^"),
+    ):
+        if others:
+            x, texts = [p.global_batch for p in others], _texts(study, others)
+            look = {"marker": marker, "size": 6, "hollow": True, "texts": texts}
+            marks.append(Points(x, [top] * len(x), color, what, series=label, **look))
     return marks
 
 
-def _recipes(study, recipes, styles, frame) -> list[Mark]:
-    """A line per recipe; what several share is drawn once."""
-    lines, points, rows, drawn = [], [], [], set()
-    for place, recipe in enumerate(recipes):
-        found, look = _of(study, recipe), styles[recipe]
-        x = _places(found, recipes, place)
-        for on, some in itertools.groupby(found, frame.holds):
-            some = list(some)
-            if on:
-                y = [point.mean("test") for point in some]
-                lines.append(Line([x[point] for point in some], y, look.color, width=1.1))
-        own = [point for point in found if frame.holds(point) and point not in drawn]
-        drawn.update(own)
-        points.append(_marks(study, own, x, recipe, look))
-        off = [p for p in found if p.failed or (p.mean("test") or 0.0) > frame.ceiling]
-        if off:
-            height = frame.ceiling + frame.step * (frame.rows - len(rows) + 0.25)
-            rows.append(_row(study, off, x, recipe, look, height))
-    above = [mark for row in rows for mark in row]
-    return [*lines, *points, *above, *_keys({mark.marker for mark in above})]
-
-
-def _places(points: Sequence[Point], recipes: Sequence[str], place: int) -> dict[Point, float]:
-    """Where points stand: side by side, but at its batch what several recipes share."""
-    shift = APART ** (place - (len(recipes) - 1) / 2)
-    alone = lambda point: sum(recipe in point.recipes for recipe in recipes) == 1
-    return {point: point.global_batch * (shift if alone(point) else 1) for point in points}
-
-
-def _marks(study, points, x, label, look: Look, split="test", **changes) -> Points:
+def _means(study, points, split, color, label, **look) -> Points:
     """Means with standard deviations."""
     ends = [_ends(point, split) for point in points]
     return Points(
-        [x[point] for point in points],
+        [point.global_batch for point in points],
         [point.mean(split) for point in points],
-        look.color,
+        color,
         label,
-        look.marker,
         low=[low for low, _ in ends],
         high=[high for _, high in ends],
-        texts=[_told(study, point) for point in points],
-        **changes,
+        texts=_texts(study, points),
+        **look,
     )
 
 
-def _row(study, points, x, recipe, look: Look, height: float) -> list[Points]:
-    """What is not on the scale, in a row of its own, named at one of its marks."""
-    marks = []
-    middle = math.sqrt(study.batches[0] * study.batches[-1])
-    room = [point for point in points if point.global_batch >= middle]  # on their left
-    named = room[0] if room else points[-1]
-    for marker, some in (
-        (MARK_FAILED, [point for point in points if point.failed]),
-        (MARK_OFF, [point for point in points if not point.failed]),
-    ):
-        if some:
-            names = [recipe if point is named else "" for point in some]
-            marks.append(
-                Points(
-                    [x[point] for point in some],
-                    [height] * len(some),
-                    look.color,
-                    marker=marker,
-                    size=6,
-                    hollow=True,
-                    names=names if named in some else [],
-                    names_at="left" if room else "right",
-                    texts=[_told(study, point) for point in some],
-                )
-            )
-    return marks
-
-
-def _keys(markers) -> list[Points]:
-    """What the marks above the scale mean, for the legend."""
-    labels = {MARK_FAILED: FAILED, MARK_OFF: OFF}
+def _texts(study: Study, points: Sequence[Point]) -> list[str]:
+    """For hovering."""
     return [
-        Points([], [], GREY, label, marker, 6, hollow=True)
-        for marker, label in labels.items()
-        if marker in markers
+        f"{', '.join(point.recipes)}, batch {count(point.global_batch)}\n"
+        f"test error: {point_text(study, point)}"
+        + (f"\ntraining error: {spread_text(spread)}" if (spread := point.spread("train")) else "")
+        for point in points
     ]
 
 
-def _told(study: Study, point: Point) -> str:
-    """What hovering tells."""
-    lines = [f"<b>{plain(', '.join(point.recipes))}</b>, batch {count(point.global_batch)}"]
-    if point.runs:
-        lines.append(f"test error {error_text(point, 'test')} ({seeds_text(point)})")
-        lines.append(f"training error {error_text(point, 'train')}")
-    lines.append(f"over the reference {interval(to_reference(study, point))}")
-    lines.append(plain(str(verdict(study, point))))
-    return "<br>".join(lines)
-
-
-def gap(studies: Sequence[Study]) -> list[Panel]:
+def gaps(studies: Sequence[Study]) -> list[Panel]:
     """Training and test error of the baseline and the recommended recipes; a panel per study."""
-    styles = looks(studies)
-    return shown(_gap(study, styles, study_label(study, studies)) for study in studies)
+    return shown(_gap(study) for study in studies)
 
 
-def _gap(study: Study, styles, title: str) -> Panel:
-    marks = [Line([], [], GREY, "test error"), Line([], [], GREY, "training error", "dash")]
+def _gap(study: Study) -> Panel:
+    marks: list[Mark] = [
+        Line([], [], GREY, "test error"),
+        Line([], [], GREY, "training error", "dash"),
+    ]
     largest_first = [choices(study, batch) for batch in reversed(study.larger_batches)]
     best = (point.recipe for points in largest_first for point in points)
-    names = dict.fromkeys([study.baseline, *best])
-    for recipe in list(names)[: GAPS + 1]:
-        look = styles[recipe]
+    names = list(dict.fromkeys([study.baseline, *best]))[: GAPS + 1]
+    for recipe, color, marker in zip(names, (GREY, *COLORS), MARKERS, strict=False):
         for split, dash in (("train", "dash"), ("test", "solid")):
-            found = [p for p in _of(study, recipe) if not p.failed and p.mean(split) is not None]
-            x = {point: point.global_batch for point in found}
-            y = [point.mean(split) for point in found]
-            marks.append(Line(list(x.values()), y, look.color, dash=dash))
+            points = [p for p in study.points_of(recipe) if not p.failed and p.spread(split)]
+            x, y = [p.global_batch for p in points], [p.mean(split) for p in points]
+            marks.append(Line(x, y, color, dash=dash, series=recipe))
+            look = {"marker": marker, "hollow": split == "train", "series": recipe}
             label = recipe if split == "test" else ""
-            marks.append(_marks(study, found, x, label, look, split, hollow=split == "train"))
-    return Panel(batches(BATCH), Axis("error", "near", percent_tick, include=(0.0,)), marks, title)
+            marks.append(_means(study, points, split, color, label, **look))
+    return Panel(batches(), Axis("error", "near", percent_tick, include=(0.0,)), marks, study.label)
+
+
+ERROR = Axis("validation error", tick=percent_tick)
+EPOCHS = Axis("epoch", "linear", decimal_label)
+STEPS = Axis("optimizer step", tick=decimal_label)
+
+
+def curve(point: Point) -> list[tuple[int, float]]:
+    """(step, validation error), the mean over the seeds that did not diverge, where all have one.
+
+    Empty where some seed has no curve after its first step.
+    """
+    runs = [point.curves.get(i, {}) for i, run in enumerate(point.runs) if not run.diverged]
+    steps = set.intersection(*map(set, runs)) if runs else set()
+    if not any(steps):
+        return []
+    return [(step, mean_and_deviation([run[step] for run in runs])[0]) for step in sorted(steps)]
+
+
+def curves(studies: Sequence[Study]) -> list[Panel]:
+    """The baseline recipe by batch (Hoffer 2017, Figure 1), and what is recommended at the
+    largest; panels by study."""
+    panels = []
+    sizes = sorted({batch for study in studies for batch in study.batches})
+    colors = dict(zip(sizes, shades(len(sizes)), strict=True))
+    for study in studies:
+        marks = []
+        for point in study.points_of(study.baseline):
+            label = f"batch {batch_label(point.global_batch)}"
+            marks += _curve(point, label, colors[point.global_batch])
+        panels.append(Panel(EPOCHS, ERROR, marks, _title(study, f"{study.baseline} recipe")))
+        panels += _largest(study)
+    return shown(panels)
+
+
+def _largest(study: Study) -> Iterator[Panel]:
+    """The recommended recipe beside the baseline and the reference: by epochs, or by steps where it
+    takes more epochs."""
+    batch = study.batches[-1]
+    baseline, reference = study.point(batch, study.baseline), study.reference
+    for best in reversed(choices(study, batch)):
+        if best in (baseline, reference) or not curve(best):
+            continue
+        epochs, marks = not times_longer(study, best), []
+        compared = (baseline, COLORS[1]), (best, COLORS[0 if epochs else 2]), (reference, GREY)
+        for point, color in compared:
+            if point:
+                label = f"{point.recipe}, batch {batch_label(point.global_batch)}"
+                marks += _curve(point, label, color, epochs)
+        title = f"batch {batch_label(batch)}, {'as many epochs' if epochs else 'step by step'}"
+        yield Panel(EPOCHS if epochs else STEPS, ERROR, marks, _title(study, title))
+
+
+def _curve(point: Point, label: str, color: str, epochs: bool = True) -> list[Mark]:
+    """A line, and a mark at its end; nothing where there is no curve."""
+    # The axis of steps is one of logs, and has no place for the evaluation before the first.
+    pairs = [(step, error) for step, error in curve(point) if step > 0 or epochs]
+    if not pairs:
+        return []
+    steps, errors = zip(*pairs, strict=True)
+    x = [step * (point.epochs / point.steps if epochs else 1) for step in steps]
+    text = f"{label}\n{percent(errors[-1])} validation error after {count(steps[-1])} steps"
+    end = Points(x[-1:], errors[-1:], color, size=4, texts=[text], series=label)
+    return [Line(x, errors, color, label), end]
+
+
+def tuning(studies: Sequence[Study]) -> tuple[list[Panel], int]:
+    """Validation error against the learning rates tried at the largest batch, a panel per recipe:
+    the first `PANELS` of them, and how many there are."""
+    panels = []
+    for study in studies:
+        points = [point for point in study.points_at(study.batches[-1]) if point.tuning]
+        errors = [t.validation_error for p in points for t in p.tuning.trials if _done(t)]
+        # Diverged trials stand above all errors, and all panels share their axis.
+        ends = (min(errors), max(errors) * ABOVE) if errors else (0.1, 1.0)
+        panels += [_tuning(point, _title(study, point.recipe), ends) for point in points]
+    panels = shown(panels)
+    return panels[:PANELS], len(panels)
+
+
+def _done(trial: Trial) -> bool:
+    return trial.status != "diverged" and trial.validation_error is not None
+
+
+def _tuning(point: Point, title: str, ends: tuple[float, float]) -> Panel:
+    tuning = point.tuning
+    end = "end of the range searched"
+    marks: list[Mark] = [Rule(GREY, end, x=rate) for rate in tuning.range]
+    best = [tuning.chosen] if tuning.chosen else []
+    for trials, label, color, marker, size in (
+        ([t for t in tuning.trials if not _done(t)], "diverged", COLORS[1], "x", 5),
+        ([t for t in tuning.trials if _done(t)], "a learning rate tried", COLORS[0], "o", 5),
+        (best, "the best, used for the runs", "#000000", "*", 9),
+    ):
+        x = [trial.learning_rate for trial in trials]
+        y = [trial.validation_error if _done(trial) else ends[1] for trial in trials]
+        texts = [
+            f"learning rate {number(t.learning_rate)}\n"
+            + (f"{percent(t.validation_error)} validation error" if _done(t) else "diverged")
+            for t in trials
+        ]
+        marks.append(Points(x, y, color, label, marker, size, texts=texts))
+    rate = f"learning rate at batch {batch_label(point.global_batch)}"
+    return Panel(Axis(rate, tick=decimal_label), replace(ERROR, include=ends), marks, title)

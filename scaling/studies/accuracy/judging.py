@@ -1,18 +1,50 @@
-"""What a recipe at a batch size costs, and which one to take."""
+"""What a recipe at a batch size adds to the error, and which one to use."""
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaling.paired import Paired, holm, paired
-from scaling.studies.accuracy.records import Point, Study
+from scaling.report.records import Directory
+from scaling.studies import recipe_records
+from scaling.studies.accuracy.record import Record
 
-REFERENCE, HOLDS, COSTS = "reference", "holds", "costs"
+REFERENCE, WITHIN, WORSE = "reference", "within tolerance", "worse"
 UNCLEAR, DIVERGED = "unclear", "diverged"
 SAME_EPOCHS = 1.05  # times the epochs: as many, but for rounding to whole steps
 
 
-def difference(first: Point, second: Point) -> Paired:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point(Record):
+    """One point."""
+
+    directory: Directory
+    curves: dict[int, dict[int, float]]  # place among the runs -> step -> validation error
+
+
+@dataclass(frozen=True, eq=False)
+class Study(recipe_records.Study):
+    """All points, by batch, then in the order of the recipes."""
+
+    points: list[Point]
+
+    @property
+    def tolerance(self) -> float:
+        """Added error that counts as none."""
+        return self.points[0].tolerance
+
+    @property
+    def reference(self) -> Point | None:
+        """The first recipe at the base batch."""
+        return next(iter(self.points_at(self.base_batch)), None)
+
+    @property
+    def larger_batches(self) -> list[int]:
+        """Those above the base batch."""
+        return [batch for batch in self.batches if batch > self.base_batch]
+
+
+def difference(first: Record, second: Record) -> Paired:
     """Test error of `second` - `first`, paired by seed."""
     a, b = first.errors("test"), second.errors("test")
     seeds = sorted({*a, *b})
@@ -20,52 +52,30 @@ def difference(first: Point, second: Point) -> Paired:
 
 
 def to_reference(study: Study, point: Point) -> Paired | None:
-    """What a point costs; None of the reference itself, and where there is none."""
+    """What a point adds; None of the reference itself, and where there is none."""
     reference = study.reference
     return None if reference in (None, point) else difference(reference, point)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a point is as good as the reference, to within the tolerance.
+def verdict(study: Study, point: Point) -> str:
+    """Whether a point is as good as the reference.
 
-    holds: the 95% interval of the added test error lies below the tolerance. costs: it lies above
-    0, and its middle above the tolerance. diverged: some seed did. unclear: the rest; more seeds
-    would tell.
+    within tolerance: the 95% interval of the added test error ends below the tolerance. worse: it
+    lies above 0, and its middle above the tolerance. diverged: some seed did. unclear: the rest.
     """
-
-    word: str
-    why: str = ""
-
-    def __str__(self) -> str:
-        if self.word == DIVERGED:
-            return f"{self.why} diverged"
-        return f"{self.word}: {self.why}" if self.why else self.word
-
-
-def verdict(study: Study, point: Point) -> Verdict:
-    """The verdict on one point."""
+    added = to_reference(study, point)
     if point.failed:
-        return Verdict(DIVERGED, failure(point))
+        return DIVERGED
     if point is study.reference:
-        return Verdict(REFERENCE)
-    if point.mean("test") is None:
-        return Verdict(UNCLEAR, "no test error")
-    found = to_reference(study, point)
-    if found is None:
-        return Verdict(UNCLEAR, "no reference")
-    if not found.pairs:
-        return Verdict(UNCLEAR, "no seed in common with the reference")
-    if found.low is None:
-        return Verdict(UNCLEAR, "one seed" if found.pairs == 1 else "no spread")
-    if found.high <= study.tolerance:
-        return Verdict(HOLDS)
-    if found.low > 0 and found.difference > study.tolerance:
-        return Verdict(COSTS)
-    return Verdict(UNCLEAR)
+        return REFERENCE
+    if added is None or added.low is None:
+        return UNCLEAR
+    if added.high <= study.tolerance:
+        return WITHIN
+    return WORSE if added.low > 0 and added.difference > study.tolerance else UNCLEAR
 
 
-def failure(point: Point) -> str:
+def failure(point: Record) -> str:
     """3 of 5 seeds"""
     if not point.runs:
         return "every learning rate tried" if point.tuning else "every seed"
@@ -79,54 +89,47 @@ def times_longer(study: Study, point: Point) -> float | None:
     return ratio if ratio > SAME_EPOCHS else None
 
 
-def recommended(study: Study, batch: int, longer: bool = True) -> Point | None:
-    """The recipe to take: the least validation error among those without a diverged seed.
+def ranked(study: Study, points: Sequence[Point], longer: bool = True) -> list[Point]:
+    """Those without a diverged seed, by validation error.
 
-    The test error has no say in it, so that of the chosen one is unbiased.
+    The test error has no part in it, so that of the first is unbiased.
 
     Args:
-      longer: also among those that take more epochs than the reference.
+      longer: also those that take more epochs than the reference.
     """
-    found = [point for point in study.at(batch) if not point.failed]
-    found = [point for point in found if longer or not times_longer(study, point)]
-    found = [point for point in found if point.mean("validation") is not None]
-    return min(found, key=lambda point: point.mean("validation"), default=None)
+    points = [
+        point for point in points if not point.failed and point.mean("validation") is not None
+    ]
+    points = [point for point in points if longer or not times_longer(study, point)]
+    return sorted(points, key=lambda point: point.mean("validation"))
+
+
+def recommended(study: Study, batch: int, longer: bool = True) -> Point | None:
+    """The recipe to use: the one of the least validation error."""
+    return next(iter(ranked(study, study.points_at(batch), longer)), None)
 
 
 def choices(study: Study, batch: int) -> list[Point]:
     """The recommended point, and that without more epochs where it is another."""
-    found = [recommended(study, batch, longer) for longer in (True, False)]
-    return list(dict.fromkeys(point for point in found if point))
+    points = [recommended(study, batch, longer) for longer in (True, False)]
+    return list(dict.fromkeys(point for point in points if point))
 
 
-def holding(study: Study, batch: int) -> list[Point]:
-    """The points of a batch that hold."""
-    return [point for point in study.at(batch) if verdict(study, point).word == HOLDS]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a recipe changes over the baseline; p is adjusted for all recipes of the batch."""
-
-    difference: Paired
-    p: float | None
+def within(study: Study, batch: int) -> list[Point]:
+    """The points of a batch that are within the tolerance."""
+    return [point for point in study.points_at(batch) if verdict(study, point) == WITHIN]
 
 
 @functools.cache
-def changes(study: Study, batch: int) -> dict[Point, Change]:
-    """Every other point of a batch against the baseline; empty where that was not measured.
-
-    A point with several names is one comparison.
+def changes(study: Study, batch: int) -> dict[Point, tuple[Paired, float | None]]:
+    """Every other point of a batch against the baseline, and its p value adjusted for all of them
+    (Holm); empty where the baseline was not measured. A point with several names is one
+    comparison.
     """
-    baseline = study.of(batch, study.baseline)
+    baseline = study.point(batch, study.baseline)
     if baseline is None:
         return {}
-    others = [point for point in study.at(batch) if point is not baseline]
-    found = [difference(baseline, point) for point in others]
-    adjusted = holm([one.p for one in found])
-    return {point: Change(one, p) for point, one, p in zip(others, found, adjusted, strict=True)}
-
-
-def names(study: Study, points: Sequence[Point]) -> list[str]:
-    """Recipes of points, in the order of the study."""
-    return [recipe for recipe in study.recipes if any(p.recipe == recipe for p in points)]
+    others = [point for point in study.points_at(batch) if point is not baseline]
+    differences = [difference(baseline, point) for point in others]
+    adjusted = holm([one.p for one in differences])
+    return dict(zip(others, zip(differences, adjusted, strict=True), strict=True))

@@ -5,7 +5,7 @@ train side by side; recipe by recipe the seeds are the same, and with them the i
 the order of examples, so recipes compare pair by pair. The validation error is followed; the test
 split is read once, after the last update.
 
-Whoever tunes one recipe and not the other finds what he tuned (Shallue 2018, section 4.8). With
+Comparisons favour the recipe that was tuned (Shallue 2018, section 4.8). With
 `accuracy.trials` every recipe at every batch is given as many learning rates to try, spread evenly
 over as wide a range around its own, each for the whole budget; the one with the lowest validation
 error at the end is taken to the runs, whose seeds are others. Where that is the edge of the range,
@@ -13,19 +13,18 @@ half as many more are tried beyond it.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from scaling.data import sources
 from scaling.errors import UserError
-from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
-from scaling.studies.shared import text_table
+from scaling.studies.accuracy.record import Record, Trial, Tuning
+from scaling.studies.recipe_records import Run
 from scaling.train.cohort import Cohort, Outcome
 from scaling.train.layout import layout_of
 from scaling.train.memory import check_population
@@ -39,34 +38,29 @@ points, name = recipe_points.points, recipe_points.name
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point, wanted = recipe_points.check(config), config.accuracy
-    if wanted.trials == 1:
+    point, settings = recipe_points.check(config), config.accuracy
+    if settings.trials == 1:
         raise UserError("accuracy.trials is 1, which is no choice; set it to 0, or to 2 or more.")
-    span = wanted.span
+    span = settings.span
     if len(span) != 2 or not span[0] < span[1]:
         raise UserError(
             f"accuracy.span is {span}; give the lowest and the highest multiple of the "
             "learning rate, such as (0.1, 10.0)."
         )
-    runs = max(wanted.trials, config.recipes.seeds)
+    runs = max(settings.trials, config.recipes.seeds)
     layout_of(point, runs)
     check_population(point, runs)
     sources.check_available(config.data.name, config.data.dir)
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
-    """One batch size and recipe: the trials of its learning rate, then its runs.
-
-    Returns:
-      The result, JSON; docs/architecture.md lists its keys.
-    """
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
+    """One batch size and recipe: the trials of its learning rate, then its runs."""
     point = resolve(config, ("peak",))
-    result = recipe_points.begin(point, run)
-    result["tolerance"] = config.accuracy.tolerance
+    fields = recipe_points.begin(point, run)
     outcomes, tuning, rate = [], None, point.peak
     if config.accuracy.trials:
         outcomes, tuning = tune(point, run, name, signals)
-        rate = None if tuning["best"] is None else tuning["trials"][tuning["best"]]["learning_rate"]
+        rate = tuning.chosen and tuning.chosen.learning_rate
     runs = []
     if rate is not None:
         seeds = [config.seed + k for k in range(config.recipes.seeds)]
@@ -76,19 +70,16 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
         cohort = Cohort(point, values, seeds, run, "runs", "validation", evaluate, ends)
         outcomes = [*outcomes, cohort.run(lines, signals, f"{name} runs")]
         runs = [
-            {"seed": seed, **recipe_points.end_of(outcomes[-1], k)} for k, seed in enumerate(seeds)
+            Run(seed=seed, **recipe_points.end_of(outcomes[-1], k)) for k, seed in enumerate(seeds)
         ]
-    seconds = {k: sum(o.seconds[k] for o in outcomes) for k in ("compile", "train", "eval")}
-    complete = any(each["status"] == "complete" for each in runs)
-    return result | {
-        "status": "complete" if complete else "diverged",
-        "learning_rate": rate,
-        "tuning": tuning,
-        "runs": runs,
-        "seconds": seconds,
-        "trial_steps_per_second": sum(o.trial_steps for o in outcomes)
-        / max(seconds["train"], 1e-9),
-    }
+    fields |= {"learning_rate": rate, "status": recipe_points.status_of(runs)}
+    return Record(
+        **fields,
+        tolerance=config.accuracy.tolerance,
+        tuning=tuning,
+        runs=runs,
+        seconds={k: sum(o.seconds[k] for o in outcomes) for k in ("compile", "train", "eval")},
+    )
 
 
 def every(steps: int) -> Callable[[int], int]:
@@ -103,73 +94,75 @@ def _at_rate(point: Point, rate: float) -> dict[str, float]:
 
 
 @dataclasses.dataclass
-class Tuning:
-    """Learning rates tried so far, and the validation error of each at the end; None: diverged."""
+class Search:
+    """Rounds of learning rates from `low` to `high`, and beyond."""
 
     low: float
     high: float
-    trials: int  # in the first round
-    rates: list[float] = dataclasses.field(default_factory=list)
-    errors: list[float | None] = dataclasses.field(default_factory=list)
+    count: int  # in the first round
+    trials: list[Trial] = dataclasses.field(default_factory=list)
+
+    @property
+    def rates(self) -> list[float]:
+        """Tried so far."""
+        return [trial.learning_rate for trial in self.trials]
 
     @property
     def best(self) -> int | None:
         """The trial of the lowest error, of equals the one of the lowest rate."""
-        known = [(e, r, k) for k, (e, r) in enumerate(self._tried) if e is not None]
+        known = [
+            (trial.validation_error, trial.learning_rate, place)
+            for place, trial in enumerate(self.trials)
+            if trial.validation_error is not None
+        ]
         return min(known)[2] if known else None
-
-    @property
-    def _tried(self):
-        return list(zip(self.errors, self.rates, strict=True))
 
     @property
     def edge(self) -> str | None:
         """The side of the range on which the best lies; low where all diverged."""
         if self.best is None:
             return "low"
-        rate = self.rates[self.best]
-        if len(self.rates) == 1 or min(self.rates) < rate < max(self.rates):
+        rates = self.rates
+        rate = rates[self.best]
+        if len(rates) == 1 or min(rates) < rate < max(rates):
             return None
-        return "low" if rate == min(self.rates) else "high"
+        return "low" if rate == min(rates) else "high"
 
     def next_rates(self) -> list[float]:
         """The first round, evenly spread; then half as many beyond the edge, spaced alike."""
-        if not self.rates:
-            return [float(r) for r in np.geomspace(self.low, self.high, self.trials)]
-        ratio = (self.high / self.low) ** (1 / max(self.trials - 1, 1))
-        steps = range(1, max(1, self.trials // 2) + 1)
+        rates = self.rates
+        if not rates:
+            return [float(r) for r in np.geomspace(self.low, self.high, self.count)]
+        ratio = (self.high / self.low) ** (1 / max(self.count - 1, 1))
+        steps = range(1, max(1, self.count // 2) + 1)
         if self.edge == "low":
-            return [min(self.rates) / ratio**k for k in steps]
-        return [max(self.rates) * ratio**k for k in steps]
+            return [min(rates) / ratio**k for k in steps]
+        return [max(rates) * ratio**k for k in steps]
 
-    def result(self, widened: int) -> dict[str, Any]:
-        """ "tuning" of the point's result."""
-        status = lambda error: "diverged" if error is None else "complete"
-        return {
-            "range": [min(self.rates), max(self.rates)],
-            "trials": [
-                {"learning_rate": rate, "validation_error": error, "status": status(error)}
-                for error, rate in self._tried
-            ],
-            "best": self.best,
-            "at_edge": self.edge,
-            "widened": widened,
-        }
+    def add(self, rates: Sequence[float], errors: Sequence[float | None]) -> None:
+        """A round; an error of None: diverged."""
+        self.trials += [
+            Trial(rate, error, "diverged" if error is None else "complete")
+            for rate, error in zip(rates, errors, strict=True)
+        ]
+
+    def result(self, widened: int) -> Tuning:
+        """For the record."""
+        ends = min(self.rates), max(self.rates)
+        return Tuning(ends, self.trials, self.best, self.edge, widened)
 
 
-def tune(
-    point: Point, run: RunDir, name: str, signals: Signals
-) -> tuple[list[Outcome], dict[str, Any]]:
+def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[Outcome], Tuning]:
     """Rounds of learning rates, beyond the range while the best is at its edge.
 
     Returns:
-      The outcome of each round; and "tuning" of the result.
+      The outcome of each round, and what they found.
     """
-    config, wanted = point.config, point.config.accuracy
-    tuning = Tuning(*(point.peak * multiple for multiple in wanted.span), wanted.trials)
+    config, settings = point.config, point.config.accuracy
+    search = Search(*(point.peak * multiple for multiple in settings.span), settings.trials)
     outcomes: list[Outcome] = []
     while True:
-        rates, first = tuning.next_rates(), len(tuning.rates)
+        rates, first = search.next_rates(), len(search.trials)
         seeds = [config.seed + TUNING_SEED + first + k for k in range(len(rates))]
         values = [_at_rate(point, rate) for rate in rates]
         label = f"tuning{len(outcomes)}"
@@ -177,59 +170,13 @@ def tune(
         cohort = Cohort(point, values, seeds, run, label, "tuning", evaluate, first_trial=first)
         lines = outcomes[-1].lines if outcomes else 0
         outcomes.append(cohort.run(lines, signals, f"{name} {label}"))
-        tuning.rates += rates
-        tuning.errors += [
-            None if history.diverged_at is not None else history.last["error"]
-            for history in outcomes[-1].histories
-        ]
-        widened = len(outcomes) - 1
-        if tuning.edge is None or widened == wanted.widen:
-            return outcomes, tuning.result(widened)
-
-
-def sentence(result: dict[str, Any]) -> str:
-    """What a finished point came to."""
-    if result["status"] == "diverged":
-        return "all runs diverged"
-    mean, deviation = mean_and_deviation(_errors(result, "test") or _errors(result, "validation"))
-    split = "test" if _errors(result, "test") else "validation"
-    spread = "" if deviation is None else f" +- {deviation:.2%}"
-    diverged = sum(run["status"] == "diverged" for run in result["runs"])
-    text = f"{mean:.2%}{spread} {split} error at learning rate {result['learning_rate']:.4g}"
-    return text + (f"; {diverged} of {len(result['runs'])} runs diverged" if diverged else "")
-
-
-def _errors(result, split):
-    return [run[split]["error"] for run in result["runs"] if run[split]]
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """A table of the finished points, by name."""
-    rows = [("point", "steps", "learning rate", "runs", "train", "validation", "test", "tuning")]
-    for name, result in results.items():
-        complete = sum(run["status"] == "complete" for run in result["runs"])
-        rate, tuning = result["learning_rate"], result["tuning"]
-        edge = tuning and tuning["at_edge"]
-        rows.append(
-            (
-                name,
-                f"{result['steps']:,}",
-                "-" if rate is None else f"{rate:.4g}",
-                f"{complete}/{len(result['runs'])}",
-                *(_spread(_errors(result, split)) for split in ("train", "validation", "test")),
-                "-"
-                if not tuning
-                else f"{len(tuning['trials'])} rates" + (f", {edge} edge" * bool(edge)),
-            )
+        histories = outcomes[-1].histories
+        search.add(
+            rates, [None if h.diverged_at is not None else h.last["error"] for h in histories]
         )
-    return text_table(rows)
-
-
-def _spread(values):
-    mean, deviation = mean_and_deviation(values)
-    if mean is None:
-        return "-"
-    return f"{mean:.2%}" + ("" if deviation is None else f" +- {deviation:.2%}")
+        widened = len(outcomes) - 1
+        if search.edge is None or widened == settings.widen:
+            return outcomes, search.result(widened)
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

@@ -1,11 +1,14 @@
 """The tables of the papers, filled with the study's own numbers where it has their recipes."""
 
-from scaling.report.blocks import Block, Heading, Note, Table
-from scaling.report.wording import NOTHING, count, number
-from scaling.studies.accuracy.judging import failure
-from scaling.studies.accuracy.looks import pieces
-from scaling.studies.accuracy.records import NAIVE, Point, Study
-from scaling.studies.accuracy.texts import error_text, percent
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from scaling.report.blocks import Note, Section
+from scaling.report.tables import Column, Table
+from scaling.report.wording import count
+from scaling.studies.accuracy.judging import Point, Study, failure
+from scaling.studies.accuracy.texts import percent, spread_text
+from scaling.studies.recipe_records import NAIVE
 
 YOU = (
     "In the paper (You et al. 2017, AlexNet with batch norm on ImageNet), accuracy without LARS is "
@@ -25,114 +28,96 @@ HOFFER = (
     "one before: SB small batch, LB large batch, LR square root rule, GBN ghost batch norm, RA "
     "regime adaptation."
 )
-
-Found = tuple[str, Point]  # a recipe and its point
-
-
-def paper_tables(study: Study, label: str) -> list[Block]:
-    """Those whose recipes the study has."""
-    return [*_you(study, label), *_goyal(study, label), *_hoffer(study, label)]
+GRADUAL = "linear+warmup"
 
 
-def _find(study: Study, batch: int, *recipes: str) -> Found | None:
+def accuracy(point: Point) -> str | None:
+    """88.70%"""
+    error = point.mean("test")
+    return None if error is None else percent(1 - error)
+
+
+def error(point: Point) -> str | None:
+    """11.30% ± 0.12"""
+    spread = point.spread("test")
+    return spread and spread_text(spread)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A table of a paper: by batch, in each column the first of its recipes that was measured."""
+
+    title: str
+    note: str
+    text: Callable[[Point], str | None]
+    columns: dict[str, tuple[str, ...]]
+
+
+PAPERS = (
+    Paper(
+        "LARS, test accuracy as in You et al. 2017",
+        YOU,
+        accuracy,
+        {
+            "without LARS": ("linear+warmup+poly", GRADUAL),
+            "with LARS": ("lars+warmup+poly", "lars+warmup", "lars+poly", "lars"),
+        },
+    ),
+    Paper(
+        "Scaling rules and warmup, test error as in Goyal et al. 2017",
+        GOYAL,
+        error,
+        {
+            "no scaling": ("warmup", NAIVE),
+            "square root": ("sqrt+warmup", "sqrt"),
+            "linear, gradual warmup": (GRADUAL,),
+            "linear, constant warmup": ("linear+constant_warmup",),
+            "linear, no warmup": ("linear",),
+        },
+    ),
+    Paper(
+        "Corrections one after another, test accuracy as in Hoffer et al. 2017",
+        HOFFER,
+        accuracy,
+        {"LB": (NAIVE,), "+LR": ("sqrt",), "+GBN": ("sqrt+gbn",), "+RA": ("sqrt+gbn+adapt",)},
+    ),
+)
+
+
+def papers(studies: Sequence[Study]) -> Iterator[Section]:
+    """Those of which some study has two columns at some batch."""
+    for paper in PAPERS:
+        table = _table(paper, studies)
+        if table.rows:
+            yield Section(paper.title, [table, Note(paper.note)])
+
+
+def _table(paper: Paper, studies: Sequence[Study]) -> Table:
+    columns = [
+        Column("batch", lambda study, batch: batch, count),
+        Column("small batch (SB)", lambda study, batch: _cell(study.reference, paper), str),
+    ]
+    columns += [
+        Column(title, lambda s, b, names=names: _cell(_measured(s, b, names), paper), str)
+        for title, names in paper.columns.items()
+    ]
+    points = lambda study, batch: {_measured(study, batch, n) for n in paper.columns.values()}
+    rows = [(study, batch) for study in studies for batch in study.batches]
+    return Table(columns, [row for row in rows if len(points(*row) - {None}) > 1])
+
+
+def _measured(study: Study, batch: int, names: Sequence[str]) -> Point | None:
     """The first of some recipes that was measured there, in whatever order its pieces stand."""
-    for wanted in recipes:
-        for recipe in study.recipes:
-            if pieces(recipe) == pieces(wanted) and study.of(batch, recipe):
-                return recipe, study.of(batch, recipe)
+    pieces = lambda recipe: sorted(recipe.split("+"))
+    for name in names:
+        for point in study.points_at(batch):
+            if any(pieces(recipe) == pieces(name) for recipe in point.recipes):
+                return point
     return None
 
 
-def _block(label, title, header, rows, note) -> list[Block]:
-    return [Heading(f"{title} ({label})" if label else title), Table(header, rows), Note(note)]
-
-
-def _you(study, label):
-    """You et al. 2017, Tables 1 to 4: accuracy and rate by batch, without and with LARS."""
-    rows = []
-    for batch in study.batches:
-        without = _find(study, batch, "linear+warmup+poly", "linear+warmup")
-        layerwise = _lars(study, batch)
-        if without or layerwise:
-            rows.append([count(batch), *_rated(without), *_rated(layerwise)])
-    columns = list(zip(*rows, strict=True))
-    if not rows or any(set(columns[place]) == {NOTHING} for place in (1, 4)):
-        return []
-    header = ["batch"]
-    for which in ("without LARS", "with LARS"):
-        header += [f"{which}: recipe", "learning rate", "test accuracy"]
-    return _block(label, "LARS, as in You et al. 2017", header, rows, YOU)
-
-
-def _lars(study: Study, batch: int) -> Found | None:
-    """The recipe with LARS that is nearest to the paper's."""
-    wanted = pieces("lars+warmup+poly")
-    found = [recipe for recipe in study.recipes if "lars" in pieces(recipe)]
-    found = [recipe for recipe in found if study.of(batch, recipe)]
-    recipe = min(found, key=lambda one: len(pieces(one) ^ wanted), default=None)
-    return recipe and (recipe, study.of(batch, recipe))
-
-
-def _rated(found: Found | None) -> list[str]:
-    if found is None:
-        return [NOTHING] * 3
-    recipe, point = found
-    return [recipe, number(point.learning_rate), _accuracy(point)]
-
-
-def _goyal(study, label):
-    """Goyal et al. 2017, Tables 1 and 2a: rules and warmups at the largest batch."""
-    largest = study.batches[-1]
-    gradual = ("linear+warmup",)
-    rules = {
-        "none": ("warmup", NAIVE),
-        "square root": ("sqrt+warmup", "sqrt"),
-        "linear": (*gradual, "linear"),
-    }
-    warmups = {"none": ("linear",), "constant": ("linear+constant_warmup",), "gradual": gradual}
-    rows = []
-    for what, cases in (("scaling rule", rules), ("warmup, linear rule", warmups)):
-        found = {case: _find(study, largest, *recipes) for case, recipes in cases.items()}
-        known = {case: one for case, one in found.items() if one}
-        if len({point for _, point in known.values()}) > 1:
-            rows += [_case(what, case, *one) for case, one in known.items()]
-    if largest <= study.base_batch or not rows:
-        return []
-    header = ["", "", "recipe", "learning rate", "test error"]
-    title = f"Scaling rules and warmup at batch {count(largest)}, as in Goyal et al. 2017"
-    return _block(label, title, header, rows, GOYAL)
-
-
-def _case(what, case, recipe, point):
-    error = _failed(point) or error_text(point, "test")
-    return [what, case, recipe, number(point.learning_rate), error]
-
-
-def _hoffer(study, label):
-    """Hoffer et al. 2017, Table 1: accuracy as each correction is added."""
-    corrections = {"LB": NAIVE, "+LR": "sqrt", "+GBN": "sqrt+gbn", "+RA": "sqrt+gbn+adapt"}
-    rows = []
-    for batch in study.larger_batches:
-        found = [_find(study, batch, recipe) for recipe in corrections.values()]
-        if len({point for _, point in filter(None, found)}) > 1:
-            cells = [_accuracy(one[1]) if one else NOTHING for one in found]
-            rows.append([count(batch), _small(study), *cells])
-    if not rows:
-        return []
-    header = ["batch", f"SB ({count(study.base_batch)})", *corrections]
-    return _block(label, "Test accuracy, as in Hoffer et al. 2017", header, rows, HOFFER)
-
-
-def _small(study):
-    return _accuracy(study.reference) if study.reference else NOTHING
-
-
-def _accuracy(point: Point) -> str:
-    """88.70%, or that it diverged."""
-    error = point.mean("test")
-    return _failed(point) or percent(None if error is None else 1 - error)
-
-
-def _failed(point: Point) -> str:
-    """3 of 5 seeds diverged; nothing where none did."""
-    return f"{failure(point)} diverged" if point.failed else ""
+def _cell(point: Point | None, paper: Paper) -> str | None:
+    """The number, or that it diverged."""
+    if point is None:
+        return None
+    return f"{failure(point)} diverged" if point.failed else paper.text(point)

@@ -1,189 +1,198 @@
-"""The figures, each described once for paper and screen."""
+"""The figures."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from scaling.report.charts import Axis, Line, Mark, Panel, Points, Rule, batches, shown
-from scaling.report.drawing import BATCH, GREY, shades, style_of
-from scaling.report.plots import plain
-from scaling.report.wording import (
-    count,
-    decimal_label,
-    metric_value,
-    number,
-    study_label,
+from scaling.report.charts import (
+    GREY,
+    MARKERS,
+    Axis,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    batches,
+    shades,
+    shown,
+    style_of,
 )
-from scaling.studies.generalization.analysis import fitted, small
-from scaling.studies.generalization.records import Point, Study
+from scaling.report.wording import count, decimal_label, metric_value, number
+from scaling.studies.generalization.slopes import Point, Study, small
 
-Place = Callable[[Point, int], float]
-DISTANCE = Axis("distance ‖w − w₀‖", "linear", decimal_label)
 STEPS = Axis("optimizer step", tick=decimal_label)
 EPOCHS = Axis("epochs", tick=decimal_label)
+WHEN = {"start": "after the first update", "end": "after the last update"}
+FIT = "log t, fitted over this range"
+SPREAD = 0.5  # of the batches within a row of a layer
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A figure of one column of the curves; a panel per study and recipe."""
+
+    column: str
+    y: Axis
+    epochs: bool = False  # over epochs, not steps
+    fits: bool = False  # with the fits of the distance
+
+    def place(self, point: Point, step: int) -> float:
+        """x of a step."""
+        return step * point.global_batch / point.train_size if self.epochs else step
+
+    def text(self, value: float) -> str:
+        """A value, for hovering."""
+        return metric_value("error" if self.column.endswith("error") else "", value)
+
+
+DISTANCE = Axis("distance ‖w − w₀‖", "linear", decimal_label)
 ERROR = Axis("validation error", tick=lambda value: metric_value("error", value))
 LOSS = Axis("training loss", tick=decimal_label)
 GRADIENT = Axis("gradient norm ‖g‖", tick=decimal_label)
-TOLD = {
-    "weight_distance": "distance from initialisation",
-    "grad_norm": "gradient norm",
-    "train_loss": "training loss",
-    "validation_error": "validation error",
+FIGURES = {
+    "distance": Curves("weight_distance", DISTANCE, fits=True),
+    "validation": Curves("validation_error", ERROR, epochs=True),
+    "validation_steps": Curves("validation_error", ERROR),
+    "training": Curves("train_loss", LOSS, epochs=True),
+    "gradients": Curves("grad_norm", GRADIENT),
 }
-FIT = "log t, fitted over this range"
 
 
-def distance(study: Study) -> list[Panel]:
-    """How far the weights walk, with the log law on it; one panel per recipe."""
-    return _by_recipe(study, STEPS, DISTANCE, "weight_distance", _step, fits=True)
-
-
-def validation(study: Study) -> list[Panel]:
-    """Validation error against epochs; one panel per recipe."""
-    return _by_recipe(study, EPOCHS, ERROR, "validation_error", _epoch)
-
-
-def validation_steps(study: Study) -> list[Panel]:
-    """Validation error against steps; one panel per recipe."""
-    return _by_recipe(study, STEPS, ERROR, "validation_error", _step)
-
-
-def training(study: Study) -> list[Panel]:
-    """Training loss against epochs; one panel per recipe."""
-    return _by_recipe(study, EPOCHS, LOSS, "train_loss", _epoch)
-
-
-def gradients(study: Study) -> list[Panel]:
-    """Norm of the batch's gradient; one panel per recipe."""
-    return _by_recipe(study, STEPS, GRADIENT, "grad_norm", _step)
-
-
-def _step(point: Point, step: int) -> float:
-    return step
-
-
-def _epoch(point: Point, step: int) -> float:
-    return step * point.global_batch / point.train_size
-
-
-def colors(study: Study) -> dict[int, str]:
-    """Batch size -> colour, the same in all figures of a study."""
-    return dict(zip(study.batches, shades(len(study.batches)), strict=True))
-
-
-def batch_text(point: Point) -> str:
-    """In legends."""
-    return f"batch {count(point.global_batch)}"
-
-
-def _by_recipe(study, x, y, column, place, fits=False) -> list[Panel]:
-    panels = []
-    for recipe in study.recipes:
-        points = study.of_recipe(recipe)
-        marks = [
-            mark
-            for point in points
-            for mark in _curves(point, column, place, colors(study)[point.global_batch], fits)
-        ]
-        marks += [_fit(point) for point in points if fits and point.fits]  # on top of the marks
-        panels.append(Panel(x, y, marks, recipe if len(study.recipes) > 1 else ""))
+def curves(studies: Sequence[Study], name: str) -> list[Panel]:
+    """A figure of FIGURES."""
+    figure, colors, panels = FIGURES[name], _colors(studies), []
+    for study in studies:
+        for recipe in study.recipes:
+            points, marks = study.points_of(recipe), []
+            for point in points:
+                marks += _curves(point, figure, colors[point.global_batch])
+            marks += [_fit(point) for point in points if figure.fits and point.fits]
+            title = recipe if len(study.recipes) > 1 else ""
+            title = ", ".join(filter(None, [study.label, title]))
+            panels.append(Panel(EPOCHS if figure.epochs else STEPS, figure.y, marks, title))
     return shown(panels)
 
 
-def _curves(point: Point, column: str, place: Place, color: str, apart: bool) -> list[Mark]:
+def _colors(studies: Sequence[Study]) -> dict[int, str]:
+    """Batch size -> colour, the same in all figures."""
+    sizes = sorted({batch for study in studies for batch in study.batches})
+    return dict(zip(sizes, shades(len(sizes)), strict=True))
+
+
+def _label(point: Point) -> str:
+    return f"batch {count(point.global_batch)}"
+
+
+def _curves(point: Point, figure: Curves, color: str) -> list[Mark]:
     """Seeds, faint, behind their mean, which is a line; or marks apart, for a fit to lie on."""
-    marks, label = [], batch_text(point)
-    for run in point.runs if len(point.runs) > 1 or point.diverged else []:
+    marks, label = [], _label(point)
+    for run in point.runs if len(point.runs) > 1 or not point.complete else []:
         # A seed that diverged would leave no room for the others.
-        lost = run.status == "diverged"
-        name = f"{label} (all seeds diverged)" if lost and not point.complete else ""
-        x, y = _placed(point, run.curve.of(column), place)
-        faint = bool(point.complete)
-        marks.append(Line(x, y, color, name, width=0.8, guide=lost, faint=faint))
-    curve = point.mean(column)
-    x, y = _placed(point, curve, place)
+        name = "" if point.complete else f"{label} (all seeds diverged)"
+        look = {"width": 0.8, "guide": run.diverged, "faint": bool(point.complete)}
+        x, y, _ = _placed(point, figure, run.curve.column(figure.column))
+        marks.append(Line(x, y, color, name, series=label, **look))
+    x, y, texts = _placed(point, figure, point.mean(figure.column))
     if not x:
         return marks
-    texts = [_told(point, column, *pair) for pair in curve.items() if _logs(*pair)]
-    if apart:
+    if figure.fits:
         return [*marks, Points(x, y, color, label, size=3.5, texts=texts)]
-    dots = Points(x, y, color, size=1.0, hollow=True, texts=texts)  # without a rim that cuts lines
+    dots = Points(x, y, color, size=1.0, hollow=True, texts=texts, series=label)
     return [*marks, Line(x, y, color, label), dots]
 
 
-def _placed(point, curve, place):
-    pairs = [(place(point, step), v) for step, v in curve.items() if _logs(step, v)]
-    return [x for x, _ in pairs], [y for _, y in pairs]
-
-
-def _logs(step, value):
-    """Whether it has a place on axes of logs; step 0 and an error of 0 do not."""
-    return step > 0 and value > 0
-
-
-def _told(point: Point, column: str, step: int, value: float) -> str:
-    shown_value = metric_value("error" if column.endswith("error") else "", value)
-    seeds = len(point.finals(column))
-    of = f"mean of {count(seeds)} seeds" if seeds > 1 else "one seed"
-    lines = [
-        f"<b>{plain(point.directory.name)}</b>",
-        f"step {count(step)}, epoch {number(_epoch(point, step))}",
-        f"{TOLD[column]} {shown_value}, {of}",
+def _placed(point, figure, curve):
+    """x, y and texts, without what has no place on axes of logs: step 0 and an error of 0."""
+    pairs = [(step, value) for step, value in curve.items() if step > 0 and value > 0]
+    texts = [
+        f"{point.directory.name}\nstep {count(step)}\n{figure.y.label}: {figure.text(value)}"
+        for step, value in pairs
     ]
-    return "<br>".join(lines)
+    return [figure.place(point, step) for step, _ in pairs], [v for _, v in pairs], texts
 
 
 def _fit(point: Point) -> Line:
     """The mean of the seeds' fits, which is the fit of their mean; straight over log t."""
-    slope, intercept = point.slope, point.mean_of("log", "intercept")
+    intercept = point.mean_of("log", "intercept")
     ends = [float(step) for step in point.fit_steps]
-    heights = [intercept + slope * math.log(step) for step in ends]
+    heights = [intercept + point.slope * math.log(step) for step in ends]
     return Line(ends, heights, "#000000", FIT, "dash", 1.2, guide=True)
 
 
 def slopes(studies: Sequence[Study]) -> list[Panel]:
     """The slope of the log law against the batch, one line per recipe; one panel per study."""
-    return shown(_slopes(study, study_label(study, studies)) for study in studies)
+    return shown(map(_slopes, studies))
 
 
-def _slopes(study: Study, title: str) -> Panel:
+def _slopes(study: Study) -> Panel:
     reference = small(study)
     marks: list[Mark] = []
     if reference is not None:
         label = f"slope at batch {count(reference.global_batch)}"
         marks.append(Rule(GREY, label, y=reference.slope, dash="dot"))
     for index, recipe in enumerate(study.recipes):
-        marks += _slopes_of(recipe, fitted(study, recipe), index)
-    ends = [fit.log.slope for point in study.points for fit in point.fits.values()]
+        points, (color, marker) = study.fitted(recipe), style_of(index)
+        x, y = [p.global_batch for p in points], [p.slope for p in points]
+        spans = [sorted(p.fitted("log", "slope")) for p in points]
+        marks.append(Line(x, y, color, dash="dash" if index % 2 else "solid", series=recipe))
+        marks.append(
+            Points(
+                x,
+                y,
+                color,
+                recipe,
+                marker,
+                size=5 + 1.5 * index,  # points of several recipes lie on each other
+                hollow=index > 0,
+                low=[span[0] for span in spans],
+                high=[span[-1] for span in spans],
+                texts=[
+                    f"{p.directory.name}\nslope {number(p.slope)} ({number(span[0])} to "
+                    f"{number(span[-1])}), R² {p.mean_of('log', 'r2'):.3f}"
+                    for p, span in zip(points, spans, strict=True)
+                ],
+            )
+        )
+    ends = [slope for point in study.points for slope in point.fitted("log", "slope")]
     scale = "linear" if min(ends, default=0) >= 0 else "near"
     axis = Axis("slope of ‖w − w₀‖ against ln t", scale, decimal_label, (0.0, *ends))
-    return Panel(batches(BATCH), axis, marks, title)
+    return Panel(batches(), axis, marks, study.label)
 
 
-def _slopes_of(recipe: str, points: Sequence[Point], index: int) -> list[Mark]:
-    """Points that are of several recipes lie on each other, so marks are hollow and grow."""
-    color, marker = style_of(index)
-    x, y = [p.global_batch for p in points], [p.slope for p in points]
-    spans = [sorted(fit.log.slope for fit in p.fits.values()) for p in points]
-    seeds = any(len(span) > 1 for span in spans)
-    marked = Points(
-        x,
-        y,
-        color,
-        f"{recipe}, range over seeds" if seeds else recipe,
-        marker,
-        size=5 + 1.5 * index,
-        hollow=index > 0,
-        low=[span[0] for span in spans] if seeds else [],
-        high=[span[-1] for span in spans] if seeds else [],
-        texts=[_slope_told(point) for point in points],
-    )
-    return [Line(x, y, color, dash="dash" if index % 2 else "solid"), marked]
+def layers(studies: Sequence[Study], kernels: bool) -> list[Panel]:
+    """||w|| / ||g|| by layer, of the baseline recipe (You 2017, Table 2); a panel per study and
+    time."""
+    colors = _colors(studies)
+    return shown(_layers(study, kernels, when, colors) for study in studies for when in WHEN)
 
 
-def _slope_told(point: Point) -> str:
-    lines = [
-        f"<b>{plain(point.directory.name)}</b>",
-        plain(f"slope {number(point.slope)}, R² {point.mean_of('log', 'r2'):.3f}"),
-        f"{count(len(point.fits))} of {count(len(point.runs))} seeds",
-    ]
-    return "<br>".join(lines)
+def _layers(study: Study, kernels: bool, when: str, colors: dict[int, str]) -> Panel:
+    points = [point for point in study.points_of(study.baseline) if point.layers]
+    every = [layer for point in points for layer in point.group(kernels)]
+    names = tuple(dict.fromkeys(layer.name for layer in every))
+    marks: list[Mark] = []
+    for index, point in enumerate(points):
+        layers = [layer for layer in point.group(kernels) if getattr(layer, when).ratio]
+        norms = [getattr(layer, when) for layer in layers]
+        beside = SPREAD * (index / max(len(points) - 1, 1) - 0.5)
+        texts = [
+            f"{layer.name}, {_label(point)}\n‖w‖ {number(norm.weight_norm)}, "
+            f"‖g‖ {number(norm.grad_norm)}, ‖w‖ / ‖g‖ {number(norm.ratio)}"
+            for layer, norm in zip(layers, norms, strict=True)
+        ]
+        marks.append(
+            Points(
+                [norm.ratio for norm in norms],
+                [names.index(layer.name) + beside for layer in layers],
+                colors[point.global_batch],
+                _label(point),
+                MARKERS[index % len(MARKERS)],
+                texts=texts,
+            )
+        )
+    # Both times on one range, to be compared.
+    ratios = [value for layer in every for time in WHEN if (value := getattr(layer, time).ratio)]
+    x = Axis("‖w‖ / ‖g‖", tick=decimal_label, include=tuple(ratios))
+    title = ", ".join(filter(None, [study.label, WHEN[when]]))
+    return Panel(x, Axis("", "names", reverse=True, names=names), marks, title)

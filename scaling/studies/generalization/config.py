@@ -1,4 +1,4 @@
-"""How far weights walk, and what gradients they meet, by batch size (Hoffer 2017, Fig. 2)."""
+"""Distance from initialisation and gradient norms by batch size (Hoffer 2017, Fig. 2)."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder

@@ -1,19 +1,16 @@
-"""How far weights walk at each batch size, and the gradients they meet (Hoffer 2017, Fig. 1 and 2).
+"""Distance from initialisation and gradient norms by batch size (Hoffer 2017, Fig. 1 and 2).
 
 A point is one batch size and one recipe (scaling/recipes.py); its seeds train side by side and are
 evaluated on a grid whose steps grow by `generalization.resolution`. Hoffer et al. find that the
 distance from the initial weights grows as log t while the learning rate is the initial one, faster
 at small batches, and that a learning rate scaled by sqrt with ghost batch norm brings the large
-batch's walk near the small one's. The fits are of that phase: from `generalization.fit_from` to the
-first change of the rate, or `fit_to`.
+batch near the small one. The fits are of that phase: from `generalization.fit_from` to the first
+change of the rate, or `fit_to`.
 
 The gradient norms are root mean squares over the updates since the evaluation before, of the mean
 gradient of the batch: at a small batch most of that is noise. Layer by layer, ||w|| and ||g|| are
 those of a training batch after the first update and after the last (You 2017, Table 2).
 """
-
-import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,13 +20,12 @@ from scaling import durations
 from scaling.config import default_config
 from scaling.crossings import next_evaluation
 from scaling.data import sources
-from scaling.diffusion import fit_diffusion
+from scaling.diffusion import Diffusion, fit_diffusion
 from scaling.errors import UserError
-from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
-from scaling.studies.shared import text_table
+from scaling.studies.generalization.record import Curve, Layer, Norms, Record, Run
 from scaling.train.cohort import Cohort, History
 from scaling.train.layers import LayerNorms
 from scaling.train.layout import layout_of
@@ -73,32 +69,28 @@ def check(config: ConfigDict) -> None:
 
 def fit_range(point: Point) -> tuple[int, int]:
     """First and last step of the phase that the fits are of: one learning rate."""
-    wanted, size = point.config.generalization, point.info.sizes["train"]
+    settings, size = point.config.generalization, point.info.sizes["train"]
     schedule = point.config.schedule
     steps = lambda duration: durations.to_steps(duration, point.global_batch, size)
-    first, last = max(1, steps(wanted.fit_from), steps(schedule.warmup)), point.total_steps
-    if wanted.fit_to is not None:
-        last = min(last, steps(wanted.fit_to))
+    first, last = max(1, steps(settings.fit_from), steps(schedule.warmup)), point.total_steps
+    if settings.fit_to is not None:
+        last = min(last, steps(settings.fit_to))
     elif schedule.boundaries:
         last = min(last, steps(schedule.boundaries[0]))
     elif schedule.name not in ("constant", "step", "dip"):
         raise UserError(
-            f"The {schedule.name!r} schedule changes the learning rate all along, and the fits are "
-            "of a phase of one rate; set schedule.name='constant', or generalization.fit_to."
+            f"The {schedule.name!r} schedule changes the learning rate at every step, and the "
+            "fits are of a phase of one rate; set schedule.name='constant', or generalization.fit_to."
         )
     return first, last
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
-    """Every seed of one batch size and recipe.
-
-    Returns:
-      The result, JSON; docs/architecture.md lists its keys.
-    """
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
+    """Every seed of one batch size and recipe."""
     point = resolve(config, ("peak",))
-    result = recipe_points.begin(point, run)
+    fields = recipe_points.begin(point, run)
     seeds = [config.seed + k for k in range(config.recipes.seeds)]
-    walk = _Walk(point, seeds)
+    distance = _Distance(point, seeds)
     cohort = Cohort(
         point,
         [{}] * len(seeds),
@@ -109,28 +101,32 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
         lambda step: next_evaluation(step, config.generalization.resolution),
         recipe_points.ends_of(config),
         tracked=("loss", "grad_sq_norm"),
-        observe=walk.observe,
-        conclude=walk.conclude,
+        observe=distance.observe,
+        conclude=distance.conclude,
     )
     outcome = cohort.run(0, signals, name)
     span = fit_range(point)
     runs = [
-        {"seed": seed, **recipe_points.end_of(outcome, k), **_walked(outcome.histories[k], span)}
+        Run(
+            seed=seed,
+            **recipe_points.end_of(outcome, k),
+            curve=(curve := _curve(outcome.histories[k])),
+            diffusion=_fit(outcome.histories[k], curve, span),
+        )
         for k, seed in enumerate(seeds)
     ]
-    complete = any(each["status"] == "complete" for each in runs)
-    return result | {
-        "status": "complete" if complete else "diverged",
-        "fit_steps": list(span),
-        "runs": runs,
-        "layers": _layers(outcome.notes),
-        "seconds": outcome.seconds,
-        "trial_steps_per_second": outcome.trial_steps / max(outcome.seconds["train"], 1e-9),
-    }
+    return Record(
+        **fields,
+        status=recipe_points.status_of(runs),
+        fit_steps=span,
+        runs=runs,
+        layers=_layers(outcome.notes),
+        seconds=outcome.seconds,
+    )
 
 
-class _Walk:
-    """What is seen of a population on its way."""
+class _Distance:
+    """Distances and layer norms of a population along training."""
 
     def __init__(self, point: Point, seeds):
         self.point, self.seeds = point, seeds
@@ -143,8 +139,8 @@ class _Walk:
             self.initial = population.initial_weights()
         squares = jax.tree.map(_squared_distances, population.weights(), self.initial)
         columns = {"weight_distance": np.sqrt(sum(jax.tree.leaves(squares)))}
-        wanted = self.point.config.generalization.layers
-        return columns, {START: self._norms(population)} if wanted and population.step == 1 else {}
+        layers = self.point.config.generalization.layers
+        return columns, {START: self._norms(population)} if layers and population.step == 1 else {}
 
     def conclude(self, population):
         """The layers' norms after the last update."""
@@ -162,77 +158,37 @@ def _squared_distances(now, before):
     return np.square(apart).reshape(len(apart), -1).sum(1)
 
 
-def _walked(history: History, span) -> dict[str, Any]:
-    """The curve of one run and what it fits."""
-    curve = history.curve
-    columns = {
-        "step": curve["step"],
-        "weight_distance": curve["weight_distance"],
-        "grad_norm": [None if s is None else s**0.5 for s in curve["train_grad_sq_norm"]],
-        "train_loss": curve["train_loss"],
-        "validation_error": curve["error"],
-        "validation_loss": curve["loss"],
-    }
-    complete = history.diverged_at is None
-    return {"curve": columns, "diffusion": _diffusion(columns, span) if complete else None}
+def _curve(history: History) -> Curve:
+    """Of one run."""
+    columns = history.curve
+    return Curve(
+        step=columns["step"],
+        weight_distance=columns["weight_distance"],
+        grad_norm=[None if s is None else s**0.5 for s in columns["train_grad_sq_norm"]],
+        train_loss=columns["train_loss"],
+        validation_error=columns["error"],
+        validation_loss=columns["loss"],
+    )
 
 
-def _diffusion(curve, span):
-    """The laws fitted to the evaluations within `span`, JSON; None where they are too few."""
-    inside = [
-        (step, distance)
-        for step, distance in zip(curve["step"], curve["weight_distance"], strict=True)
-        if span[0] <= step <= span[1]
-    ]
-    fit = fit_diffusion(*zip(*inside, strict=True)) if inside else None
-    return None if fit is None else dataclasses.asdict(fit)
+def _fit(history: History, curve: Curve, span: tuple[int, int]) -> Diffusion | None:
+    """The laws fitted to the evaluations within `span`; None of a run that diverged."""
+    pairs = zip(curve.step, curve.weight_distance, strict=True)
+    inside = [(step, distance) for step, distance in pairs if span[0] <= step <= span[1]]
+    if history.diverged_at is not None or not inside:
+        return None
+    return fit_diffusion(*zip(*inside, strict=True))
 
 
-def _layers(notes):
-    """Norms at the start and at the end, layer by layer; None where either is missing."""
+def _layers(notes) -> list[Layer] | None:
+    """Norms at the start and at the end; None where either is missing."""
     if not (notes.get(START) and notes.get(END)):
         return None
-    norms = lambda layer: {key: layer[key] for key in ("weight_norm", "grad_norm")}
+    norms = lambda layer: Norms(layer["weight_norm"], layer["grad_norm"])
     return [
-        {"name": a["name"], "size": a["size"], "start": norms(a), "end": norms(b)}
-        for a, b in zip(notes[START], notes[END], strict=True)
+        Layer(first["name"], first["size"], norms(first), norms(last))
+        for first, last in zip(notes[START], notes[END], strict=True)
     ]
-
-
-def sentence(result: dict[str, Any]) -> str:
-    """What a finished point came to."""
-    fits = [run["diffusion"] for run in result["runs"] if run["diffusion"]]
-    diverged = sum(run["status"] == "diverged" for run in result["runs"])
-    text = f"; {diverged} of {len(result['runs'])} runs diverged" if diverged else ""
-    if not fits:
-        return f"no fit of the weights' distance{text}"
-    slope, deviation = mean_and_deviation([fit["log"]["slope"] for fit in fits])
-    spread = "" if deviation is None else f" +- {deviation:.3g}"
-    r2 = min(fit["log"]["r2"] for fit in fits)
-    return f"the weights' distance grows by {slope:.3g}{spread} per e-fold, R^2 {r2:.3f}{text}"
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """A table of the finished points, by name."""
-    rows = [("point", "steps", "slope", "R^2 log t", "sqrt t", "power", "exponent", "validation")]
-    for name, result in results.items():
-        fits = [run["diffusion"] for run in result["runs"] if run["diffusion"]]
-        of = lambda law, key, fits=fits: mean_and_deviation([fit[law][key] for fit in fits])
-        runs = [run for run in result["runs"] if run["status"] == "complete"]
-        error, _ = mean_and_deviation([run["curve"]["validation_error"][-1] for run in runs])
-        numbers = [of("log", "slope"), of("log", "r2"), of("root", "r2"), of("power", "r2")]
-        cells = ["-" if mean is None else f"{mean:.3f}" for mean, _ in numbers]
-        exponent, _ = of("power", "slope")
-        rows.append(
-            (
-                name,
-                f"{result['steps']:,}",
-                *cells,
-                "-" if exponent is None else f"{exponent:.2f}",
-                "-" if error is None else f"{error:.2%}",
-            )
-        )
-    return text_table(rows)
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

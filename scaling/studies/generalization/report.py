@@ -1,139 +1,269 @@
 """Distance from initialisation, curves and norms by batch: Hoffer 2017, You 2017."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from scaling.report import provenance
-from scaling.report.blocks import Block, Note, Section, Table
-from scaling.report.pictures import picture
-from scaling.report.wording import (
-    NOTHING,
-    count,
-    headline,
-    listed,
-    metric_value,
-    number,
-    study_label,
-)
-from scaling.studies.generalization import charts, layers
-from scaling.studies.generalization.analysis import batch_power
-from scaling.studies.generalization.records import (
-    LAWS,
+from scaling.report.blocks import Note, Picture, Section
+from scaling.report.kind import Kind, about_all
+from scaling.report.records import Workdir, read_points
+from scaling.report.tables import Column, Table, csv_only, of_points
+from scaling.report.tables import within as rows_within
+from scaling.report.wording import count, metric_value, number, subject
+from scaling.studies.generalization import charts
+from scaling.studies.generalization.record import COLUMNS, LAWS
+from scaling.studies.generalization.slopes import (
     Point,
+    Ratio,
     Study,
-    check_together,
-    read,
+    batch_power,
+    large,
+    ratio,
+    small,
+    unevenness,
 )
-from scaling.studies.generalization.tables import tables
-from scaling.studies.generalization.words import answer, cautions, r2_text
+from scaling.studies.recipe_records import Spread, names_of, sort_and_check, spread_of
 
-__all__ = [
-    "FIGURES",
-    "NAME",
-    "answer",
-    "cautions",
-    "check_together",
-    "headline",
-    "origins",
-    "read",
-    "sections",
-    "study_label",
-    "tables",
+NAMES = {"log": "log t", "root": "sqrt(t)", "power": "a power of t"}
+ROUGH = 0.98  # an R^2 below this is of a rough law
+DECADE = 10.0  # over less than this factor in steps the three laws look alike
+GROUPS = {True: "kernels", False: "biases and scales"}
+
+
+def read(workdir: Workdir) -> Study:
+    """The study in one work directory.
+
+    Raises:
+      UserError: records that cannot be read, or points that do not belong together.
+    """
+    points = read_points(workdir, Point, recipes=names_of)
+    sort_and_check(workdir, points)
+    return Study(workdir.path, points, workdir.unfinished)
+
+
+def medians(study: Study) -> dict[str, float]:
+    """Law -> its R^2, the median over points; empty where no point has a fit."""
+    points = [point for point in study.points if point.fits]
+    if not points:
+        return {}
+    return {law: statistics.median(p.mean_of(law, "r2") for p in points) for law in LAWS}
+
+
+def answer(study: Study) -> str:
+    """How well each law fits the distance, and what the batch does to its slope."""
+    laws = medians(study)
+    if not laws:
+        return f"{subject(study)}, the distance from initialisation has no fit at any batch."
+    exponents = [p.mean_of("power", "slope") for p in study.points if p.fits]
+    fits = ", ".join(f"{r2_text(value)} ({NAMES[law]})" for law, value in laws.items())
+    text = (
+        f"{subject(study)}, three laws fit the distance from initialisation with a median R² of "
+        f"{fits}; the exponent is {_signed(min(exponents))} to {_signed(max(exponents))}."
+    )
+    reference, recipes = small(study), {}
+    for recipe in study.recipes:  # the first of those that are one measurement
+        point = large(study, recipe)
+        if point and ratio(point, reference):
+            recipes.setdefault(point, recipe)
+    ratios = [
+        f"{recipe} {ratio_text(ratio(point, reference))} at batch {count(point.global_batch)}"
+        for point, recipe in recipes.items()
+    ]
+    if not ratios:
+        return f"{text} No larger batch has a slope against log t to compare."
+    base = count(reference.global_batch)
+    return f"{text} Slope against log t, relative to batch {base}: {'; '.join(ratios)}."
+
+
+def r2_text(value: float) -> str:
+    """Three decimals: 0.998."""
+    return f"{value:.3f}".replace("-", "−")
+
+
+def ratio_text(found: Ratio) -> str:
+    """0.45 (0.43 to 0.47), the range over seeds"""
+    return f"{_signed(found.value)} ({_signed(found.low)} to {_signed(found.high)})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def cautions(study: Study) -> list[str]:
+    """One sentence each."""
+    texts = about_all(
+        study.points,
+        (
+            "some seeds diverged; the numbers are of the others.",
+            lambda p: len(p.complete) < len(p.runs),
+        ),
+        (
+            "too few evaluations of some seeds lie in the phase of the initial learning rate for "
+            "a fit; evaluate more often or train longer.",
+            lambda p: len(p.fits) < len(p.complete),
+        ),
+        (
+            f"the fits cover less than a factor of {DECADE:g} in steps, over which the three laws "
+            "look alike.",
+            lambda p: p.fits and p.fit_steps[1] < DECADE * p.fit_steps[0],
+        ),
+        ("the distance does not grow with log t.", lambda p: p.fits and p.slope <= 0),
+        ("one seed has no spread; small differences mean nothing.", lambda p: len(p.runs) < 2),
+    )
+    if medians(study).get("log", 1.0) < ROUGH and len(study.batches) > 1:
+        texts.append(
+            "Log t is a rough law here, so its slope depends on the steps that it is fitted over, "
+            "and those are fewer at larger batches."
+        )
+    return texts
+
+
+def _spread_text(text: Callable[[float], str]) -> Callable[[Spread], str]:
+    """1.23 ± 0.04, the latter to two digits."""
+    deviation = lambda sd: "" if sd is None else f" ± {text(float(f'{sd:.2g}'))}"
+    return lambda spread: text(spread.mean) + deviation(spread.sd)
+
+
+def _error(value: float) -> str:
+    return metric_value("error", value)
+
+
+POINTS = [
+    Column("batch", "global_batch", count),
+    Column("recipe", "recipes", ", ".join),
+    Column("steps", "steps", count),
+    Column("learning rate", "learning_rate"),
+    Column("seeds", lambda s, p: f"{len(p.complete)} of {len(p.runs)}", str),
+    Column("slope", lambda s, p: spread_of(p.fitted("log", "slope")), _spread_text(number)),
+    Column("R², log t", lambda s, p: p.mean_of("log", "r2"), r2_text),
+    Column("sqrt(t)", lambda s, p: p.mean_of("root", "r2"), r2_text),
+    Column("power", lambda s, p: p.mean_of("power", "r2"), r2_text),
+    Column("exponent", lambda s, p: p.mean_of("power", "slope"), _signed),
+    Column("distance", lambda s, p: spread_of(p.finals("weight_distance")), _spread_text(number)),
+    Column(
+        "validation error",
+        lambda s, p: spread_of(p.finals("validation_error")),
+        _spread_text(_error),
+    ),
+    Column(
+        "test error",
+        lambda s, p: spread_of([run.error("test") for run in p.complete]),
+        _spread_text(_error),
+    ),
+]
+POINT = csv_only(1, "global_batch", "recipe", "recipes")
+SEEDS = [
+    *POINT,
+    *csv_only(2, "seed", "status", "diverged_at"),
+    *csv_only(1, "steps", "epochs", "optimizer", "learning_rate", "fit_steps"),
+    *(
+        Column(
+            "", lambda s, p, run, law=law: run.diffusion and getattr(run.diffusion, law), key=law
+        )
+        for law in LAWS
+    ),
+    *(
+        Column("", lambda s, p, run, name=name: _last(run.curve.column(name)), key=f"final_{name}")
+        for name in COLUMNS
+    ),
+]
+CURVES = [  # rows (study, point, run, place)
+    *POINT,
+    *csv_only(2, "seed"),
+    *(
+        Column("", lambda s, p, run, i, name=name: getattr(run.curve, name)[i], key=name)
+        for name in ("step", *COLUMNS)
+    ),
+]
+LAYERS = [
+    Column("batch", lambda study, point, layer: point.global_batch, count),
+    *POINT,
+    Column("layer", "name", str, "layer"),
+    Column("parameters", "size", count),
+    *(
+        Column(
+            f"{title}, {charts.WHEN[when]}",
+            lambda s, p, layer, when=when, key=key: getattr(getattr(layer, when), key),
+            key=f"{when}_{key}",
+        )
+        for when in charts.WHEN
+        for key, title in (("weight_norm", "‖w‖"), ("grad_norm", "‖g‖"), ("ratio", "‖w‖ / ‖g‖"))
+    ),
+]
+UNEVENNESS = [
+    Column("batch", "global_batch", count),
+    *(
+        Column(
+            f"{GROUPS[kernels]}, {text}",
+            lambda s, p, kernels=kernels, when=when: unevenness(p.group(kernels), when),
+        )
+        for kernels in GROUPS
+        for when, text in charts.WHEN.items()
+    ),
 ]
 
-NAME = "Generalization"
-FIGURES = (
-    "generalization_distance",
-    "generalization_slope",
-    "generalization_validation",
-    "generalization_validation_steps",
-    "generalization_training",
-    "generalization_gradients",
-    "generalization_kernels",
-    "generalization_biases",
-)
-DISTANCE, SLOPE, VALIDATION, VALIDATION_STEPS, TRAINING, GRADIENTS, KERNELS, BIASES = FIGURES
-PLUS_MINUS = "\u00a0±\u00a0"  # no line breaks there
-NO_CURVE = "no seed that did not diverge has this curve in its record"
+
+def _last(curve: dict[int, float]) -> float | None:
+    return curve[max(curve)] if curve else None
 
 
-def sections(studies: Sequence[Study]) -> list[Section]:
-    """The page from top to bottom: the walk and its slope, then the rest of each study."""
-    places = range(len(studies))
-    others = [part for place in places for part in _of_study(place, studies)]
-    return [*(_distance(p, studies) for p in places), _slope(studies), *others, _points(studies)]
+def table(studies: Sequence[Study]) -> Table:
+    """A row per point."""
+    return Table(POINTS, of_points(studies))
 
 
-def _named(place: int, studies: Sequence[Study]) -> tuple[str, str]:
-    """What tells the sections and the figures of a study from those of the others."""
-    if len(studies) == 1:
-        return "", ""
-    return f" of {study_label(studies[place], studies)}", f"-{place + 1}"
-
-
-def _distance(place: int, studies: Sequence[Study]) -> Section:
-    of, suffix = _named(place, studies)
-    caption = (
+SEEDS_FAINT = "Means over the seeds that did not diverge, single seeds faint. "
+CAPTIONS = {
+    "distance": (
         "How far the weights are from where they began, against log t (Hoffer 2017, Figure 2). "
         "Marks: mean over the seeds that did not diverge; faint: single seeds. A straight line is "
         "ultra-slow diffusion, distance as log t. It is fitted in the phase of the initial "
         "learning rate; the slope of the paper falls with the batch, until the learning rate is "
         "corrected."
-    )
-    panels = charts.distance(studies[place])
-    shown = picture(DISTANCE + suffix, caption, panels, NO_CURVE)
-    return Section(f"Distance from initialisation{of}", [shown])
+    ),
+    "validation": SEEDS_FAINT
+    + "Against epochs a large batch has taken fewer steps at the same place (Hoffer 2017, Figure "
+    "1).",
+    "validation_steps": (
+        "The same against steps, where a large batch has seen more examples at the same place."
+    ),
+    "training": SEEDS_FAINT + "The loss is the mean over the updates since the evaluation before.",
+    "gradients": SEEDS_FAINT
+    + "The root mean square, over the updates since the evaluation before, of the norm of the "
+    "batch's mean gradient. A small batch's holds more noise, whose part of the square goes as 1 / "
+    "batch.",
+}
 
 
-def _of_study(place: int, studies: Sequence[Study]) -> list[Section]:
-    study = studies[place]
-    of, suffix = _named(place, studies)
-    show = lambda name, caption, panels: picture(name + suffix, caption, panels, NO_CURVE)
-    seeds = "Means over the seeds that did not diverge, single seeds faint. "
-    epochs = (
-        f"{seeds}Against epochs a large batch has taken fewer steps at the same place (Hoffer "
-        "2017, Figure 1)."
+def sections(studies: Sequence[Study]) -> Iterator[Section]:
+    """The page from top to bottom."""
+    none = "no seed that did not diverge has this curve in its record"
+    picture = lambda name: Picture(
+        f"generalization_{name}", CAPTIONS[name], charts.curves(studies, name), none
     )
-    steps = "The same against steps, where a large batch has seen more examples at the same place."
-    training = f"{seeds}The loss is the mean over the updates since the evaluation before."
-    gradients = (
-        f"{seeds}The root mean square, over the updates since the evaluation before, of the norm "
-        "of the batch's mean gradient. A small batch's holds more noise, whose part of the square "
-        "goes as 1 / batch."
+    yield Section("Distance from initialisation", [picture("distance")])
+    yield _slope(studies)
+    yield Section("Validation error", [picture("validation"), picture("validation_steps")])
+    yield Section("Training loss", [picture("training")])
+    yield Section("Gradient norms", [picture("gradients")])
+    yield _layers(studies)
+    note = (
+        "Means ± standard deviations over the seeds that did not diverge. Slope: of the distance "
+        "against ln t; distance and errors: at the end. The three laws are fitted to the same "
+        "evaluations, and every R² is of the distance itself. Every seed is in "
+        "tables/generalization.csv, the curves and all layers in tables/generalization_curves.csv "
+        "and tables/generalization_layers.csv."
     )
-    parts = [
-        (
-            "Validation error",
-            [
-                show(VALIDATION, epochs, charts.validation(study)),
-                show(VALIDATION_STEPS, steps, charts.validation_steps(study)),
-                *_gap(study),
-            ],
-        ),
-        ("Training loss", [show(TRAINING, training, charts.training(study))]),
-        ("Gradient norms", [show(GRADIENTS, gradients, charts.gradients(study))]),
-        ("Weights over gradients by layer", _layers(study, suffix)),
-    ]
-    return [Section(title + of, blocks) for title, blocks in parts]
-
-
-def _layers(study: Study, suffix: str) -> list[Block]:
-    kernels = (
-        "‖w‖ / ‖g‖ of every matrix of weights or of filters; g is the gradient of a training batch "
-        "of this size. Where it differs between layers, one learning rate makes steps of different "
-        "relative size, which is what LARS evens out (You 2017, Table 2: 5.76 to 1345 in "
-        "AlexNet-BN)."
+    seeds = rows_within(studies, lambda p: p.runs)
+    places = [(*row, place) for row in seeds for place in range(len(row[-1].curve.step))]
+    yield Section(
+        "Point by point",
+        [
+            table(studies),
+            Note(note),
+            Table(SEEDS, seeds, "generalization.csv", shown=False),
+            Table(CURVES, places, "generalization_curves.csv", shown=False),
+        ],
     )
-    biases = (
-        "The same of biases, and of the scales of normalisation. Biases start from zero; one that "
-        "is still zero has no place."
-    )
-    return [
-        layers.picture(KERNELS + suffix, kernels, study, kernels=True),
-        layers.picture(BIASES + suffix, biases, study, kernels=False),
-        *layers.notes(study),
-        *layers.tables(study),
-    ]
 
 
 def _slope(studies):
@@ -142,86 +272,58 @@ def _slope(studies):
         "of the small batch, which a correction of the learning rate should give back. Each is of "
         "the steps that its own batch was trained for, which are fewer at a large batch."
     )
-    shown = picture(SLOPE, caption, charts.slopes(studies), "no point has a fit of the distance")
-    notes = []
+    panels = charts.slopes(studies)
+    blocks = [
+        Picture("generalization_slope", caption, panels, "no point has a fit of the distance")
+    ]
     for study in studies:
-        powers = {name: batch_power(study.of_recipe(name)) for name in study.recipes}
-        told = [f"{_signed(v)} with {recipe}" for recipe, v in powers.items() if v is not None]
-        label = study_label(study, studies)
-        text = f"{label and label + ': '}Power of the batch nearest to the slopes: {listed(told)}."
-        notes += [Note(text)] * bool(told)
-    return Section("Slope against batch", [shown, *notes])
+        powers = {recipe: batch_power(study.fitted(recipe)) for recipe in study.recipes}
+        texts = [f"{recipe} {_signed(v)}" for recipe, v in powers.items() if v is not None]
+        label = f"{study.label}: " if study.label else ""
+        text = f"{label}Slope as a power of the batch, least squares: {', '.join(texts)}."
+        blocks += [Note(text)] * bool(texts)
+    return Section("Slope against batch", blocks)
 
 
-def _signed(power):
-    return f"{power:.2f}".replace("-", "−")
-
-
-def _gap(study: Study) -> list[Block]:
-    """Final validation errors of the smallest and the largest batch, recipe by recipe."""
-    told = []
-    for recipe in study.recipes:
-        points = [p for p in study.of_recipe(recipe) if p.finals("validation_error")]
-        ends = [
-            f"{_error(point)} at batch {count(point.global_batch)}"
-            for point in points[:1] + points[1:][-1:]
-        ]
-        if ends:
-            told.append(f"{recipe}: {', '.join(ends)}")
-    return [Note(f"Validation error at the end. {'; '.join(told)}.")] * bool(told)
-
-
-def _error(point):
-    return _mean_sd(point.finals("validation_error"), lambda value: metric_value("error", value))
-
-
-def _mean_sd(values, text=number):
-    """1.23 ± 0.04, the latter over seeds, to two digits."""
-    if not values:
-        return NOTHING
-    mean = text(statistics.mean(values))
-    if len(values) == 1:
-        return mean
-    return f"{mean}{PLUS_MINUS}{text(float(f'{statistics.stdev(values):.2g}'))}"
-
-
-def _points(studies):
-    several = len(studies) > 1
-    header = ["study"] * several + ["batch", "recipe", "seeds", "steps", "learning rate"]
-    header += ["slope", "R², log t", "R², sqrt(t)", "R², power", "exponent"]
-    header += ["distance", "validation error"]
-    rows = [[study.label] * several + _row(point) for study in studies for point in study.points]
-    note = (
-        "Means ± standard deviations over the seeds that did not diverge. Slope: of the distance "
-        "against ln t; distance and validation error: at the end. The three laws are fitted to the "
-        "same evaluations, and every R² is of the distance itself. Every seed is in "
-        "tables/generalization.csv, the curves and all layers in tables/generalization_curves.csv "
-        "and tables/generalization_layers.csv."
+def _layers(studies):
+    caption = (
+        "‖w‖ / ‖g‖ of every matrix of weights or of filters, g the gradient of a training batch of "
+        "this size. Where it differs between layers, one learning rate makes steps of different "
+        "relative size, which is what LARS evens out (You 2017, Table 2: 5.76 to 1345 in "
+        "AlexNet-BN)."
     )
-    return Section("Point by point", [Table(header, rows, wrap=True), Note(note)])
-
-
-def _row(point: Point) -> list[str]:
-    seeds = count(len(point.runs))
-    seeds += f", {count(len(point.diverged))} diverged" if point.diverged else ""
-    row = [count(point.global_batch), ", ".join(point.recipes), seeds, count(point.steps)]
-    row += [number(point.learning_rate)]
-    row.append(_mean_sd([fit.log.slope for fit in point.fits.values()]))
-    row += [r2_text(point.mean_of(law, "r2")) for law in LAWS]
-    exponent = point.mean_of("power", "slope")
-    row.append(NOTHING if exponent is None else _signed(exponent))
-    return [*row, _mean_sd(point.finals("weight_distance")), _error(point)]
-
-
-def origins(study: Study) -> provenance.Rows:
-    """What made the records, and from which batch the recipes start."""
-    points = study.points
-    seeds = dict.fromkeys(run.seed for point in points for run in point.runs)
-    return provenance.origins(
-        study,
-        question=[
-            ("small batch", [count(points[0].base_batch)]),
-            ("recipes", study.recipes),
+    other = "The same of biases and scales of normalisations. Biases start from zero."
+    pictures = [
+        Picture(
+            f"generalization_{name}",
+            text,
+            charts.layers(studies, kernels),
+            f"the record holds no norms of {GROUPS[kernels]}, or all of them are zero",
+        )
+        for name, kernels, text in (("kernels", True, caption), ("biases", False, other))
+    ]
+    points = [(s, [p for p in s.points_of(s.baseline) if p.layers]) for s in studies]
+    ends = [(s, p) for s, found in points for p in (*found[:1], *found[1:][-1:])]
+    rows = [(s, p, layer) for s, p in ends for k in GROUPS for layer in p.group(k)]
+    every = rows_within(studies, lambda p: p.layers or ())
+    note = "Largest over smallest ‖w‖ / ‖g‖, and the norms, at the smallest and largest batch."
+    tables = [Table(UNEVENNESS, ends), Table(LAYERS, rows)] if rows else []
+    return Section(
+        "Weights over gradients by layer",
+        [
+            *pictures,
+            *[Note(note)] * bool(rows),
+            *tables,
+            Table(LAYERS, every, "generalization_layers.csv", shown=False),
         ],
-        seeds=[("seeds", [", ".join(map(str, seeds))])],
     )
+
+
+def details(study: Study) -> dict[str, list[str]]:
+    """The small batch and the seeds."""
+    seeds = dict.fromkeys(str(run.seed) for point in study.points for run in point.runs)
+    base = f"slopes relative to batch {count(study.base_batch)}"
+    return {"goal": [base], "seeds": [", ".join(seeds)]}
+
+
+KIND = Kind("Generalization", read, answer, table, sections, cautions, details)

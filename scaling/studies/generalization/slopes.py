@@ -1,4 +1,4 @@
-"""What follows from the records: which law the distance follows, and how its slope changes."""
+"""How the slope of the distance against ln t changes with the batch (Hoffer 2017, Fig. 2)."""
 
 import math
 import statistics
@@ -7,22 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.studies.generalization.records import LAWS, NAIVE, Layer, Point, Study
-
-SAME = 1.1  # slopes whose ratio is within this factor are the same
-
-
-def medians(study: Study) -> dict[str, float]:
-    """Law -> its R^2, the median over points; empty where no point has a fit."""
-    points = [point for point in study.points if point.fits]
-    if not points:
-        return {}
-    return {law: statistics.median(p.mean_of(law, "r2") for p in points) for law in LAWS}
+from scaling.report.records import Directory
+from scaling.studies import recipe_records
+from scaling.studies.generalization.record import Layer, Record
 
 
-def exponents(study: Study) -> list[float]:
-    """The power of t at every point that has a fit."""
-    return [p.mean_of("power", "slope") for p in study.points if p.fits]
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point(Record):
+    """One point."""
+
+    directory: Directory
+
+
+@dataclass(frozen=True, eq=False)
+class Study(recipe_records.Study):
+    """All points, by batch, then in the order of the recipes."""
+
+    points: list[Point]
+
+    def fitted(self, recipe: str) -> list[Point]:
+        """A recipe's points that have a fit."""
+        return [point for point in self.points_of(recipe) if point.fits]
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,6 @@ class Ratio:
     value: float
     low: float
     high: float
-    seeds: int
-
-    @property
-    def close(self) -> bool:
-        """Whether the two are the same for all that matters."""
-        return 1 / SAME <= self.value <= SAME
-
-    @property
-    def unclear(self) -> bool:
-        """Whether seeds disagree on which of the two is larger."""
-        return self.seeds > 1 and self.low <= 1 <= self.high
 
 
 def ratio(point: Point, reference: Point) -> Ratio | None:
@@ -57,37 +51,22 @@ def ratio(point: Point, reference: Point) -> Ratio | None:
     pairs = pairs or [(mine, other) for mine in ours.values() for other in theirs.values()]
     each = [mine / other for mine, other in pairs]
     mine, other = (statistics.mean(column) for column in zip(*pairs, strict=True))
-    return Ratio(mine / other, min(each), max(each), min(len(ours), len(theirs)))
-
-
-def main_recipe(study: Study) -> str:
-    """The one that corrections are measured against."""
-    return NAIVE if NAIVE in study.recipes else study.recipes[0]
-
-
-def fitted(study: Study, recipe: str) -> list[Point]:
-    """Its points that have a fit."""
-    return [point for point in study.of_recipe(recipe) if point.fits]
+    return Ratio(mine / other, min(each), max(each))
 
 
 def small(study: Study) -> Point | None:
-    """The small batch: the base batch, or the smallest with a fit where that is no use."""
-    points = fitted(study, main_recipe(study))
+    """The small batch: the base batch, or the smallest with a fit where no larger one has one."""
+    points = study.fitted(study.baseline)
     base = [point for point in points[:-1] if point.global_batch == point.base_batch]
-    return (base or points or [None])[0]
+    return next(iter(base or points), None)
 
 
 def large(study: Study, recipe: str) -> Point | None:
     """The recipe's largest batch with a fit, if that is larger than the small one."""
-    points, reference = fitted(study, recipe), small(study)
+    points, reference = study.fitted(recipe), small(study)
     if not points or reference is None or points[-1].global_batch <= reference.global_batch:
         return None
     return points[-1]
-
-
-def at_batch(points: Sequence[Point], batch: int) -> Point | None:
-    """The one of that batch size."""
-    return next((point for point in points if point.global_batch == batch), None)
 
 
 def batch_power(points: Sequence[Point]) -> float | None:
@@ -99,7 +78,7 @@ def batch_power(points: Sequence[Point]) -> float | None:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def spread(layers: Sequence[Layer], when: str) -> float | None:
+def unevenness(layers: Sequence[Layer], when: str) -> float | None:
     """Largest over smallest ||w|| / ||g||; None where fewer than two layers have one."""
     ratios = [getattr(layer, when).ratio for layer in layers]
     ratios = [value for value in ratios if value and 0 < value < math.inf]
