@@ -263,7 +263,7 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
 
 def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
     """The SVG with texts, series and legend entries at its parts, and ids that are its own."""
-    root = ET.fromstring(LONG.sub(lambda n: f"{float(n[0]):.2f}", svg.decode()))
+    root = ET.fromstring(svg)
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
     used = {
@@ -280,6 +280,8 @@ def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
         if part and part not in used:
             del element.attrib["id"]
         for key, value in element.attrib.items():
+            value = LONG.sub(lambda n: f"{float(n[0]):.2f}", value)
+            element.set(key, value)
             if key == "id":
                 element.set(key, f"{name}-{value}")
             elif key == f"{{{XLINK}}}href" or value.startswith("url(#"):
