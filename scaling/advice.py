@@ -30,6 +30,25 @@ DIGITS = 9
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """The memory that one update needs on a device at one per-device batch, by the compiler."""
+
+    per_device_batch: int
+    bytes: int | None  # None: too large even to be compiled
+    fits: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """One update on one device, no communication, input on the device."""
+
+    per_device_batch: int
+    seconds: float  # median
+    examples_per_second: float
+    spread: float  # (slowest - fastest) / median over the repeats
+
+
+@dataclasses.dataclass(frozen=True)
 class Compute:
     """What one device does in one update, without any all-reduce."""
 
@@ -127,8 +146,8 @@ class CriticalBatch:
     value: float | None  # None: not resolved yet
     low: float | None  # None: unbounded, here and in `high`
     high: float | None
-    source: str  # "fit" or "noise scale"
-    measured: tuple[float, float]  # smallest and largest global batch that it rests on
+    range: tuple[float, float]  # smallest and largest global batch that it rests on
+    source: str = ""  # "fit" or "noise scale"
 
     def __post_init__(self):
         known = [bound for bound in (self.low, self.value, self.high) if bound is not None]
@@ -146,8 +165,8 @@ class CriticalBatch:
             value=fit.b_crit if 0 < fit.b_crit < math.inf else None,
             low=low or None,
             high=high if high < math.inf else None,
+            range=fit.measured,
             source="fit",
-            measured=fit.measured,
         )
 
     def __str__(self) -> str:
@@ -157,6 +176,12 @@ class CriticalBatch:
             span = f"{rounded(self.low)} to {rounded(self.high)}" if self.low else ""
             return f"{value} ({span or f'below {rounded(self.high)}'})"
         return f"{value} (above {rounded(self.low)})" if self.low else value
+
+
+def overlap(one: CriticalBatch, other: CriticalBatch) -> bool:
+    """Whether two intervals do; an open end overlaps whatever could lie beyond it."""
+    above = lambda low, high: low is not None and high is not None and low > high
+    return not (above(one.low, other.high) or above(other.low, one.high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,7 +452,7 @@ def _option(curve, compute, *, devices, batch, step, all_reduce, price, reasons)
 def _reasons(curve, compute, devices, batch, measured_devices) -> list[str]:
     """What of an option lies beyond what was measured."""
     reasons = []
-    low, high = curve.critical.measured
+    low, high = curve.critical.range
     if not low <= batch <= high:
         span = f"{low:,.0f} to {high:,.0f}" if low < high else f"{low:,.0f}"
         reasons.append(f"batch beyond the {span} of the {curve.critical.source}")

@@ -45,8 +45,10 @@ for kind, parser in (
     config_flags.register_flag_parser_for_type(kind, OrNone(parser))
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "FILE[:task], or the name of a config that comes with the program; any field "
-    "can be set, as in --config.optim.base_lr=0.2"
+    "config",
+    None,
+    "FILE[:task], or the name of a config that comes with the program; any field "
+    "can be set, as in --config.optim.base_lr=0.2",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "where to record; default: a folder under runs/")
 DEVICES = flags.DEFINE_integer(
@@ -278,7 +280,9 @@ def _unknown_flag(name):
     config = flags.FLAGS["config"].value  # where parsing has failed, CONFIG.value refuses
     if config is not None and first in config:
         return f"Unknown flag --{name}; keys of the config are set with --config.{name}."
-    return f"Unknown flag --{name}: {nearest(f'--{first}', [f'--{flag.name}' for flag in _flags()])}"
+    return (
+        f"Unknown flag --{name}: {nearest(f'--{first}', [f'--{flag.name}' for flag in _flags()])}"
+    )
 
 
 def _flags():
@@ -340,4 +344,3 @@ def cli() -> None:
         if not WORKER.value:
             print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-

@@ -128,6 +128,11 @@ class Window(Estimate):
     last_step: int  # inclusive
     loss: float | None  # mean of the losses in it; None if one is not finite
 
+    @property
+    def middle(self) -> float:
+        """Its place among the steps."""
+        return (self.first_step + self.last_step) / 2
+
 
 def noise_scale(
     grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike, confidence: float = 0.95

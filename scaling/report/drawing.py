@@ -265,7 +265,7 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
 
 def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
     """The SVG with texts, series and legend entries at its parts, and ids that are its own."""
-    root = ET.fromstring(svg.decode())
+    root = ET.fromstring(svg)
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
     used = {

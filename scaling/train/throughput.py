@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
+from scaling.advice import Fit, Speed
 from scaling.errors import UserError
 from scaling.models import smallest_group
 from scaling.train import planning
@@ -22,25 +23,6 @@ from scaling.train.step import AXIS, init_state, on_devices, replicate, shard
 REPEATS = 3
 # Elements of the float32 arrays whose all-reduce is timed.
 ALL_REDUCE_SIZES = (2**8, 2**14, 2**18, 2**22, 2**24)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """The memory that one update needs on a device at one per-device batch, by the compiler."""
-
-    per_device_batch: int
-    bytes: int | None  # None: too large even to be compiled
-    fits: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """One update on one device, no communication, input on the device."""
-
-    per_device_batch: int
-    seconds: float  # median
-    examples_per_second: float
-    spread: float  # (slowest - fastest) / median over the repeats
 
 
 def alone(config: ConfigDict, per_device_batch: int, micro_batch: int | None = None) -> Point:

@@ -1,11 +1,9 @@
 """McCandlish 2018 in docs/reproduction.md."""
 
-from scaling.studies.adaptive_batch.records import fit_of
-
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.studies.adaptive_batch import allowed, saving
-from scaling.studies.noise_scale.records import equal_loss_spread, levels, slope
+from scaling.studies.adaptive_batch.savings import allowed
+from scaling.studies.noise_scale.analysis import equal_loss_spread, levels, slope
 from scaling.studies.pareto.records import fronts, summary
 
 TASKS = {
@@ -85,7 +83,7 @@ def _variants(fashion, digits):
         "{} | not on average",
         ", ".join(map(_whole, rates[1])),
         f"{slope(*rates):.2f}",
-        ", ".join(_whole(point.noise.start.noise_scale) for point in runs),
+        ", ".join(_whole(point.noise_scale.start.noise_scale) for point in runs),
     )
     models = fashion.variants("model")
     *smaller, largest = map(count, sorted(p.parameters for p in models))
@@ -100,13 +98,16 @@ def _variants(fashion, digits):
 
 
 def _exact(fashion, digits):
-    last, exact = fashion.base.noise.end, [s.base.noise.exact["end"] for s in (fashion, digits)]
-    assert digits.base.noise.end.noise_scale is None
+    last, exact = (
+        fashion.base.noise_scale.end,
+        [s.base.noise_scale.exact["end"] for s in (fashion, digits)],
+    )
+    assert digits.base.noise_scale.end.noise_scale is None
     yield say(
         "on Fashion-MNIST {} ({} to {}) over the last fifth of the run, and {} exactly after its "
         "end. On digits it lies above the exact value (above {} against {}):",
         *map(_whole, (last.noise_scale, last.low, last.high, exact[0].noise_scale)),
-        *map(_whole, (digits.base.noise.end.low, exact[1].noise_scale)),
+        *map(_whole, (digits.base.noise_scale.end.low, exact[1].noise_scale)),
     )
     shares = [found.hessian_noise_scale / found.noise_scale for found in exact]
     yield say(
@@ -117,7 +118,7 @@ def _exact(fashion, digits):
 
 def _adaptive():
     digits, fashion = (
-        [(_saving(some, point), allowed(point.gamma)) for point in some.of_kind("adaptive")]
+        [(some.saving(point), allowed(point.gamma)) for point in some.points_of("adaptive")]
         for some in map(study, ("adaptive_batch_digits", "adaptive_batch_fashion_mnist"))
     )
     (share,) = {percent(allowed, 0) for _, allowed in fashion}
@@ -134,11 +135,6 @@ def _adaptive():
         ),
         share,
     )
-
-
-def _saving(some, point):
-    """As the terminal tells it."""
-    return saving(fit_of(some)[0], [(end.steps, end.examples) for end in point.ends])
 
 
 SECTIONS = [

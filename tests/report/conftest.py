@@ -57,9 +57,7 @@ def every_kind(tmp_path_factory):
         write_workdir(folder / "steps", (4, 32, 256), trials=8, title=HOSTILE),
         write_accuracy_workdir(folder / "accuracy", tuned=True, title=HOSTILE),
         write_generalization_workdir(folder / "walks", (128, 1024), title=HOSTILE, seeds=2),
-        write_advice_workdir(
-            folder / "advise", title=HOSTILE, paragraph=HOSTILE, currency=HOSTILE, network=HOSTILE
-        ),
+        write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
     ]
     edit_result(folder / "noise" / "model_wide", label=HOSTILE)
     return workdirs

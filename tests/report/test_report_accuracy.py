@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from parsed import check_nothing_runs
 from readers import read_studies, read_study
+from scaling.report.paper import draw
+from scaling.report.screen import plots
 from scipy import stats
 from synthetic import HOSTILE, edit_result
 from synthetic_accuracy import (
@@ -31,8 +33,6 @@ from scaling.studies.accuracy import charts, curves
 from scaling.studies.accuracy.judging import changes, recommended, to_reference, verdict
 from scaling.studies.accuracy.papers import paper_tables
 from scaling.studies.accuracy.texts import flags, points_text, some
-from scaling.report.paper import draw
-from scaling.report.screen import plots
 
 FEW = {recipe: COSTS[recipe] for recipe in ("naive", "linear", "sqrt", "sqrt+gbn")}
 

@@ -7,7 +7,7 @@ import pytest
 
 from scaling.report import drawing
 from scaling.report.charts import Axis, Band, Line, Panel, Points, Rule, Span, batches
-from scaling.report.drawing import draw, save
+from scaling.report.drawing import SVG, draw, save
 from scaling.report.wording import between, subscripts
 
 HOSTILE = '</script><img src=x onerror=alert(1)> & "q"'
@@ -119,3 +119,12 @@ def test_a_panel_without_points_is_empty():
 )
 def test_intervals_in_words(ends, text):
     assert between(*ends) == text
+
+
+def test_numbers_on_the_axes_are_whole_and_places_short(tmp_path):
+    panel = Panel(Axis("x"), Axis("y"), [Points([0.001, 0.1], [0.0123, 3.0], "#000000")])
+    root = ET.fromstring(save(draw([panel]), tmp_path, "name"))
+    assert {"0.001", "0.1"} <= {text.text for text in root.iter(f"{{{SVG}}}text")}
+    places = [value for element in root.iter() for value in element.attrib.values()]
+    assert any(re.search(r"\d\.\d\d", value) for value in places)
+    assert not any(re.search(r"\d\.\d{3}", value) for value in places)

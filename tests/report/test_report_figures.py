@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 from readers import read_studies, read_study
+from scaling.report.plots import plain
 from synthetic import edit_result, keep_reached, write_workdir
 
 from scaling.report.drawing import TURNS
-from scaling.studies.steps_to_target import analysis, figures, interactive
-from scaling.report.plots import plain
 from scaling.report.ticks import decades, powers_of_two
+from scaling.studies.steps_to_target import analysis, figures, interactive
 
 
 def lines(axes, marker):

@@ -22,8 +22,8 @@ from scaling.report import write_report
 from scaling.report.blocks import Note, Picture, Table
 from scaling.report.charts import Line, Points, Rule
 from scaling.report.kind import generalization
-from scaling.studies.generalization import analysis, charts
 from scaling.report.wording import number
+from scaling.studies.generalization import analysis, charts
 
 PLUS_MINUS = "\u00a0±\u00a0"
 

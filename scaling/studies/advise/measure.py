@@ -9,11 +9,10 @@ curve of finished studies where `advise.records` names some, models the all-redu
 
 import dataclasses
 import json
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import advice, advice_words, comms, noise
+from scaling import advice, comms, noise
 from scaling.config import differences
 from scaling.data import sources
 from scaling.errors import UserError, look_up
@@ -21,13 +20,11 @@ from scaling.files import user_path
 from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
 from scaling.record import RunDir, read_metrics, read_points
+from scaling.report.reading import from_json
 from scaling.signals import Signals
-from scaling.studies.shared import (
-    in_parts,
-    refuse_goals_of_a_constant,
-    single_run,
-    text_table,
-)
+from scaling.studies.advise.record import Option, Record
+from scaling.studies.noise_records import Noise
+from scaling.studies.shared import in_parts, refuse_goals_of_a_constant, single_run
 from scaling.train import throughput
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_inside
@@ -67,7 +64,7 @@ def check(config: ConfigDict) -> None:
     scale_learning_rate(1.0, wanted.rule, 1, 1)
     point = _point(config)
     # The plans that measurements will be put into, with numbers of no meaning.
-    critical = advice.CriticalBatch(1.0, None, None, "fit", (1, 1))
+    critical = advice.CriticalBatch(1.0, None, None, (1, 1))
     every = advice.Throughput((1, 2**31), (1.0, 1.0))
     _options(config, point, advice.Curve(critical), every, _network(config, None)[0])
     _recorded(config)
@@ -85,57 +82,58 @@ def _point(config):
     return resolve(in_parts(run))
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
-    """Measure this machine and this task, and advise.
-
-    Returns:
-      The result, JSON; docs/architecture.md lists its keys.
-    """
-    point = _point(config)
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
+    """Measure this machine and this task, and advise."""
+    point, wanted = _point(config), config.advise
     devices = device_values(point.devices)
     run.launched({"devices": devices})
     fits, speeds = _device(config)
     tracked = train_inside(point.config, run, f"{name} tracked", signals)
+    noise_of_run = from_json(Noise, tracked["noise_scale"])
     link, all_reduce = _measured_link(point)
     network, network_name = _network(config, link)
 
     recorded = _recorded(config)
     reached = None if recorded else _steps_to_goal(config, run, tracked)
-    findings = advice_words.Findings(
-        throughput=advice.Throughput(
-            tuple(s.per_device_batch for s in speeds), tuple(s.seconds for s in speeds)
-        ),
-        too_large=next((row.per_device_batch for row in fits if not row.fits), None),
-        noise=_by_noise(tracked, reached),
-        fit=recorded and advice.CriticalBatch.of_fit(recorded.fit),
+    by_noise = _by_noise(noise_of_run, reached)
+    by_fit = recorded and advice.CriticalBatch.of_fit(recorded.fit)
+    curve = _curve(config, by_noise, by_fit, recorded, reached)
+    sizes, seconds = [s.per_device_batch for s in speeds], [s.seconds for s in speeds]
+    options, chosen = [], None
+    if curve is not None:
+        every = advice.Throughput(tuple(sizes), tuple(seconds))
+        options = _options(config, point, curve, every, network)
+        limits = (None, None) if curve.relative else (wanted.max_hours, wanted.max_cost)
+        chosen = advice.recommend(options, *limits)
+
+    def with_rate(option):
+        rate = scale_learning_rate(point.peak, wanted.rule, option.global_batch, point.global_batch)
+        return Option(**dataclasses.asdict(option), learning_rate=rate)
+
+    best = {key: getattr(chosen, key, None) for key in ("least_time", "least_cost", "knee")}
+    goal = "" if wanted.goal is None else f"a validation error below {wanted.goal:g}"
+    return Record(
+        study=config.study,
+        memory=fits,
+        limit_bytes=throughput.limit_bytes(point),
+        throughput=speeds,
+        throughput_knee=advice.throughput_knee(sizes, seconds, KNEE_SHARE),
+        noise_scale=noise_of_run,
+        tracked_status=tracked["status"],
+        critical={"noise_scale": by_noise, "fit": by_fit},
+        goal=recorded.goal if recorded else goal,
+        unit_hours=curve is not None and not curve.relative,
+        s_min=curve and curve.s_min,
+        options=[with_rate(option) for option in options],
+        recommended={key: option and with_rate(option) for key, option in best.items()},
+        price_per_device_hour=wanted.price,
+        currency=wanted.currency,
+        network=network_name,
+        all_reduce=all_reduce,
+        gradient_bytes=_gradient_bytes(point),
+        devices=devices,
+        train_size=point.info.sizes["train"],
     )
-    curve = _curve(config, findings, recorded, reached)
-    plans = _plans(config, point, curve, findings, network)
-    remarks = [
-        *_noise_words(tracked),
-        *_goal_words(config, recorded, reached),
-        f"All-reduces of {_gradient_bytes(point) / 1e6:.3g} MB are modelled over {network_name}.",
-    ]
-    return {
-        "study": config.study,
-        "status": "complete",
-        "paragraph": " ".join([plans.pop("words"), *remarks]),
-        "memory": throughput.as_rows(fits),
-        "limit_bytes": throughput.limit_bytes(point),
-        "throughput": throughput.as_rows(speeds),
-        "critical": {"noise_scale": _json(findings.noise), "fit": _json(findings.fit)},
-        "s_min": curve and curve.s_min,
-        "noise_scale": tracked["noise_scale"],
-        **plans,
-        "price_per_device_hour": config.advise.price,
-        "currency": config.advise.currency,
-        "unit_hours": curve is not None and not curve.relative,
-        "network": network_name,
-        "all_reduce": all_reduce,
-        "gradient_bytes": _gradient_bytes(point),
-        "devices": devices,
-        "train_size": point.info.sizes["train"],
-    }
 
 
 def _device(config):
@@ -151,30 +149,6 @@ def _device(config):
     ran = speeds[-1].per_device_batch
     fits = [dataclasses.replace(row, fits=row.fits and row.per_device_batch <= ran) for row in fits]
     return fits, speeds
-
-
-def _plans(config, point, curve, findings, network):
-    """Options, the recommended ones, and the words; JSON."""
-    wanted, measured = config.advise, findings.throughput
-    options, chosen = [], None
-    if curve is not None:
-        options = _options(config, point, curve, measured, network)
-        limits = (None, None) if curve.relative else (wanted.max_hours, wanted.max_cost)
-        chosen = advice.recommend(options, *limits)
-    rate = lambda batch: scale_learning_rate(point.peak, wanted.rule, batch, point.global_batch)
-    return {
-        "words": advice_words.paragraph(
-            findings, chosen, rate, wanted.rule, wanted.currency, KNEE_SHARE
-        ),
-        "throughput_knee": advice.throughput_knee(
-            measured.per_device_batches, measured.seconds, KNEE_SHARE
-        ),
-        "options": [_option(option, rate) for option in options],
-        "recommended": {
-            key: _option(getattr(chosen, key, None), rate)
-            for key in ("least_time", "least_cost", "knee")
-        },
-    }
 
 
 def _options(config, point, curve, measured, network):
@@ -197,61 +171,25 @@ def _options(config, point, curve, measured, network):
     )
 
 
-def _by_noise(tracked, reached):
+def _by_noise(measured, reached):
     """The critical batch by the tracked run's noise: its average up to the goal, if reached."""
-    found = tracked["noise_scale"]
-    batch = found["b_big"]
-    windows = [noise.Window(**window) for window in found["windows"]]
-    if reached is not None:
-        windows = [w for w in windows if w.first_step <= reached]
-    mean, whole = noise.average(windows), found["whole"]
-    value, low, high = mean.noise_scale, mean.low, mean.high
-    if value is None:  # no window is resolved by itself; all of them may be
-        value, low, high = whole["noise_scale"], whole["low"], whole["high"]
-    return advice.CriticalBatch(value, low, high, "noise scale", (batch, batch))
+    windows = [w for w in measured.windows if reached is None or w.first_step <= reached]
+    level = noise.average(windows)
+    if level.noise_scale is None:  # no window is resolved by itself; all of them may be
+        level = measured.whole
+    ends = (measured.b_big, measured.b_big)
+    return advice.CriticalBatch(level.noise_scale, level.low, level.high, ends, "noise scale")
 
 
-def _noise_words(tracked):
-    """What makes the noise scale less than it seems."""
-    found = tracked["noise_scale"]
-    if tracked["status"] == "diverged":
-        yield f"The run that it was measured in diverged after {tracked['steps']:,} steps."
-    if found["coupled"]:
-        yield (
-            f"Batch norm couples examples: the noise scale is of parts of {found['b_small']:g} of "
-            "them."
-        )
-    steps = sum(w["last_step"] - w["first_step"] + 1 for w in found["windows"])
-    resolved = sum(w["last_step"] - w["first_step"] + 1 for w in found["windows"] if w["resolved"])
-    if 0 < resolved < steps:
-        yield (
-            f"The noise scale is resolved in {resolved / steps:.0%} of the run's steps; in the "
-            "others it is probably larger."
-        )
-
-
-def _goal_words(config, recorded, reached):
-    """What the steps lead to."""
-    if recorded:
-        yield f"Steps are to {recorded.goal}, as in the records."
-    elif reached is not None:
-        yield f"Steps are to a validation error below {config.advise.goal:g}."
-    elif config.advise.goal is not None:
-        yield (
-            f"The run did not reach a validation error below {config.advise.goal:g}, so times are "
-            "relative and no limit was applied."
-        )
-
-
-def _curve(config, findings, recorded, reached):
+def _curve(config, by_noise, by_fit, recorded, reached):
     """Steps to the goal: as fitted, else by the noise scale and the tracked run."""
-    if recorded and findings.fit.value is not None:
+    if recorded and by_fit.value is not None:
         return advice.Curve.of_fit(recorded.fit)
-    if findings.noise.value is None:
+    if by_noise.value is None:
         return None
     if reached is None:
-        return advice.Curve(findings.noise)
-    return advice.Curve.through(findings.noise, config.global_batch, reached)
+        return advice.Curve(by_noise)
+    return advice.Curve.through(by_noise, config.global_batch, reached)
 
 
 def _steps_to_goal(config, run, tracked):
@@ -350,25 +288,6 @@ def _gradient_bytes(point):
     return 4 * point.parameter_count
 
 
-def _option(option, rate):
-    """JSON of an option, with the learning rate to start from."""
-    if option is None:
-        return None
-    values = dataclasses.asdict(option)
-    return values | {
-        "extrapolated": list(option.extrapolated),
-        "learning_rate": rate(option.global_batch),
-    }
-
-
-def _json(critical):
-    if critical is None:
-        return None
-    values = dataclasses.asdict(critical)
-    values["range"] = [float(end) for end in values.pop("measured")]
-    return values
-
-
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """What would be measured."""
     (config,) = points.values()
@@ -380,25 +299,3 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
         train_dry_run(_point(config).config),
     ]
     return "\n".join(lines)
-
-
-def sentence(result: dict[str, Any]) -> str:
-    """What was found, shortly."""
-    knee = result["recommended"]["knee"]
-    if not result["options"]:
-        return "measured; the critical batch is not resolved, so there is nothing to recommend"
-    if knee is None:
-        return "measured; no option keeps within the limits"
-    devices = f"{knee['devices']:,} device{'s' * (knee['devices'] > 1)}"
-    return f"batch {knee['global_batch']:,} on {devices} at the knee of time against cost"
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """The front of time against cost as a table; the advice in words is the report's answer."""
-    keys = {field.name for field in dataclasses.fields(advice.Option)}
-    tables = []
-    for result in results.values():
-        rows = [{k: v for k, v in row.items() if k in keys} for row in result["options"]]
-        front = advice.front([advice.Option(**row) for row in rows])
-        tables.append(text_table(advice_words.table(front, result["currency"])))
-    return "\n\n".join(tables)

@@ -1,168 +1,190 @@
 """Which batch size, on how many devices: what the measurements of one task advise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from scaling.report.blocks import Heading, Note, Section, Table
-from scaling.report.pictures import picture
-from scaling.report.provenance import origins
-from scaling.report.tables import head, to_csv
-from scaling.report.wording import (
-    NOTHING,
-    between,
-    count,
-    headline,
-    listed,
-    number,
-    parameter_text,
-    study_label,
-)
+from scaling.advice import Fit, Speed, overlap
+from scaling.report.blocks import Note, Picture, Section
+from scaling.report.kind import Kind
+from scaling.report.tables import Column, Table, of_points, within
+from scaling.report.wording import count, listed, number, parameter_text, subject
 from scaling.studies.advise import charts
-from scaling.studies.advise.charts import RECOMMENDED, time_text, unit
-from scaling.studies.advise.records import Option, Point, Study, check_together, read
+from scaling.studies.advise.study import (
+    RECOMMENDED,
+    Point,
+    Study,
+    cost_text,
+    layout,
+    read,
+    time_text,
+)
 
-__all__ = [
-    "FIGURES",
-    "NAME",
-    "answer",
-    "cautions",
-    "check_together",
-    "headline",
-    "origins",
-    "read",
-    "sections",
-    "study_label",
-    "tables",
-]
-
-NAME = "Advice"
-FIGURES = ("advise_options", "advise_throughput")
+SOURCES = {"noise_scale": "the noise scale", "fit": "the fit of S(B)"}
+FIT, SPEED = ("per_device_batch", "bytes", "fits"), ("seconds", "examples_per_second", "spread")
 
 
 def answer(study: Study) -> str:
-    """The advice as it was given."""
-    return study.point.paragraph
+    """What is recommended, the critical batch sizes that it rests on, and what is extrapolated."""
+    point = study.point
+    options = list(dict.fromkeys(o for n in RECOMMENDED if (o := point.recommended.get(n))))
+    texts = [
+        f"{listed([parameter_text(name) for name in point.names(option)])}: {layout(option)} in "
+        f"{time_text(point, option)}, for {cost_text(point, option)}{point.per_s_min}, at learning "
+        f"rate {number(option.learning_rate)}"
+        for option in options
+    ]
+    if not texts:
+        texts = ["no option keeps within the limits" if point.options else "nothing is recommended"]
+    known = [
+        f"{critical} by {SOURCES[key]}" for key, critical in point.critical.items() if critical
+    ]
+    reasons = dict.fromkeys(reason for option in options for reason in option.extrapolated)
+    return (
+        f"{subject(study)}, {'; '.join(texts)}. The critical batch size is "
+        f"{listed(known) or 'not measured'}."
+    ) + f" Extrapolated: {'; '.join(reasons)}." * bool(reasons)
 
 
-def cautions(study: Study) -> list[str]:
+def cautions(study: Study) -> Iterator[str]:
     """One sentence each."""
-    point, found = study.point, []
-    if study.unfinished:
-        found.append(f"Not finished, and therefore not in here: {listed(study.unfinished)}.")
+    point, noise = study.point, study.point.noise_scale
     if not point.options:
-        found.append("No critical batch size is resolved, so there is nothing to choose from yet.")
+        yield "No critical batch size is resolved; train longer, or with a larger batch."
     elif not point.unit_hours:
-        found.append(
-            "S_min is not known: hours and costs are for each step of it, and only their ratios "
-            "mean anything."
+        yield (
+            "S_min is not known: times and costs are for each step of it, and no limit was applied."
         )
-    if point.directory.result.get("devices", {}).get("simulated"):
-        found.append("Measured on simulated devices, whose times say nothing of real ones.")
-    return found
+    if point.tracked_status == "diverged":
+        yield "The run that the noise scale was measured in diverged."
+    if noise and noise.coupled:
+        yield f"Batch norm couples examples: B_simple is of parts of {noise.b_small:g} of them."
+    steps = [w.last_step - w.first_step + 1 for w in noise.windows] if noise else []
+    resolved = [n for n, w in zip(steps, noise.windows, strict=True) if w.resolved] if noise else []
+    if 0 < sum(resolved) < sum(steps):
+        yield (
+            f"B_simple is resolved in {sum(resolved) / sum(steps):.0%} of the run's steps; in the "
+            "others it is probably larger."
+        )
 
 
-def sections(studies: Sequence[Study]) -> list[Section]:
+def _range_text(ends: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(count(round(end)) for end in ends))
+
+
+POINTS = [
+    Column("B_crit by noise", lambda study, point: point.critical.get("noise_scale"), str),
+    Column("by fit", lambda study, point: point.critical.get("fit"), str),
+    *(
+        Column(parameter_text(name), lambda s, p, name=name: p.recommended.get(name), layout)
+        for name in RECOMMENDED
+    ),
+]
+OPTIONS = [
+    Column(
+        "recommended",
+        lambda study, point, option: listed([parameter_text(name) for name in point.names(option)]),
+        str,
+        "recommended",
+    ),
+    Column("devices", "devices", count),
+    Column("batch", "global_batch", count),
+    Column("microbatches", lambda s, p, o: f"{o.accum_steps:,} x {o.micro_batch:,}", str),
+    *(Column("", key) for key in ("accum_steps", "micro_batch")),
+    Column("steps", "steps"),
+    Column("s per step", "step_seconds"),
+    *(Column("", key) for key in ("compute_seconds", "all_reduce_seconds")),
+    Column("time (interval)", lambda study, point, option: time_text(point, option), str),
+    *(Column("", key) for key in ("hours", "hours_low", "hours_high", "device_hours")),
+    Column("cost", lambda study, point, option: cost_text(point, option), str),
+    *(Column("", key) for key in ("cost", "cost_low", "cost_high")),
+    Column("", lambda study, point, option: point.currency, key="currency"),
+    Column("", lambda study, point, option: point.unit_hours, key="unit_hours"),
+    Column("efficiency", "efficiency", "{:.0%}".format),
+    Column("learning rate", "learning_rate"),
+    Column("extrapolated", lambda s, p, o: "; ".join(o.extrapolated), str, "extrapolated"),
+]
+CRITICAL = [
+    Column("by", lambda study, point, pair: SOURCES[pair[0]], str),
+    Column("B_crit (95%)", lambda study, point, pair: pair[1], str),
+    Column("measured at batch", lambda study, point, pair: pair[1] and pair[1].range, _range_text),
+]
+DEVICE = [
+    *(Column("", lambda s, p, pair, key=key: getattr(pair[0], key), key=key) for key in FIT),
+    *(
+        Column("", lambda s, p, pair, key=key: getattr(pair[1], key, None), key=key)
+        for key in SPEED
+    ),
+]
+
+
+def table(studies: Sequence[Study]) -> Table:
+    """A row per machine."""
+    return Table(POINTS, of_points(studies))
+
+
+def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
-    return [_options(studies), _critical(studies), _throughput(studies)]
-
-
-def _options(studies):
     caption = (
         "Time against cost of every batch size (along a curve) on every number of devices (one "
-        "curve each). Left and low is better. Open marks rest on something that was not measured; "
-        "what, is told beside the option. Large open marks: the least time, the least cost, and "
-        "the knee between them, the least product of both."
+        "curve each). Left and low is better. Open marks are extrapolated. Large open marks: the "
+        "least time, the least cost, and the knee between them, the least product of both."
     )
-    panels = charts.trade_off(studies)
-    shown = picture(FIGURES[0], caption, panels, "no critical batch size is resolved yet")
-    tables = []
-    for study in studies:
-        tables += [Heading(study.label)] * (len(studies) > 1)
-        tables += [_front(study.point)] if study.point.options else []
+    nothing = "no critical batch size is resolved"
     networks = listed(list(dict.fromkeys(study.point.network for study in studies)))
     note = (
         "Options that no other beats in both time and cost; all are in tables/advise_options.csv. "
-        f"Time and its interval follow from those of S(B). The all-reduce is over {networks}."
+        f"Intervals follow from those of S(B). The all-reduce is over {networks}. Learning rates "
+        "are where to start tuning."
     )
-    return Section("Time against cost", [shown, *tables, *[Note(note)] * bool(tables)])
+    yield Section(
+        "Time against cost",
+        [
+            Picture("advise_options", caption, charts.trade_off(studies), nothing),
+            Table(OPTIONS, within(studies, lambda point: point.front), wrap=True),
+            Note(note),
+            Table(OPTIONS, within(studies, lambda p: p.options), "advise_options.csv", shown=False),
+        ],
+    )
+    critical = within(studies, lambda point: list(point.critical.items()))
+    notes = [Note(text) for study in studies if (text := _compared(study))]
+    yield Section("Critical batch size", [Table(CRITICAL, critical), *notes])
 
-
-def _front(point: Point) -> Table:
-    of = unit(point)
-    header = ["", "devices", "batch", "steps" if point.unit_hours else "steps / S_min"]
-    header += ["s per step", "of it compute", "all-reduce"]
-    header += [
-        f"{point.time_unit[0]}{of} (interval)",
-        f"{point.currency}{of} (interval)",
-        "efficiency",
-    ]
-    rows = [_option(point, option) for option in point.front]
-    return Table([*header, "extrapolated"], rows, wrap=True)
-
-
-def _option(point: Point, option: Option) -> list[str]:
-    same = lambda other: other and (other.devices, other.global_batch) == key
-    key = (option.devices, option.global_batch)
-    names = [parameter_text(name) for name in RECOMMENDED if same(point.recommended.get(name))]
-    cost = f"{number(option.cost)} ({between(option.cost_low, option.cost_high)})"
-    row = [listed(names), count(option.devices), count(option.global_batch), number(option.steps)]
-    row += [number(option.step_seconds), number(option.compute_seconds)]
-    row += [
-        number(option.all_reduce_seconds),
-        time_text(point, option),
-        cost if point.priced else NOTHING,
-    ]
-    return [*row, f"{option.efficiency:.0%}", "; ".join(option.extrapolated) or NOTHING]
-
-
-def _critical(studies):
-    rows = []
-    for study in studies:
-        for source, what in (("noise_scale", "noise scale B_simple"), ("fit", "fit of S(B)")):
-            found = study.point.critical.get(source)
-            row = [study.label] * (len(studies) > 1) + [what]
-            if found is None:
-                rows.append([*row, "not measured", NOTHING, NOTHING])
-                continue
-            value = "not resolved" if found.value is None else number(found.value)
-            low, high = (count(round(end)) for end in (found.range[0], found.range[-1]))
-            rests = f"batch {low}" if low == high else f"batches {low} to {high}"
-            rows.append([*row, value, between(found.low, found.high), rests])
-    header = ["study"] * (len(studies) > 1) + ["by", "B_crit, examples", "95% interval"]
-    return Section("Critical batch size", [Table([*header, "measured at"], rows)])
-
-
-def _throughput(studies):
     caption = (
         "Examples per second of one device against its batch. Beyond the knee a larger batch on "
         "the device hardly trains faster; beyond what fits, microbatches are accumulated."
     )
-    panels = charts.throughput(studies)
-    shown = picture(FIGURES[1], caption, panels, "no throughput was measured")
-    return Section("Throughput", [shown])
+    panels, nothing = charts.throughput(studies), "no throughput was measured"
+    devices = Table(DEVICE, within(studies, _devices), "advise_devices.csv", shown=False)
+    yield Section("Throughput", [Picture("advise_throughput", caption, panels, nothing), devices])
 
 
-def tables(studies: Sequence[Study]) -> dict[str, str]:
-    """File name -> CSV: every option, and what was measured of each per-device batch."""
-    options = [
-        head(study, study.point)
-        | vars(option)
-        | {
-            "device_hours": option.device_hours,
-            "currency": study.point.currency,
-            "unit_hours": study.point.unit_hours,
-            "extrapolated": "; ".join(option.extrapolated),
-        }
-        for study in studies
-        for option in study.point.options
-    ]
-    return {"advise_options.csv": to_csv(options), "advise_devices.csv": to_csv(_devices(studies))}
+def _compared(study: Study) -> str:
+    """How the two critical batch sizes compare; nothing without both."""
+    noise, fit = (study.point.critical.get(source) for source in SOURCES)
+    if not (noise and fit):
+        return ""
+    ratio = number(noise.value / fit.value) if noise.value and fit.value else "an unknown number of"
+    return (
+        f"{study.label}{': ' * bool(study.label)}B_simple is {ratio} times the B_crit of the fit, "
+        f"and their intervals {'overlap' if overlap(noise, fit) else 'do not overlap'}. 2 to 8 "
+        "times is usual for image classification (McCandlish 2018, Table 1): B_simple leaves out "
+        "the Hessian and grows while the loss falls, and the fit depends on how well each batch "
+        "was tuned."
+    )
 
 
-def _devices(studies):
-    rows = []
-    for study in studies:
-        speeds = {speed.per_device_batch: speed for speed in study.point.throughput}
-        for fitting in study.point.memory:
-            speed = speeds.get(fitting.per_device_batch)
-            rows.append(head(study, study.point) | vars(fitting) | (vars(speed) if speed else {}))
-    return rows
+def _devices(point: Point) -> list[tuple[Fit, Speed | None]]:
+    """Memory and speed at each per-device batch."""
+    speeds = {speed.per_device_batch: speed for speed in point.throughput}
+    return [(fit, speeds.get(fit.per_device_batch)) for fit in point.memory]
+
+
+KIND = Kind(
+    "Advice",
+    read,
+    answer,
+    table,
+    sections,
+    cautions,
+    details=lambda study: {"goal": [study.point.goal] * bool(study.point.goal)},
+    shared=lambda study: f"costs in {study.point.currency}",
+)

@@ -1,18 +1,30 @@
-"""The figures, each described once for paper and screen."""
+"""The figures."""
 
 import math
 from collections.abc import Sequence
 
-from scaling.report.charts import Axis, Line, Mark, Panel, Points, Rule, Span, batches, shown
-from scaling.report.drawing import BATCH, COLORS, GREY, MARKERS, style_of
-from scaling.report.plots import plain
-from scaling.report.wording import count, decimal_label, number, study_label
-from scaling.studies.noise_records import Estimate, estimate_text, exact_marks, window_marks
-from scaling.studies.noise_scale.records import Dip, Point, Study, levels, rise
+from scaling.report.charts import (
+    COLORS,
+    GREY,
+    MARKERS,
+    Axis,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Span,
+    batches,
+    shown,
+    style_of,
+)
+from scaling.report.wording import count, number
+from scaling.studies.noise_records import estimate_text, exact_marks, window_marks
+from scaling.studies.noise_scale.analysis import Point, Study, levels, rise
 
-NOISE_SCALE = Axis("noise scale B_simple (examples)", tick=decimal_label)
-STEPS = Axis("optimizer step", tick=decimal_label)
-LOSS = Axis("training loss, falling to the right", tick=decimal_label, reverse=True)
+NOISE_SCALE = Axis("noise scale B_simple (examples)")
+STEPS = Axis("optimizer step")
+LOSS = Axis("training loss, falling to the right", reverse=True)
 SHADE = "#f3e3c3"
 
 
@@ -22,20 +34,14 @@ def over_steps(studies: Sequence[Study]) -> list[Panel]:
     for index, study in enumerate(studies):
         if not study.measured:
             continue
-        color, marker = style_of(index)
-        point = study.measured[0]
-        label = study_label(study, studies)
-        batch = f"batch size trained with{label and ', ' + label}"
-        marks.append(Rule(color if label else GREY, batch, y=point.global_batch))
-        marks += window_marks(
-            point.noise,
-            lambda window: window.middle,
-            color,
-            label or "B_simple over a window of steps, 95% interval",
-            label or point.name,
-            marker,
-        )
-        noises.append(point.noise)
+        (color, marker), point = style_of(index), study.measured[0]
+        label = study.label or "B_simple over a window of steps, 95% interval"
+        batch = ", ".join(filter(None, ["batch size trained with", study.label]))
+        marks.append(Rule(color if study.label else GREY, batch, y=point.global_batch))
+        name = study.label or point.name
+        middle = lambda window: window.middle
+        marks += window_marks(point.noise_scale, middle, color, label, name, marker)
+        noises.append(point.noise_scale)
         colors.append(color)
     return shown([Panel(STEPS, NOISE_SCALE, marks + exact_marks(noises, colors))])
 
@@ -43,54 +49,35 @@ def over_steps(studies: Sequence[Study]) -> list[Panel]:
 def over_loss(studies: Sequence[Study]) -> list[Panel]:
     """B_simple against the training loss, of the base run and of other models."""
     marks = []
+    place_of = lambda window: window.loss if window.loss and window.loss > 0 else None
     for index, study in enumerate(studies):
-        label = study_label(study, studies)
-        for place, point in enumerate(_with_noise(study.variants("model"), study)):
-            color, marker = _look(index, place, len(studies))
-            name = ", ".join(filter(None, [label, _model_name(point)]))
-            marks += window_marks(
-                point.noise,
-                lambda window: window.loss if window.loss and window.loss > 0 else None,
-                color,
-                name,
-                name,
-                marker,
-            )
+        points = study.variants("model") or study.measured[:1]
+        for place, point in enumerate(point for point in points if point in study.measured):
+            color, marker = style_of(place)
+            if len(studies) > 1:  # colours for studies, markers for their runs
+                color, marker = style_of(index)[0], MARKERS[place % len(MARKERS)]
+            parts = [study.label, point.name, f"{count(point.parameters)} parameters"]
+            name = ", ".join(filter(None, parts))
+            marks += window_marks(point.noise_scale, place_of, color, name, name, marker)
     return shown([Panel(LOSS, NOISE_SCALE, marks)])
-
-
-def _with_noise(points, study):
-    """Those with noise to show; a study of neither base nor models shows its first."""
-    return [point for point in points or study.measured[:1] if point in study.measured]
-
-
-def _look(index, place, studies):
-    """Colours for studies where there are several, and markers for their runs; else colours."""
-    if studies > 1:
-        return style_of(index)[0], MARKERS[place % len(MARKERS)]
-    return style_of(place)
-
-
-def _model_name(point: Point) -> str:
-    """The run and the size of its model."""
-    return f"{point.name}, {count(point.parameters)} parameters"
 
 
 def over_variants(studies: Sequence[Study]) -> list[Panel]:
     """One number per run, against the learning rate and against the batch size."""
-    rate, batch = [], []
-    for index, study in enumerate(studies):
-        color, marker = style_of(index)
-        label = study_label(study, studies)
-        rates, sizes = study.variants("rate"), study.variants("batch")
-        if any(point.kind == "rate" for point in rates):
-            rate += _guide(rates, "learning_rate", -1, color, "proportional to 1 / learning rate")
-            rate += _levels(rates, "learning_rate", color, marker, label)
-        if any(point.kind == "batch" for point in sizes):
-            batch += _guide(sizes, "global_batch", 0, color, "independent of the batch size")
-            batch += _levels(sizes, "global_batch", color, marker, label)
-    average = Axis("B_simple, average over training (examples)", tick=decimal_label)
-    panels = [Panel(Axis("learning rate"), average, rate), Panel(batches(BATCH), average, batch)]
+    average = "B_simple, average over training (examples)"
+    panels = []
+    for kind, of, exponent, axis, guide in (
+        ("rate", "learning_rate", -1, Axis("learning rate"), "proportional to 1 / learning rate"),
+        ("batch", "global_batch", 0, batches(), "independent of the batch size"),
+    ):
+        marks = []
+        for index, study in enumerate(studies):
+            points = study.variants(kind)
+            if any(point.kind == kind for point in points):
+                color, marker = style_of(index)
+                marks += _guide(points, of, exponent, color, guide)
+                marks.append(_levels(points, of, color, marker, study.label))
+        panels.append(Panel(axis, Axis(average), marks))
     return shown(panels)
 
 
@@ -100,61 +87,58 @@ def _guide(points, of, exponent, color, label) -> list[Line]:
     if len(x) < 2:
         return []
     log_mean = lambda values: sum(map(math.log, values)) / len(values)
-    level = log_mean(y) - exponent * log_mean(x)
+    level = math.exp(log_mean(y) - exponent * log_mean(x))
     ends = [x[0], x[-1]]
-    heights = [math.exp(level) * end**exponent for end in ends]
-    return [Line(ends, heights, color, label, "dash", 1, guide=True)]
+    return [Line(ends, [level * x**exponent for x in ends], color, label, "dash", 1, guide=True)]
 
 
-def _levels(points, of, color, marker, label) -> list[Points]:
-    found = [point for point in points if point.level]
-    x, y = [getattr(p, of) for p in found], [p.level for p in found]
-    low, high = ([p.level_interval[i] for p in found] for i in (0, 1))
-    texts = [
-        "<br>".join([f"<b>{plain(p.name)}</b>", plain(f"B_simple {number(p.level)} on average")])
-        for p in found
-    ]
-    label = label or "one run, 95% interval"
-    return [Points(x, y, color, label, marker, 6, low=low, high=high, texts=texts)]
+def _levels(points, of, color, marker, label) -> Points:
+    points = [point for point in points if point.level]
+    return Points(
+        [getattr(point, of) for point in points],
+        [point.level.noise_scale for point in points],
+        color,
+        label or "one run, 95% interval",
+        marker,
+        6,
+        low=[point.level.low for point in points],
+        high=[point.level.high for point in points],
+        texts=[f"{p.name}\nB_simple {estimate_text(p.level)} on average" for p in points],
+    )
 
 
 def temperature(studies: Sequence[Study]) -> list[Panel]:
     """One panel per temperature test, beside the base run."""
-    panels = []
-    for study in studies:
-        for point in study.measured:
-            if point.dip is not None:
-                title = study_label(study, studies)
-                panels.append(Panel(STEPS, NOISE_SCALE, _temperature(study, point), title))
-    return shown(panels)
+    return shown(
+        Panel(STEPS, NOISE_SCALE, _temperature(study, point), study.label)
+        for study in studies
+        for point in study.measured
+        if point.dip
+    )
 
 
 def _temperature(study: Study, point: Point) -> list[Mark]:
-    dip = point.dip
-    middle = lambda window: window.middle
-    cut = f"learning rate divided by {number(dip.factor)}"
-    marks = [Span(dip.first_step, dip.last_step, SHADE, cut)]
-    found = rise(study, point)
+    dip, found = point.dip, rise(study, point)
+    marks = [Span(dip.first_step, dip.last_step, SHADE, f"learning rate / {number(dip.factor)}")]
     if found and found.outside.noise_scale:
         ends, level = [dip.first_step, dip.last_step], found.outside.noise_scale * dip.factor
         label = f"expected: {number(dip.factor)} times {found.against}"
         marks.append(Line(ends, [level] * 2, "#000000", label, "dash", 1.4))
-    if study.has_base and study.base in study.measured:
-        base = study.base
-        marks += window_marks(base.noise, middle, COLORS[0], "base run", base.name)
-    name = "run with the cut"
-    marks += window_marks(point.noise, middle, COLORS[1], name, point.name, "s")
-    return marks + (_inside(found.inside, dip) if found else [])
-
-
-def _inside(estimate: Estimate, dip: Dip) -> list[Points]:
-    """B_simple of the updates in the cut alone; a lower bound where it is not resolved."""
-    x, color = [math.sqrt(dip.first_step * dip.last_step)], COLORS[3]
-    texts = [plain(f"inside the cut: B_simple {estimate_text(estimate)}")]
-    if estimate.noise_scale:
-        ends = {"low": [estimate.low], "high": [estimate.high]}
-        label = "all updates inside the cut, 95% interval"
-        return [Points(x, [estimate.noise_scale], color, label, "D", 7, texts=texts, **ends)]
-    label = "inside the cut not resolved: at least this"
-    bound = Points(x, [estimate.low], color, label, "^", 8, hollow=True, texts=texts)
-    return [bound] if estimate.low else []
+    runs = [(point, COLORS[1], "run with the cut", "s")]
+    if study.has_base and study.base in study.measured and study.base is not point:
+        runs.insert(0, (study.base, COLORS[0], "base run", "o"))
+    for run, color, label, marker in runs:
+        middle = lambda window: window.middle
+        marks += window_marks(run.noise_scale, middle, color, label, run.name, marker)
+    if found:
+        inside, color = found.inside, COLORS[3]
+        x = [math.sqrt(dip.first_step * dip.last_step)]
+        look = {"texts": [f"inside the cut: B_simple {estimate_text(inside)}"]}
+        if inside.noise_scale:
+            look |= {"low": [inside.low], "high": [inside.high]}
+            label = "all updates inside the cut, 95% interval"
+            marks.append(Points(x, [inside.noise_scale], color, label, "D", 7, **look))
+        elif inside.low:
+            label = "inside the cut not resolved: at least this"
+            marks.append(Points(x, [inside.low], color, label, "^", 8, hollow=True, **look))
+    return marks

@@ -17,9 +17,11 @@ from scaling.errors import UserError
 from scaling.limits import plain
 from scaling.models import couples_examples
 from scaling.record import RunDir
+from scaling.report.reading import from_json
 from scaling.signals import Interrupted, Signals
-from scaling.studies import train
-from scaling.studies.shared import batch_name, text_table
+from scaling.studies.noise_scale.record import Dip, Record
+from scaling.studies.shared import batch_name
+from scaling.studies.train import measure as train
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.feed import ResidentFeed
 from scaling.train.loop import last_weights, train_point
@@ -123,7 +125,7 @@ def _check_dip(config):
         )
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Train one point and look at its noise."""
     result = train_point(config, run, name, signals)
     point = resolve(config)
@@ -133,15 +135,9 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     dip = None
     if config.noise.kind == "temperature":
         first, last = (int(step) for step in point.hparams["boundaries"])
-        dip = {"factor": config.noise.dip, "first_step": first + 1, "last_step": last}
-    return result | {
-        "study": config.study,
-        "kind": config.noise.kind,
-        "label": _label(config),
-        "parameters": point.parameter_count,
-        "train_size": point.info.sizes["train"],
-        "dip": dip,
-    }
+        dip = Dip(config.noise.dip, first + 1, last)
+    own = {"study": config.study, "kind": config.noise.kind, "label": _label(config), "dip": dip}
+    return from_json(Record, result | own | {"parameters": point.parameter_count})
 
 
 def _label(config):
@@ -198,37 +194,3 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
         f"{name}: {_label(point)}; dry run, nothing is trained\n{train_dry_run(point)}"
         for name, point in points.items()
     )
-
-
-def sentence(result: dict[str, Any]) -> str:
-    """What a finished point came to."""
-    tracked = result["noise_scale"]
-    scale = _number(tracked["average"])
-    text = f"B_simple {_number(tracked['start']['noise_scale'])} at first, {scale} on average"
-    return text + " before it diverged" * (result["status"] == "diverged")
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """A table of the finished points, by name."""
-    head = ("point", "rate", "batch", "train loss", "B_simple: start", "average", "end", "95% CI")
-    rows = [head]
-    for name, result in results.items():
-        tracked = result["noise_scale"]
-        end = tracked["end"]
-        rows.append(
-            (
-                name,
-                f"{result['learning_rate']:.3g}",
-                f"{result['global_batch']:,}",
-                _number(result["train"]["loss"]) + " div." * (result["status"] == "diverged"),
-                _number(tracked["start"]["noise_scale"]),
-                _number(tracked["average"]),
-                _number(end["noise_scale"]),
-                f"{_number(end['low'])} to {_number(end['high'])}",
-            )
-        )
-    return text_table(rows)
-
-
-def _number(value):
-    return "-" if value is None else format(value, ",.3g" if value < 1000 else ",.0f")

@@ -1,7 +1,5 @@
 """Train: one run per global batch. What every other study is made of."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from scaling.data import sources
@@ -9,8 +7,10 @@ from scaling.durations import to_steps
 from scaling.errors import UserError
 from scaling.optim.schedules import ENDLESS
 from scaling.record import RunDir
+from scaling.report.reading import from_json
 from scaling.signals import Signals
-from scaling.studies.shared import batch_name, by_batch_size, text_table
+from scaling.studies.shared import batch_name, by_batch_size
+from scaling.studies.train.record import Record
 from scaling.train.checkpoint import saved_steps
 from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.loop import train_point
@@ -27,9 +27,9 @@ def check(config: ConfigDict) -> None:
         check_installed()
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Train one point."""
-    return train_point(config, run, name, signals)
+    return from_json(Record, train_point(config, run, name, signals))
 
 
 def goes_on(config: ConfigDict, run: RunDir, duration: str) -> bool:
@@ -69,35 +69,3 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
         f"{name}: dry run, nothing is trained\n{train_dry_run(point)}"
         for name, point in points.items()
     )
-
-
-def sentence(result: dict[str, Any]) -> str:
-    """What a finished point came to."""
-    if result["status"] == "diverged":
-        return f"diverged after {result['steps']:,} steps"
-    error = _number(result["validation"], "error", ".2%")
-    return f"{result['steps']:,} steps, {error} validation error"
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """A table of the finished points, by name."""
-    head = ("point", "steps", "learning rate", "train loss", "validation", "test", "examples/s")
-    rows = [head]
-    for name, result in results.items():
-        rows.append(
-            (
-                name,
-                f"{result['steps']:,}" + " diverged" * (result["status"] == "diverged"),
-                f"{result['learning_rate']:.4g}",
-                _number(result["train"], "loss", ".4f"),
-                _number(result["validation"], "error", ".2%"),
-                _number(result["test"], "error", ".2%"),
-                f"{result['examples_per_second']:,.0f}",
-            )
-        )
-    return text_table(rows)
-
-
-def _number(metrics, name, form):
-    value = (metrics or {}).get(name)
-    return "-" if value is None else format(value, form)
