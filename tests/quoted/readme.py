@@ -47,7 +47,8 @@ def measured():
 
 def _overheads():
     yield say(
-        "| {} (MLP, batch 8), {} (MLP, batch 512), {} (ResNet-8, batch 128): no measurable overhead",
+        "| {} (MLP, batch 8), {} (MLP, batch 512), {} (ResNet-8, batch 128): no measurable "
+        "overhead",
         *(f"{case['ratio']:.2f}" for case in _cases("loop_overhead").values()),
     )
     first = _benchmark("first_step")
