@@ -45,6 +45,8 @@ class Column:
         if not key:
             return
         value = self.value(row)
+        if value is None:
+            return
         if dataclasses.is_dataclass(value):
             value = dataclasses.asdict(value)
         if isinstance(value, dict):
@@ -102,12 +104,12 @@ class Table:
 
     def csv(self) -> str:
         """All columns that any row has; what a row lacks is empty."""
+        parts = [[_head(row) for row in self.rows]]
+        parts += [[dict(column.fields(row)) for row in self.rows] for column in self.columns]
+        names = dict.fromkeys(name for part in parts for fields in part for name in fields)
         rows = [
-            _head(row) | {key: v for column in self.columns for key, v in column.fields(row)}
-            for row in self.rows
+            {k: v for fields in row for k, v in fields.items()} for row in zip(*parts, strict=True)
         ]
-        longest_first = sorted(rows, key=len, reverse=True)
-        names = list(dict.fromkeys(name for row in longest_first for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
@@ -117,9 +119,15 @@ class Table:
 
 def _head(row: Row) -> dict[str, str]:
     """The first columns of every CSV."""
-    study, point = row[:2]
+    study, *parts = row
     head = {"study": study.label or study.title, "workdir": str(study.workdir)}
-    return head | ({"point": point.directory.name} if hasattr(point, "directory") else {})
+    directory = next((part.directory for part in parts if hasattr(part, "directory")), None)
+    return head | ({"point": directory.name} if directory else {})
+
+
+def csv_only(part: int, *keys: str) -> list[Column]:
+    """Columns of the CSV: attributes of a part of the row."""
+    return [Column("", lambda *row, key=key: getattr(row[part], key), key=key) for key in keys]
 
 
 def of_points(studies: Sequence[Study]) -> list[Row]:
