@@ -9,7 +9,7 @@ from scaling.report.charts import Axis, Line, Panel, Points, shades, shown
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Study, Workdir, read_points
-from scaling.report.tables import Column, Table, of_points
+from scaling.report.tables import Column, Table, csv_only, of_points
 from scaling.report.wording import count, metric_value, number, subject
 from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
@@ -75,7 +75,7 @@ RUNS = [
     Column("train loss", lambda study, point: (point.train or {}).get("loss")),
     Column("validation error", lambda study, point: point.error, error_text),
     Column("test error", lambda study, point: (point.test or {}).get("error"), error_text),
-    *(Column("", key) for key in ("train", "validation", "test", "seconds")),
+    *csv_only(-1, "train", "validation", "test", "seconds"),
     Column("examples/s", "examples_per_second"),
     Column("B_simple", lambda s, p: p.noise_scale and p.noise_scale.level, estimate_text, "noise"),
 ]
