@@ -87,12 +87,12 @@ RUNS = [
     Column("batch", "global_batch", count),
     Column("parameters", "parameters", count),
     Column("train loss", lambda study, point: (point.train or {}).get("loss")),
-    Column("B_simple, start", _noise("start"), estimate_text, "start"),
-    Column("average", _noise("level"), estimate_text),
-    Column("end", _noise("end"), estimate_text, "end"),
+    Column("B_simple at start", _noise("start"), estimate_text, "start"),
+    Column("on average", _noise("level"), estimate_text),
+    Column("at end", _noise("end"), estimate_text, "end"),
     *(Column("", _noise(key), key=key) for key in ("whole", "by_devices", *SETTINGS)),
-    Column("exact, start", _exact("start"), _exact_text, "exact_start"),
-    Column("exact, end", _exact("end"), _exact_text, "exact_end"),
+    Column("exact at start", _exact("start"), _exact_text, "exact_start"),
+    Column("exact at end", _exact("end"), _exact_text, "exact_end"),
 ]
 WINDOW = csv_only(-1, *(field.name for field in dataclasses.fields(Window)))
 

@@ -32,7 +32,7 @@ class Point(Record):
     def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """(steps, values) from metrics.jsonl, every n-th row where there are more than MOST."""
         rows = list(jsonl(self.directory.path / "metrics.jsonl"))
-        rows = [row for row in rows if row["split"] == split and row[name] is not None]
+        rows = [row for row in rows if row["split"] == split and row.get(name) is not None]
         rows = rows[:: -(-len(rows) // MOST) or 1]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
