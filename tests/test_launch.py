@@ -61,7 +61,7 @@ def test_a_run_and_its_record(config, tmp_path):
     assert origin["packages"]["jax"] == jax.__version__ and origin["devices"]["count"] == 1
 
     code, out, err = launch(f"--config={config}", f"--workdir={tmp_path / 'w'}")
-    assert code == 0 and "finished before" in out  # not measured again
+    assert code == 0 and "already finished" in out  # not measured again
 
     code, _, err = launch(
         f"--config={config}", "--config.optim.base_lr=0.1", f"--workdir={tmp_path / 'w'}"

@@ -32,7 +32,7 @@ class Noise:
     b_small: float  # examples in each of these
     b_big: float  # examples in the batch
     every: int  # steps from one measurement to the next
-    coupled: bool  # batch norm: an example's gradient depends on the others
+    coupled: bool  # batch norm couples examples: B_simple is of parts of this size, not of examples
     start: Estimate  # of the first window
     end: Estimate  # of the last one
     whole: Estimate  # a ratio of averages over the run, which is mostly about its beginning

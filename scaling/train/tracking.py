@@ -41,7 +41,7 @@ class NoiseTracker:
 
 
 def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] | None:
-    """B_simple over a run, from its metrics.jsonl; docs/architecture.md lists the keys.
+    """B_simple over a run, from its metrics.jsonl; `studies.noise_records.Noise` lists the keys.
 
     None where it was not tracked.
     """

@@ -19,6 +19,7 @@ def write_train_run(path, batch, error, loss=lambda step: 1 / step, **changes):
         "status": "complete",
         "global_batch": batch,
         "steps": STEPS,
+        "examples": STEPS * batch,
         "learning_rate": 0.1,
         "train": {"loss": loss(STEPS), "error": 0.01},
         "validation": {"step": STEPS, "loss": 0.2, "error": error},

@@ -15,7 +15,7 @@ from scaling.report.blocks import Note, Picture, Section
 from scaling.report.charts import COLORS, Axis, Line, Panel, Points, batches, shades, shown
 from scaling.report.kind import Kind, about_all
 from scaling.report.records import Directory, Workdir, check_alike, read_points
-from scaling.report.tables import Column, Table, of_points, within
+from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import (
     batch_label,
     count,
@@ -180,24 +180,12 @@ POINTS = [
     Column("saved (95%)", lambda study, point: study.saving(point), saving_text, "saved"),
     Column("gamma", "gamma"),
 ]
-RUN = [
-    Column("", lambda study, point, *_: point.kind, key="kind"),
-    Column("", lambda study, point, *_: point.r, key="r"),
-    Column("", lambda study, point, *_: point.global_batch, key="global_batch"),
-    Column("", lambda study, point, pair: pair[0].seed, key="seed"),
-    Column("", lambda study, point, pair: pair[0].status, key="status"),
-]
-CROSSINGS = [
-    *RUN,
-    *(
-        Column("", lambda s, p, pair, key=key: getattr(pair[1], key), key=key)
-        for key in ("goal", "steps", "examples")
-    ),
-]
+RUN = [*csv_only(1, "kind", "r", "global_batch"), *csv_only(2, "seed", "status")]
+CROSSINGS = [*RUN, *csv_only(3, "goal", "steps", "examples")]
 CHANGES = [
     *RUN,
-    Column("", lambda study, point, pair: pair[1][0], key="first_step"),
-    Column("", lambda study, point, pair: pair[1][1], key="batch"),
+    Column("", lambda *row: row[3][0], key="first_step"),
+    Column("", lambda *row: row[3][1], key="batch"),
 ]
 
 
@@ -240,10 +228,9 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         "batch of the runs' mean size. Goals before the last, seed by seed, are in "
         "tables/adaptive_batch.csv."
     )
-    crossings = within(studies, lambda p: [(run, goal) for run in p.runs for goal in run.goals])
-    changes = within(
-        studies, lambda p: [(run, change) for run in p.runs for change in run.schedule]
-    )
+    runs = within(studies, lambda point: point.runs)
+    crossings = [(*row, goal) for row in runs for goal in row[2].goals]
+    changes = [(*row, change) for row in runs for change in row[2].schedule]
     yield Section(
         "Point by point",
         [

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from scaling.advice import Fit, Speed, overlap
+from scaling.advice import overlap
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind
-from scaling.report.tables import Column, Table, of_points, within
+from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, listed, number, parameter_text, subject
 from scaling.studies.advise import charts
 from scaling.studies.advise.study import (
     RECOMMENDED,
-    Point,
     Study,
     cost_text,
     layout,
@@ -19,7 +18,7 @@ from scaling.studies.advise.study import (
 )
 
 SOURCES = {"noise_scale": "the noise scale", "fit": "the fit of S(B)"}
-FIT, SPEED = ("per_device_batch", "bytes", "fits"), ("seconds", "examples_per_second", "spread")
+SPEED = ("seconds", "examples_per_second", "spread")
 
 
 def answer(study: Study) -> str:
@@ -88,16 +87,15 @@ OPTIONS = [
     Column("devices", "devices", count),
     Column("batch", "global_batch", count),
     Column("microbatches", lambda s, p, o: f"{o.accum_steps:,} x {o.micro_batch:,}", str),
-    *(Column("", key) for key in ("accum_steps", "micro_batch")),
+    *csv_only(-1, "accum_steps", "micro_batch"),
     Column("steps", "steps"),
     Column("s per step", "step_seconds"),
-    *(Column("", key) for key in ("compute_seconds", "all_reduce_seconds")),
+    *csv_only(-1, "compute_seconds", "all_reduce_seconds"),
     Column("time (interval)", lambda study, point, option: time_text(point, option), str),
-    *(Column("", key) for key in ("hours", "hours_low", "hours_high", "device_hours")),
+    *csv_only(-1, "hours", "hours_low", "hours_high", "device_hours"),
     Column("cost", lambda study, point, option: cost_text(point, option), str),
-    *(Column("", key) for key in ("cost", "cost_low", "cost_high")),
-    Column("", lambda study, point, option: point.currency, key="currency"),
-    Column("", lambda study, point, option: point.unit_hours, key="unit_hours"),
+    *csv_only(-1, "cost", "cost_low", "cost_high"),
+    *csv_only(1, "currency", "unit_hours"),
     Column("efficiency", "efficiency", "{:.0%}".format),
     Column("learning rate", "learning_rate"),
     Column("extrapolated", lambda s, p, o: "; ".join(o.extrapolated), str, "extrapolated"),
@@ -108,11 +106,8 @@ CRITICAL = [
     Column("measured at batch", lambda study, point, pair: pair[1] and pair[1].range, _range_text),
 ]
 DEVICE = [
-    *(Column("", lambda s, p, pair, key=key: getattr(pair[0], key), key=key) for key in FIT),
-    *(
-        Column("", lambda s, p, pair, key=key: getattr(pair[1], key, None), key=key)
-        for key in SPEED
-    ),
+    *csv_only(2, "per_device_batch", "bytes", "fits"),
+    *(Column("", lambda *row, key=key: getattr(row[3], key, None), key=key) for key in SPEED),
 ]
 
 
@@ -153,7 +148,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         "the device hardly trains faster; beyond what fits, microbatches are accumulated."
     )
     panels, nothing = charts.throughput(studies), "no throughput was measured"
-    devices = Table(DEVICE, within(studies, _devices), "advise_devices.csv", shown=False)
+    devices = Table(DEVICE, _devices(studies), "advise_devices.csv", shown=False)
     yield Section("Throughput", [Picture("advise_throughput", caption, panels, nothing), devices])
 
 
@@ -172,10 +167,13 @@ def _compared(study: Study) -> str:
     )
 
 
-def _devices(point: Point) -> list[tuple[Fit, Speed | None]]:
-    """Memory and speed at each per-device batch."""
-    speeds = {speed.per_device_batch: speed for speed in point.throughput}
-    return [(fit, speeds.get(fit.per_device_batch)) for fit in point.memory]
+def _devices(studies: Sequence[Study]) -> list[tuple]:
+    """Rows (study, point, memory, speed), one per per-device batch."""
+    rows = []
+    for study, point in of_points(studies):
+        speeds = {speed.per_device_batch: speed for speed in point.throughput}
+        rows += [(study, point, fit, speeds.get(fit.per_device_batch)) for fit in point.memory]
+    return rows
 
 
 KIND = Kind(

@@ -7,7 +7,7 @@ from typing import Any
 from scaling.noise import Window
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
-from scaling.report.tables import Column, Table, of_points, within
+from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, number, subject, times
 from scaling.studies.noise_records import Exact, estimate_text
 from scaling.studies.noise_scale import charts
@@ -80,25 +80,21 @@ SETTINGS = (
 )
 RUNS = [
     Column("run", lambda study, point: point.directory.name, str),
-    Column("", "kind"),
-    Column("", "label"),
+    *csv_only(-1, "kind", "label", "steps", "train", "validation"),
     Column("status", lambda study, point: point.status if point.status != "complete" else "", str),
     Column("", "status"),
     Column("learning rate", "learning_rate"),
     Column("batch", "global_batch", count),
-    Column("", "steps"),
     Column("parameters", "parameters", count),
     Column("train loss", lambda study, point: (point.train or {}).get("loss")),
-    Column("", "train"),
-    Column("", "validation"),
-    Column("B_simple, start", _noise("start"), estimate_text, "start"),
-    Column("average", _noise("level"), estimate_text),
-    Column("end", _noise("end"), estimate_text, "end"),
+    Column("B_simple at start", _noise("start"), estimate_text, "start"),
+    Column("on average", _noise("level"), estimate_text),
+    Column("at end", _noise("end"), estimate_text, "end"),
     *(Column("", _noise(key), key=key) for key in ("whole", "by_devices", *SETTINGS)),
-    Column("exact, start", _exact("start"), _exact_text, "exact_start"),
-    Column("exact, end", _exact("end"), _exact_text, "exact_end"),
+    Column("exact at start", _exact("start"), _exact_text, "exact_start"),
+    Column("exact at end", _exact("end"), _exact_text, "exact_end"),
 ]
-WINDOW = [Column("", field.name) for field in dataclasses.fields(Window)]
+WINDOW = csv_only(-1, *(field.name for field in dataclasses.fields(Window)))
 
 
 def table(studies: Sequence[Study]) -> Table:

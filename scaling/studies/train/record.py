@@ -16,6 +16,7 @@ class Record:
     status: str  # complete or diverged
     global_batch: int
     steps: int  # updates made
+    examples: int  # of all updates
     learning_rate: float  # the peak
     train: Metrics | None  # of the last update
     validation: Metrics | None  # of the last evaluation, with its "step"

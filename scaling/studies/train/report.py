@@ -9,7 +9,7 @@ from scaling.report.charts import Axis, Line, Panel, Points, shades, shown
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Study, Workdir, read_points
-from scaling.report.tables import Column, Table, of_points
+from scaling.report.tables import Column, Table, csv_only, of_points
 from scaling.report.wording import count, metric_value, number, subject
 from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
@@ -32,7 +32,7 @@ class Point(Record):
     def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """(steps, values) from metrics.jsonl, every n-th row where there are more than MOST."""
         rows = list(jsonl(self.directory.path / "metrics.jsonl"))
-        rows = [row for row in rows if row["split"] == split and row[name] is not None]
+        rows = [row for row in rows if row["split"] == split and row.get(name) is not None]
         rows = rows[:: -(-len(rows) // MOST) or 1]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
@@ -75,7 +75,7 @@ RUNS = [
     Column("train loss", lambda study, point: (point.train or {}).get("loss")),
     Column("validation error", lambda study, point: point.error, error_text),
     Column("test error", lambda study, point: (point.test or {}).get("error"), error_text),
-    *(Column("", key) for key in ("train", "validation", "test", "seconds")),
+    *csv_only(-1, "train", "validation", "test", "seconds"),
     Column("examples/s", "examples_per_second"),
     Column("B_simple", lambda s, p: p.noise_scale and p.noise_scale.level, estimate_text, "noise"),
 ]
