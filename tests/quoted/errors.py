@@ -22,7 +22,9 @@ def error_table(
       rows: how a row begins -> its recipe.
       same: recipes that come to the first one at the small batch, where no record names them.
     """
-    found = lambda batch, recipe: next(filter(None, (s.point(batch, recipe) for s in studies)), None)
+    found = lambda batch, recipe: next(
+        filter(None, (s.point(batch, recipe) for s in studies)), None
+    )
     columns = {batch: [found(batch, recipe) for recipe in rows.values()] for batch in batches}
     best = {batch: min(filter(_sound, column), key=_mean) for batch, column in columns.items()}
     updates = [count(point.steps) for point in best.values()]

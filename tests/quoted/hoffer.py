@@ -5,9 +5,9 @@ import statistics
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, percent, points, study
 from scaling.studies.accuracy.judging import difference
-from scaling.studies.generalization.slopes import ratio, small
 from scaling.studies.generalization.record import LAWS
 from scaling.studies.generalization.report import r2_text
+from scaling.studies.generalization.slopes import ratio, small
 
 RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
 

@@ -7,9 +7,9 @@ from typing import Any
 from quoted.quotes import ROOT
 from scaling.paired import Paired
 from scaling.report.kind import kind_of
-from scaling.studies.accuracy.judging import Point
 from scaling.report.records import Study, read_workdir
 from scaling.report.wording import count, number
+from scaling.studies.accuracy.judging import Point
 
 __all__ = ["count", "number"]
 

@@ -3,9 +3,9 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, number, percent, points, spread, study
+from scaling.report.wording import listed
 from scaling.studies.accuracy.judging import difference, to_reference
 from scaling.studies.generalization.slopes import unevenness
-from scaling.report.wording import listed
 
 BATCHES = (128, 1024, 4096, 8192, 16384)
 LARS, LAMB, ADAMW, MUON = (f"{name}+warmup+poly" for name in ("lars", "lamb", "adamw", "muon"))
@@ -95,7 +95,9 @@ def _findings(f1):
 
 
 def _remarks(f1):
-    trained = lambda recipe: [percent(f1.point(batch, recipe).mean("train"), 1) for batch in BATCHES]
+    trained = lambda recipe: [
+        percent(f1.point(batch, recipe).mean("train"), 1) for batch in BATCHES
+    ]
     *early, late = trained(MUON)
     (early,) = set(early)
     last = f1.point(16384, MUON)
