@@ -35,8 +35,7 @@ they hold it in 70% or more and often have no lower end.
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -125,25 +124,6 @@ def _tail(crossed, before, until=math.inf):
     if spacings < SPACINGS and until < math.inf:
         total += crossed.size * (math.log(until) - float(logs[-1]))
     return float(logs[0]), total / spacings, spacings
-
-
-def interval_of(result: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The 95% interval of a point's result.json, in whole steps from 1 on.
-
-    Returns:
-      None where the goal was not reached, or by too few trials for an upper end: their lower end
-      would rest on the distance between two or three of them.
-    """
-    if result["status"] != "reached":
-        return None
-    trials = result["trials"]
-    missed = [trial["stopped_at_step"] for trial in trials if trial["outcome"] == "missed"]
-    low, high = fewest_interval(
-        [trial["steps_to_target"] for trial in trials],
-        until=min(missed, default=math.inf),
-        before=result["resolution"][0],
-    )
-    return None if high == math.inf else (max(1, math.floor(low)), int(high))
 
 
 def _spread(crossed, before):

@@ -127,7 +127,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Span:
-    """A shaded range of x, or of y."""
+    """A shaded range of x, or of y; an infinite end, or 0 on an axis of logs, runs out of the
+    figure."""
 
     low: float
     high: float
@@ -159,6 +160,7 @@ class Panel:
         axis = getattr(self, name)
         crowded = narrow and name == "x"  # labels stand side by side
         values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
+        values = [value for value in values if math.isfinite(value)]
         if axis.scale == "names":
             return Scale(-0.6, len(axis.names) - 0.4, list(range(len(axis.names))))
         if axis.scale == "linear":
@@ -168,7 +170,7 @@ class Panel:
             ends = [end for mark in self.marks for end in _ends(mark, name)]
             low, high, ticks = near(values, ends, most=4 if crowded else 7)
             return Scale(low, high, [tick for tick in ticks if axis.tick(tick)])
-        values = [value for value in values if 0 < value < math.inf] or [1.0]
+        values = [value for value in values if value > 0] or [1.0]
         least, most = min(values) / FAR, max(values) * FAR
         ends = [end for mark in self.marks for end in _ends(mark, name)]
         values += [min(max(end, least), most) for end in ends]

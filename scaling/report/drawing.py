@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -172,8 +173,12 @@ def _draw_mark(axes: Axes, mark: Mark) -> Sequence[Artist]:
             place = mark.y if mark.x is None else mark.x
             return [across(place, ls=DASHES[mark.dash], lw=1, color=mark.color)]
         case Span():
-            shade = axes.axvspan if mark.axis == "x" else axes.axhspan
-            return [shade(mark.low, mark.high, color=mark.color, lw=0, zorder=-1)]
+            across = mark.axis == "x"
+            shade, limits = (
+                (axes.axvspan, axes.get_xlim()) if across else (axes.axhspan, axes.get_ylim())
+            )
+            ends = np.clip([mark.low, mark.high], *sorted(limits))
+            return [shade(*ends, color=mark.color, lw=0, zorder=-1)]
         case Points():
             return list(_draw_points(axes, mark))
 

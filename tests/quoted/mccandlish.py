@@ -4,7 +4,6 @@ from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
 from scaling.studies.adaptive_batch.savings import allowed
 from scaling.studies.noise_scale.analysis import equal_loss_spread, levels, slope
-from scaling.studies.pareto.records import fronts, summary
 
 TASKS = {
     "Fashion-MNIST, MLP": ("pareto_fashion_mnist", "MNIST 4.5, SVHN 8"),
@@ -34,7 +33,7 @@ def quotes():
 def _table():
     rows = [list(HEAD)]
     for task, (name, paper) in TASKS.items():
-        found = summary(study(name))
+        found = study(name)
         critical = map(_whole, (found.critical_start, found.critical_average))
         noise = map(_whole, (found.noise_start, found.noise_average))
         rows.append([task, *critical, *noise, f"{found.ratio:.1f}", paper])
@@ -46,24 +45,23 @@ def _whole(value):
 
 
 def _fronts():
-    fashion, digits, cnn = (fronts(study(name)) for name, _ in TASKS.values())
+    studies = [study(name) for name, _ in TASKS.values()]
+    fashion, digits, cnn = (some.fronts for some in studies)
     ends = lambda values: (f"{min(values):.0f}", f"{max(values):.0f}")
-    known = [front for front in fashion if front.noise_scale]
+    noise = {front.goal: studies[0].noise_at(front.goal) for front in fashion}
+    known = [(goal, scale) for goal, scale in noise.items() if scale]
     yield say(
         "Fashion-MNIST, loss {} to {}: B_crit {} to {}; B_simple {} at {}, {} at {}. Digits: {} to "
         "{} from loss {} to {}. The CNN on digits: B_crit {} to {}, no trend",
         *(number(front.goal) for front in (fashion[0], fashion[-1])),
         *(_whole(front.critical_batch) for front in (fashion[0], fashion[-1])),
-        *(
-            t
-            for front in (known[0], known[-1])
-            for t in (_whole(front.noise_scale), number(front.goal))
-        ),
+        *(text for goal, scale in (known[0], known[-1]) for text in (_whole(scale), number(goal))),
         *(_whole(front.critical_batch) for front in (digits[0], digits[-1])),
         *(number(front.goal) for front in (digits[0], digits[-1])),
         *ends([front.critical_batch for front in cnn]),
     )
-    ratios = [[front.ratio for front in some if front.ratio] for some in (fashion, [*digits, *cnn])]
+    first, *others = ([r for f in some.fronts if (r := some.ratio_at(f))] for some in studies)
+    ratios = [first, [r for some in others for r in some]]
     yield say(
         "ratio {} to {} at single goals on Fashion-MNIST, {} to {} on digits",
         *(f"{end(some):.1f}" for some in ratios for end in (min, max)),

@@ -4,7 +4,6 @@ from quoted.mccandlish import TASKS
 from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, result, study
 from quoted.shallue import caption
-from scaling.studies.pareto.records import summary
 
 SETS = ("digits MLP", "Fashion-MNIST MLP")
 BATCHES = (8, 64, 512)
@@ -35,7 +34,7 @@ def measured():
     yield from _against_torch()
     yield from _populations()
     yield from _noise()
-    ratios = [f"{summary(study(name)).ratio:.1f}" for name, _ in TASKS.values()]
+    ratios = [f"{study(name).ratio:.1f}" for name, _ in TASKS.values()]
     yield say("digits CNN | {} ([reproduction]", ", ".join(ratios))
     large = result("docs/results/fashion_mnist_bs8k/result.json")
     yield say(

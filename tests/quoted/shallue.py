@@ -8,7 +8,6 @@ from quoted.records import count, percent, study
 from scaling.fits import StepsFit, Turn, rounded
 from scaling.ratios import critical_batch_ratio
 from scaling.report.wording import number
-from scaling.studies.steps_to_target.analysis import fit_of, reached_points
 
 MLP, DIGITS = "fashion_mlp", "quickstart"
 # What was changed, the study, and what the paper says; the first of each group is the reference.
@@ -56,7 +55,7 @@ def _study(name):
 
 
 def _fit(name) -> StepsFit:
-    return fit_of(_study(name))[0]
+    return _study(name).fit
 
 
 def turn(found: Turn) -> str:
@@ -96,7 +95,7 @@ def _curves():
 
 
 def _findings():
-    points = {p.global_batch: p for p in reached_points(_study(MLP))}
+    points = {p.global_batch: p for p in _study(MLP).reached}
     rates = {b: p.best["effective_learning_rate"] for b, p in points.items()}
     large = [rates[b] for b in (2048, 4096, 8192)]
     yield say(
@@ -114,7 +113,7 @@ def _findings():
 
 
 def _repeats():
-    points = reached_points(_study(MLP))
+    points = _study(MLP).reached
     steps = [(p.steps_to_target, p.repeat_steps) for p in points]
     later = sum(r > s for s, again in steps for r in again)
     ratios = [statistics.median(again) / s for s, again in steps]
@@ -127,7 +126,7 @@ def _repeats():
         f"{min(ratios):.1f}",
         f"{max(ratios):.1f}",
     )
-    digits = reached_points(_study(DIGITS))
+    digits = _study(DIGITS).reached
     all_, missed = (
         sum(len(p.repeats) for p in digits),
         [p.global_batch for p in digits if len(p.repeat_steps) < len(p.repeats)],
@@ -144,14 +143,14 @@ def _repeats():
 
 def _panel_b():
     gpu, cpu = study("shallue_fashion_cnn_h200"), study("shallue_fashion_cnn_cpu")
-    steps = [p.steps_to_target for p in reached_points(gpu)]
+    steps = [p.steps_to_target for p in gpu.reached]
     yield say(
         "{} steps at batch 8, {} at 2,048, {} at 8,192, {} at 32,768 and {} at 55,000",
         *map(count, steps),
     )
-    points = reached_points(cpu)
+    points = cpu.reached
     yield say("{} at batch 128, {} at 512", *(count(p.steps_to_target) for p in points))
-    fit = fit_of(gpu)[0]
+    fit = gpu.fit
     low, high = fit.band([p.global_batch for p in points])
     yield say(
         "The curve fitted to the five says {} and {} there, its band {} to {} and {} to {}",
@@ -193,7 +192,7 @@ def _compared():
         *(number(_fit(name).e_min) for name in ("sgd", "momentum", "nesterov")),
     )
     plain, smooth = (
-        {p.global_batch: p.steps_to_target for p in reached_points(_study(name))}
+        {p.global_batch: p.steps_to_target for p in _study(name).reached}
         for name in ("nesterov", "smoothing_0.1")
     )
     ratios = [smooth[b] / plain[b] for b in plain]
@@ -205,8 +204,8 @@ def _compared():
         "SGD's points scatter {} around the curve, those of momentum {}, of Nesterov {}",
         *(f"{_fit(name).scatter:.0%}" for name in ("sgd", "momentum", "nesterov")),
     )
-    points = [p for name in dict.fromkeys(names) for p in reached_points(_study(name))]
-    edges = [p.global_batch for p in points if ["learning_rate", "low"] in p.at_edge]
+    points = [p for name in dict.fromkeys(names) for p in _study(name).reached]
+    edges = [p.global_batch for p in points if ("learning_rate", "low") in p.at_edge]
     yield say(
         "{} of the {} best trials have their learning rate at the low edge of its range",
         str(len(edges)),

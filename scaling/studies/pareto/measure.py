@@ -18,16 +18,16 @@ from ml_collections import ConfigDict
 from scaling import durations
 from scaling.config import default_config
 from scaling.errors import UserError
-from scaling.fits import fit_steps
 from scaling.record import RunDir, read_metrics
+from scaling.report.reading import from_json
 from scaling.signals import Signals
-from scaling.studies import steps_to_target
-from scaling.studies.shared import batch_name, in_parts, single_run, text_table
+from scaling.studies.pareto.record import Crossing, Record
+from scaling.studies.shared import batch_name, in_parts, single_run
+from scaling.studies.steps_to_target import measure as steps_to_target
 from scaling.train.loop import train_inside
 from scaling.train.point import data_info
 
 name = batch_name
-sentence = steps_to_target.sentence
 dry_run = steps_to_target.dry_run
 
 
@@ -55,39 +55,30 @@ def check(config: ConfigDict) -> None:
     steps_to_target.check_with_goals(config, "pareto.goals", config.pareto.goals)
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
-    """One batch size: the search, every goal's steps, and the best trial's noise.
-
-    Returns:
-      The result of `steps_to_target`, "goals" and "tracked"; docs/architecture.md lists the keys.
-    """
-    result = steps_to_target.measure(config, run, name, signals)
-    target = config.target
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
+    """One batch size: the search, every goal's steps, and the best trial's noise."""
+    fields = steps_to_target.search_at(config, run, name, signals)
     goals = sorted(config.pareto.goals, reverse=True)
-    rows = read_metrics(run.path, target.split)
+    rows = read_metrics(run.path, config.target.split)
     tracked = {"noise_scale": None, "status": None}
     # One example has no parts, and a batch above the training set holds examples more than once.
     divisible = 1 < config.global_batch <= data_info(config.data).sizes["train"]
-    if result["steps_to_target"] and divisible:
-        again = tracked_config(config, result)
+    if fields["steps_to_target"] and divisible:
+        again = tracked_config(config, fields)
         tracked = train_inside(again, run, f"{name} tracked", signals)
-    crossings = [_crossing(rows, target.metric, goal, config.global_batch) for goal in goals]
-    return result | {
-        "study": config.study,
-        "goals": crossings,
-        "tracked": tracked["noise_scale"],
-        "tracked_status": tracked["status"],
-    }
+    crossings = [_crossing(rows, config.target.metric, goal, config.global_batch) for goal in goals]
+    own = {"goals": crossings, "tracked": tracked["noise_scale"]}
+    return from_json(Record, fields | own | {"tracked_status": tracked["status"]})
 
 
-def _crossing(rows, metric, goal, batch):
+def _crossing(rows, metric, goal, batch) -> Crossing:
     """The first evaluation of any trial below a goal, and that trial's evaluation before."""
     below = [(r["step"], r["trial"]) for r in rows if r[metric] is not None and r[metric] < goal]
     if not below:
-        return {"goal": goal, "steps": None, "before": None, "examples": None}
+        return Crossing(goal, None, None, None)
     step, trial = min(below)
     before = max((r["step"] for r in rows if r["trial"] == trial and r["step"] < step), default=0)
-    return {"goal": goal, "steps": step, "before": before, "examples": step * batch}
+    return Crossing(goal, step, before, step * batch)
 
 
 def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
@@ -124,32 +115,3 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
     steps = max(steps, durations.to_steps(c.schedule.warmup, c.global_batch, size))
     c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
     return in_parts(c)
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """The table of the search, and one of the goals."""
-    head = ("goal", "batches", "S_min", "E_min", "B_crit", "95% interval")
-    rows = [head]
-    goals = [entry["goal"] for entry in next(iter(results.values()))["goals"]] if results else []
-    for i, goal in enumerate(goals):
-        batches = [result["global_batch"] for result in results.values()]
-        steps = [result["goals"][i]["steps"] for result in results.values()]
-        tried = [result["stopped_at_step"] for result in results.values()]
-        reached = sum(step is not None for step in steps)
-        if reached < 3:
-            rows.append((f"{goal:g}", str(reached), "-", "-", "-", "-"))
-            continue
-        censored = [None if s else t for s, t in zip(steps, tried, strict=True)]
-        fit = fit_steps(batches, steps, censored_at=censored)
-        low, high = fit.b_crit_interval
-        rows.append(
-            (
-                f"{goal:g}",
-                str(reached),
-                f"{fit.s_min:,.0f}",
-                f"{fit.s_min * fit.b_crit:,.0f}",
-                f"{fit.b_crit:,.3g}",
-                f"{low:,.3g} to {high:,.3g}",
-            )
-        )
-    return f"{steps_to_target.summarize(results)}\n\n{text_table(rows)}"

@@ -1,187 +1,228 @@
-"""What the figures and the page show, computed from the records alone."""
+"""The searches of a study as a report reads them, and what follows from their records alone."""
 
 import functools
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from scaling import fits
 from scaling.crossings import fewest_of
 from scaling.errors import UserError
-from scaling.fits import (
-    DIMINISHING,
-    MAX_USEFUL,
-    MAXIMAL,
-    PERFECT,
-    PERFECT_END,
-    Interval,
-    StepsFit,
-    Turn,
-    fit_steps,
-    read_off,
-)
 from scaling.minima import noise_of
 from scaling.ratios import Ratio, critical_batch_ratio
+from scaling.report import records, wording
+from scaling.report.reading import jsonl
+from scaling.report.records import Directory, Workdir, check_alike, read_points
 from scaling.report.wording import parameter_text
-from scaling.studies.steps_to_target.records import Point, Study, Trial
-from scaling.studies.steps_to_target.wording import measure_text
+from scaling.studies.steps_to_target.record import Record, Trial
 
-MAX_PANELS = 12
-FAR_BELOW = 4  # intervals that begin lower than the steps over this run out of the figure
-NARROW = 0.13  # of the axis: the name of a regime does not fit above it
 LOG_SCALES = ("log", "reverse_log")
 
 
-def reached_points(study: Study) -> list[Point]:
-    """Points whose training reached the goal, by batch size."""
-    return [point for point in study.points if point.reached]
+@dataclass(frozen=True, eq=False)
+class Evaluations:
+    """The metric of a point's trials: three columns, sorted by trial, then step."""
+
+    trial: np.ndarray
+    step: np.ndarray
+    value: np.ndarray  # nan where it was not finite
+
+    def of(self, trial: int) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one trial."""
+        rows = self.trial == trial
+        return self.step[rows], self.value[rows]
 
 
-def censored_points(study: Study) -> list[Point]:
-    """Points that spent their budget of steps without reaching the goal."""
-    return [point for point in study.points if point.censored_at is not None]
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point(Record):
+    """One batch size."""
 
+    directory: Directory
+    evaluations: Evaluations
 
-def shown_points(study: Study) -> list[Point]:
-    """Points that have a place in the figure of steps against batch."""
-    return [point for point in study.points if point.reached or point.censored_at is not None]
+    @property
+    def shown_trial(self) -> int | None:
+        """The best trial; where none reached the goal, the one that came closest to it."""
+        if self.best_trial is not None:
+            return self.best_trial
+        missed = [t for t in self.trials if t.outcome == "missed" and t.best_metric is not None]
+        return min(missed, key=lambda t: t.best_metric).trial if missed else None
 
-
-def fewest_steps(point: Point, study: Study) -> float | None:
-    """Its fewest steps, to be compared: of as many trials as every batch size has had."""
-    if not point.reached:
-        return None
-    least = min(len(other.trials) for other in study.points)
-    return fewest_of([trial.steps_to_target for trial in point.trials], least)
-
-
-@functools.cache
-def fit_of(study: Study) -> tuple[StepsFit | None, str]:
-    """The fit of steps against batch; or None, and the sentence that says why there is none."""
-    points, reached = shown_points(study), reached_points(study)
-    noise = noise_of(
-        ([trial.steps_to_target for trial in point.trials], point.resolution[0])
-        for point in reached
-    )
-    try:
-        fit = fit_steps(
-            [point.global_batch for point in points],
-            [fewest_steps(point, study) for point in points],
-            censored_at=[point.censored_at for point in points],
-            noise=noise if noise[1] else None,
-        )
-    except UserError as error:
-        return None, str(error)
-    return fit, ""
-
-
-def turns_inside(study: Study) -> list[tuple[str, Turn, float]]:
-    """(name, turn, steps there) of the turns that lie among the batch sizes that reached."""
-    fit, _ = fit_of(study)
-    if not fit:
-        return []
-    turns = {PERFECT_END: fit.perfect_scaling_end, MAX_USEFUL: fit.max_useful_batch}
-    return [
-        (name, turn, float(fit.steps(turn.batch)))
-        for name, turn in turns.items()
-        if turn.where == "inside"
-    ]
-
-
-def turns_read_off(study: Study) -> tuple[Interval, Interval]:
-    """Between which measured batch sizes each turn lies, by the points that the fit holds."""
-    fit, _ = fit_of(study)
-    points = [p for p in reached_points(study) if p.global_batch <= fit.measured[1]]
-    return read_off([p.global_batch for p in points], [fewest_steps(p, study) for p in points])
-
-
-def critical_batch_against(study: Study, first: Study) -> Ratio | None:
-    """B_crit over that of `first`; None where one of them has no fit."""
-    fits = [fit_of(each)[0] for each in (study, first)]
-    return critical_batch_ratio(*fits) if all(fits) else None
-
-
-def perfect_scaling(study: Study, batches: np.ndarray) -> np.ndarray:
-    """Steps if they fell in proportion to the batch from the smallest one that reached."""
-    first = reached_points(study)[0]
-    return first.steps_to_target * first.global_batch / batches
-
-
-def steps_extent(study: Study) -> list[float]:
-    """Everything that the axis of steps must hold."""
-    extent = [point.censored_at for point in censored_points(study)]
-    for point in reached_points(study):
-        extent += [point.steps_to_target, *point.repeat_steps]
-        if point.steps_interval:
-            low, high = point.steps_interval
-            extent += [max(low, point.steps_to_target / FAR_BELOW), high]
-    fit, _ = fit_of(study)
-    if fit:  # what it says of censored batches, as far as that leaves room for the others
-        batches = [point.global_batch for point in shown_points(study)]
-        extent += np.minimum(fit.steps(batches), 4 * max(extent)).tolist()
-    return extent
-
-
-@dataclass(frozen=True)
-class Span:
-    """A regime's part of the axis of batches."""
-
-    name: str
-    low: float
-    high: float
-    narrow: bool
-
-
-def regime_spans(study: Study, left: float, right: float) -> list[Span]:
-    """The regimes between `left` and `right`, or nothing where there is no fit."""
-    fit, _ = fit_of(study)
-    if not fit:
-        return []
-    first, *_, last = [point.global_batch for point in shown_points(study)]
-    turns = [
-        left if turn.batch <= first else right if turn.batch >= last else turn.batch
-        for turn in (fit.perfect_scaling_end, fit.max_useful_batch)
-    ]
-    ends = itertools.pairwise([left, *turns, right])
-    narrow = (right / left) ** NARROW
-    return [
-        Span(name, low, high, high / low < narrow)
-        for name, (low, high) in zip((PERFECT, DIMINISHING, MAXIMAL), ends, strict=True)
-        if low < high
-    ]
-
-
-def shown_trial(point: Point) -> int | None:
-    """The best trial; where none reached the goal, the one that came closest to it."""
-    if point.best_trial is not None:
-        return point.best_trial
-    missed = [t for t in point.trials if t.outcome == "missed" and t.best_metric is not None]
-    return min(missed, key=lambda t: t.best_metric).trial if missed else None
-
-
-def curves(study: Study) -> list[tuple[Point, np.ndarray, np.ndarray]]:
-    """(point, steps, values) of the metric along each point's `shown_trial`, as far as known."""
-    found = []
-    for point in study.points:
-        trial = shown_trial(point)
-        if trial is None:
-            continue
-        steps, values = point.evaluations.of(trial)
+    @property
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and finite values of the metric along the shown trial, after the first step."""
+        steps, values = self.evaluations.of(-1 if self.shown_trial is None else self.shown_trial)
         keep = (steps > 0) & np.isfinite(values)
-        if keep.any():
-            found.append((point, steps[keep], values[keep]))
-    return found
+        return steps[keep], values[keep]
+
+    def best_within(self, steps: int) -> float | None:
+        """The best metric of any trial that did not diverge; None before the first evaluation."""
+        rows = self.evaluations
+        complete = [trial.trial for trial in self.trials if trial.outcome != "infeasible"]
+        values = rows.value[(rows.step <= steps) & np.isin(rows.trial, complete)]
+        values = values[np.isfinite(values)]
+        return float(values.min()) if values.size else None
 
 
-def chosen_points(points: list[Point]) -> list[Point]:
-    """At most MAX_PANELS points, evenly spread, the first and the last among them."""
-    places = np.linspace(0, len(points) - 1, min(MAX_PANELS, len(points)))
-    return [points[round(place)] for place in places]
+@dataclass(frozen=True, eq=False)
+class Study(records.Study):
+    """One question asked at several batch sizes, in rising order."""
+
+    points: list[Point]
+
+    @property
+    def metric(self) -> str:
+        """The metric that the goal is about."""
+        return self.points[0].metric
+
+    @property
+    def goal(self) -> float:
+        """What the metric must fall below."""
+        return self.points[0].goal
+
+    @property
+    def split(self) -> str:
+        """The data that the goal is measured on: validation or train."""
+        return self.points[0].split
+
+    @property
+    def measure_text(self) -> str:
+        """validation error"""
+        return wording.measure_text(self.metric, self.split)
+
+    @property
+    def goal_text(self) -> str:
+        """2.5% validation error"""
+        return wording.goal_text(self.metric, self.goal, self.split)
+
+    @property
+    def recipe(self) -> dict:
+        """With the goal."""
+        return super().recipe | {"goal": self.goal_text}
+
+    @property
+    def reached(self) -> list[Point]:
+        """Points whose training reached the goal."""
+        return [point for point in self.points if point.reached]
+
+    @property
+    def measured(self) -> list[Point]:
+        """Points that reached the goal or spent their budget of steps without."""
+        return [point for point in self.points if point.reached or point.censored_at is not None]
+
+    def fewest(self, point: Point) -> float | None:
+        """Its fewest steps, to be compared: of as many trials as every batch size has had."""
+        if not point.reached:
+            return None
+        least = min(len(other.trials) for other in self.points)
+        return fewest_of([trial.steps_to_target for trial in point.trials], least)
+
+    @functools.cached_property
+    def _fitted(self) -> tuple[fits.StepsFit | None, str]:
+        noise = noise_of(
+            ([trial.steps_to_target for trial in point.trials], point.resolution[0])
+            for point in self.reached
+        )
+        try:
+            fit = fits.fit_steps(
+                [point.global_batch for point in self.measured],
+                [self.fewest(point) for point in self.measured],
+                censored_at=[point.censored_at for point in self.measured],
+                noise=noise if noise[1] else None,
+            )
+        except UserError as error:
+            return None, str(error)
+        return fit, ""
+
+    @property
+    def fit(self) -> fits.StepsFit | None:
+        """Of steps against batch."""
+        return self._fitted[0]
+
+    @property
+    def no_fit(self) -> str:
+        """The sentence that says why there is none."""
+        return self._fitted[1]
+
+    @property
+    def breakpoints(self) -> dict[str, fits.Turn]:
+        """Where perfect scaling and useful batch sizes end; empty without a fit."""
+        if not self.fit:
+            return {}
+        return {
+            fits.PERFECT_END: self.fit.perfect_scaling_end,
+            fits.MAX_USEFUL: self.fit.max_useful_batch,
+        }
+
+    @property
+    def read_off(self) -> dict[str, fits.Interval]:
+        """The measured batch sizes around each breakpoint, by the points that the fit is of."""
+        points = [p for p in self.reached if p.global_batch <= self.fit.measured[1]]
+        pairs = fits.read_off([p.global_batch for p in points], [self.fewest(p) for p in points])
+        return dict(zip(self.breakpoints, pairs, strict=True))
+
+    @property
+    def regimes(self) -> list[tuple[str, float, float]]:
+        """(name, low, high) of the ranges of batch sizes between the breakpoints.
+
+        0 and infinity stand for what lies outside the batch sizes measured.
+        """
+        if not self.fit:
+            return []
+        first, *_, last = [point.global_batch for point in self.measured]
+        inside = lambda batch: 0 if batch <= first else math.inf if batch >= last else batch
+        ends = [0, *(inside(turn.batch) for turn in self.breakpoints.values()), math.inf]
+        ranges = zip((fits.PERFECT, fits.DIMINISHING, fits.MAXIMAL), ends, ends[1:], strict=False)
+        return [(name, low, high) for name, low, high in ranges if low < high]
+
+    def ratio_to(self, first: "Study") -> Ratio | None:
+        """Critical batch size over that of `first`; None where one of them has no fit."""
+        return critical_batch_ratio(self.fit, first.fit) if self.fit and first.fit else None
+
+
+P = TypeVar("P", bound=Point)
+
+
+def read(workdir: Workdir) -> Study:
+    """The study in one work directory.
+
+    Raises:
+      UserError: records that cannot be read, or points that do not belong together.
+    """
+    return Study(workdir.path, read_by_batch(workdir, Point), workdir.unfinished)
+
+
+def read_by_batch(workdir: Workdir, kind: type[P]) -> list[P]:
+    """The points in rising order of batch size, of one question."""
+    points = read_points(workdir, kind, evaluations=_evaluations)
+    points.sort(key=lambda point: point.global_batch)
+    for before, point in itertools.pairwise(points):
+        if before.global_batch == point.global_batch:
+            raise UserError(
+                f"{before.directory.name} and {point.directory.name} in {workdir.path} are both of "
+                f"batch {point.global_batch:,}; keep one of them."
+            )
+    goal = lambda point: {"goal": (point.metric, point.goal), "split": point.split}
+    check_alike(workdir.path, points, lambda point: goal(point) | point.directory.recipe)
+    return points
+
+
+def _evaluations(directory: Directory) -> Evaluations:
+    """The rows of the goal's split."""
+    metric, split = directory.result["metric"], directory.result.get("split", "validation")
+    rows = [row for row in jsonl(directory.path / "metrics.jsonl") if row["split"] == split]
+    kinds = {"trial": int, "step": int, metric: float}
+    trial, step, value = (np.array([row[k] for row in rows], kind) for k, kind in kinds.items())
+    order = np.lexsort((step, trial))
+    return Evaluations(trial[order], step[order], value[order])
 
 
 @dataclass(frozen=True)
-class Axis:
+class Quantity:
     """A quantity that places trials in a scatter plot.
 
     Attributes:
@@ -195,24 +236,23 @@ class Axis:
     log: bool
 
 
-def trial_axes(study: Study) -> tuple[Axis, Axis] | None:
-    """The axes of the scatter of trials, or None if nothing was searched.
+def quantities(study: Study) -> tuple[Quantity, Quantity] | None:
+    """The two that place a study's trials, or None if nothing was searched.
 
-    Learning rate and momentum go first; where only one range was searched, the second axis is the
-    best value of the metric.
+    Learning rate and momentum go first; where only one range was searched, the second is the best
+    value of the metric.
     """
     ranges = study.points[0].ranges
     preferred = ["learning_rate", "momentum", *ranges]
     names = sorted(ranges, key=lambda name: (ranges[name][0] == "discrete", preferred.index(name)))
     if not names:
         return None
-    if len(names) > 1:
-        return _range_axis(study, names[0]), _range_axis(study, names[1])
-    return _range_axis(study, names[0]), _metric_axis(study)
+    second = _searched(study, names[1]) if len(names) > 1 else _metric(study)
+    return _searched(study, names[0]), second
 
 
-def _range_axis(study, name):
-    """The axis of a searched range; 1 - value for what is searched near 1."""
+def _searched(study, name):
+    """A hyperparameter; 1 - value for what is searched near 1."""
     scale = study.points[0].ranges[name][0]
     flipped = name == "momentum" or scale == "reverse_log"
     place = (lambda value: 1 - value) if flipped else (lambda value: value)
@@ -221,7 +261,7 @@ def _range_axis(study, name):
         ends = [place(value) for value in point.ranges[name][1:]]
         return min(ends), max(ends)
 
-    return Axis(
+    return Quantity(
         label="1 − " * flipped + parameter_text(name),
         of=lambda trial: place(trial.values[name]),
         edges=edges,
@@ -229,10 +269,10 @@ def _range_axis(study, name):
     )
 
 
-def _metric_axis(study):
+def _metric(study):
     values = [t.best_metric for p in study.points for t in p.trials if t.best_metric is not None]
-    return Axis(
-        label=f"best {measure_text(study)}",
+    return Quantity(
+        label=f"best {study.measure_text}",
         of=lambda trial: trial.best_metric,
         edges=lambda point: None,
         log=min(values, default=0) > 0,
@@ -241,60 +281,30 @@ def _metric_axis(study):
 
 @dataclass(frozen=True)
 class BestValue:
-    """A metaparameter of the best trials.
+    """A hyperparameter of the best trials, under its name in the records."""
 
-    Attributes:
-      parameter: its name in the records.
-      of: its value at a point that reached the goal; None if it was not searched.
-      heuristics: whether there are rules of how it should follow the batch.
-    """
-
+    name: str
     label: str
-    parameter: str
-    of: Callable[[Point], float | None]
-    heuristics: bool
+    flipped: bool = False  # 1 - value, for which no rule says how it follows the batch
 
     def series(self, study: Study) -> list[tuple[Point, float]]:
-        """Points of the study that have it, and its value there."""
-        pairs = [(point, self.of(point)) for point in reached_points(study)]
-        return [(point, value) for point, value in pairs if value is not None]
+        """Points that reached the goal and have it, and its value there."""
+        pairs = [(point, point.best.get(self.name)) for point in study.reached]
+        return [(p, 1 - v if self.flipped else v) for p, v in pairs if v is not None]
 
 
-def best_values(studies: list[Study]) -> list[BestValue]:
-    """Learning rate, 1 - momentum and effective learning rate, those that were searched."""
-    rate = BestValue("learning rate", "learning_rate", _best("learning_rate"), True)
-    momentum = _best("momentum")
-    effective = BestValue(
-        "effective learning rate",
-        "effective_learning_rate",
-        _best("effective_learning_rate"),
-        True,
-    )
-    values = [
-        rate,
-        BestValue(
-            "1 − momentum",
-            "momentum",
-            lambda point: None if momentum(point) is None else 1 - momentum(point),
-            False,
-        ),
-        effective,
-    ]
-    points = [point for study in studies for point in reached_points(study)]
-    if all(rate.of(point) == effective.of(point) for point in points):
-        values.remove(effective)
-    return [value for value in values if any(value.of(point) is not None for point in points)]
+BEST_VALUES = (
+    BestValue("learning_rate", "learning rate"),
+    BestValue("momentum", "1 − momentum", flipped=True),
+    BestValue("effective_learning_rate", "effective learning rate"),
+)
 
 
-def _best(name):
-    return lambda point: point.best.get(name)
-
-
-def heuristics(series: list[tuple[Point, float]], batches: np.ndarray) -> dict[str, np.ndarray]:
-    """The linear and the square-root rule, from the value at the smallest batch."""
-    first, value = series[0]
-    ratio = batches / first.global_batch
-    return {"linear": value * ratio, "square root": value * np.sqrt(ratio)}
+def best_values(studies: Sequence[Study]) -> list[BestValue]:
+    """Those that were searched; the effective learning rate where it is another than the rate."""
+    series = {v: [pair for study in studies for pair in v.series(study)] for v in BEST_VALUES}
+    rate, _, effective = BEST_VALUES
+    return [v for v, s in series.items() if s and (v is not effective or s != series[rate])]
 
 
 @dataclass(frozen=True)
@@ -317,17 +327,17 @@ class Budget:
 def budgets(study: Study) -> list[Budget]:
     """Up to three budgets of steps and of examples, all of them what the goal took at some batch:
     the least, the most and the one in the middle on a log scale."""
-    reached = reached_points(study)
-    if len(reached) < 2:
+    if len(study.reached) < 2:
         return []
-    found = [_within(study, "steps", n) for n in _three([p.steps_to_target for p in reached])]
-    found += [_within(study, "examples", n) for n in _three([p.examples for p in reached])]
+    amounts = [("steps", n) for n in _three([p.steps_to_target for p in study.reached])]
+    amounts += [("examples", n) for n in _three([p.examples for p in study.reached])]
+    found = [_within(study, kind, amount) for kind, amount in amounts]
     return [budget for budget in found if budget.batches]
 
 
 def _three(amounts):
     least, most = min(amounts), max(amounts)
-    middle = min(amounts, key=lambda amount: abs(np.log(amount**2 / (least * most))))
+    middle = min(amounts, key=lambda amount: abs(math.log(amount**2 / (least * most))))
     return sorted({least, middle, most})
 
 
@@ -335,18 +345,9 @@ def _within(study, kind, amount):
     budget = Budget(kind, amount, [], [], [])
     for point in study.points:
         steps = amount if kind == "steps" else amount // point.global_batch
-        value = _best_metric(point, steps)
+        value = point.best_within(steps)
         if value is not None:
             budget.batches.append(point.global_batch)
             budget.values.append(value)
             budget.spent.append(steps <= point.stopped_at_step)
     return budget
-
-
-def _best_metric(point, steps):
-    """The best metric of any complete trial up to `steps`; None before the first evaluation."""
-    rows = point.evaluations
-    complete = [trial.trial for trial in point.trials if trial.outcome != "infeasible"]
-    values = rows.value[(rows.step <= steps) & np.isin(rows.trial, complete)]
-    values = values[np.isfinite(values)]
-    return float(values.min()) if values.size else None

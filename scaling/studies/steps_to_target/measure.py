@@ -26,13 +26,14 @@ from scaling import durations, search
 from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError, look_up
-from scaling.minima import interval_of
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES
 from scaling.record import RunDir
+from scaling.report.reading import from_json
 from scaling.signals import Signals
 from scaling.studies import shared
-from scaling.studies.shared import batch_name, by_batch_size, text_table, value_at
+from scaling.studies.shared import batch_name, by_batch_size, value_at
+from scaling.studies.steps_to_target.record import Record
 from scaling.train import planning
 from scaling.train.layout import layout_of
 from scaling.train.memory import check_population
@@ -137,68 +138,19 @@ def _check_target(config):
     look_up("target.split", target.split, SPLITS)
 
 
-def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
-    """One batch size: search, repeats, test.
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
+    """One batch size: search, repeats, test."""
+    return from_json(Record, search_at(config, run, name, signals))
 
-    Returns:
-      The result, JSON; docs/architecture.md lists its keys.
-    """
+
+def search_at(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """The fields of its Record, JSON."""
     point = resolve(config, searched(space_of(config)))
     values = point_values(point)
     run.launched(values | {"budget_steps": point.total_steps, "populations": placements(run)})
     point_search = PointSearch(point, run, name, signals)
     point_search.rounds()
     return point_search.result(values["devices"])
-
-
-def sentence(result: dict[str, Any]) -> str:
-    """What a finished point came to."""
-    counts = result["counts"]
-    tally = f"{counts['reached']} of {sum(counts.values())} trials reached the goal"
-    if result["status"] == "reached":
-        return f"{result['steps_to_target']:,} steps; {tally}"
-    if result["status"] == "met_at_start":
-        return "the goal is met before any training; choose a lower target.goal"
-    if result["status"] == "all_diverged":
-        return "every trial diverged; search lower learning rates"
-    return f"not reached in {result['censored_at']:,} steps"
-
-
-def summarize(results: dict[str, dict[str, Any]]) -> str:
-    """A table of the finished points, by name."""
-    head = (
-        "point",
-        "steps",
-        "95% interval",
-        "examples",
-        "repeats",
-        "reached",
-        "best",
-        "test error",
-    )
-    rows = [head]
-    for name, result in results.items():
-        step, repeats = result["steps_to_target"], [r["steps_to_target"] for r in result["repeats"]]
-        interval = interval_of(result)
-        best = {k: v for k, v in (result["best"] or {}).items() if k != "effective_learning_rate"}
-        counts = result["counts"]
-        rows.append(
-            (
-                name,
-                f"{step:,}" if step is not None else _beyond(result["censored_at"]),
-                "{:,} to {:,}".format(*interval) if interval else "-",
-                f"{step * result['global_batch']:,}" if step is not None else "-",
-                " ".join("-" if s is None else f"{s:,}" for s in repeats) or "-",
-                f"{counts['reached']}/{sum(counts.values())}",
-                ", ".join(f"{k}={v:.3g}" for k, v in best.items()) or "-",
-                f"{result['test']['error']:.2%}" if result["test"] else "-",
-            )
-        )
-    return text_table(rows)
-
-
-def _beyond(censored_at):
-    return "-" if censored_at is None else f"> {censored_at:,}"
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:
