@@ -15,9 +15,9 @@ from scaling.fits import (
     MAXIMAL,
     PERFECT,
     PERFECT_END,
+    Breakpoint,
     Interval,
     StepsFit,
-    Turn,
     fit_steps,
     read_off,
 )
@@ -76,7 +76,7 @@ def fit_of(study: Study) -> tuple[StepsFit | None, str]:
     return fit, ""
 
 
-def turns_inside(study: Study) -> list[tuple[str, Turn, float]]:
+def turns_inside(study: Study) -> list[tuple[str, Breakpoint, float]]:
     """(name, turn, steps there) of the turns that lie among the batch sizes that reached."""
     fit, _ = fit_of(study)
     if not fit:

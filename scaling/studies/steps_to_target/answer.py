@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from scaling.fits import Turn
+from scaling.fits import Breakpoint
 from scaling.report.wording import count, listed, subject
 from scaling.studies.steps_to_target.analysis import (
     critical_batch_against,
@@ -57,7 +57,7 @@ def compared(study: Study, first: Study) -> str:
     return f"Its critical batch size {is_or_not} {that} ({ratio.interval_text} times it)."
 
 
-def _perfect(turn: Turn) -> str:
+def _perfect(turn: Breakpoint) -> str:
     smallest, largest = map(count, map(int, turn.measured))
     if turn.where == "inside":
         return f"fall in proportion to the batch up to {turn.describe()}"
