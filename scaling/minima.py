@@ -38,7 +38,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from scaling.errors import UserError
 
@@ -140,7 +140,7 @@ def _spread(crossed, before):
 def _upper_place(trials, confidence):
     """Which of the fewest steps is the upper end, and how often the lower one may miss."""
     places = np.arange(1, trials + 2)  # the last: no such trial
-    misses = stats.binom.sf(places - 1, trials, 1 - 2 ** (-1 / trials))
+    misses = scipy.stats.binom.sf(places - 1, trials, 1 - 2 ** (-1 / trials))
     index = int(np.argmax(misses <= (1 - confidence) / 2))
     return int(places[index]), float(1 - confidence - misses[index])
 

@@ -19,7 +19,7 @@ def noisy(batch, sd, seed, **truth):
     return hyperbola(batch, **truth) * np.exp(sd * rng.standard_normal(len(batch)))
 
 
-def test_the_ratio_holds_what_two_curves_can_be_believed_to_have():
+def test_the_ratio_interval_is_the_profile_likelihood_of_two_curves():
     """Each end by constrained minimisation over all four numbers of the two curves."""
     batches = 2.0 ** np.arange(3, 10), 4.0 ** np.arange(2, 8)
     steps = [

@@ -96,7 +96,7 @@ def test_advice(folder):
             "images[ROWS[split]], digits",
             "None, None, digits",
             (),
-            "load gives a tuple of 3; return",
+            "load returns a tuple of 3; return",
         ),
         ("num_classes: int", "classes: int = 10", (), "no field `num_classes: int`"),
         ("features=8)\n", "feature=8)\n", (), "did you mean 'features'"),

@@ -5,7 +5,7 @@ import statistics
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, study
-from scaling.fits import StepsFit, Turn, rounded
+from scaling.fits import Breakpoint, StepsFit, rounded
 from scaling.ratios import critical_batch_ratio
 from scaling.report.wording import number
 
@@ -58,7 +58,7 @@ def _fit(name) -> StepsFit:
     return _study(name).fit
 
 
-def turn(found: Turn) -> str:
+def _in_words(found: Breakpoint) -> str:
     """105 (75 to 148)"""
     return f"{rounded(found.batch)} ({found.interval_text.removeprefix('95%: ')})"
 
@@ -88,7 +88,12 @@ def _curves():
     rows = [[*head, "B_crit, hyperbola", "scatter"]]
     for title, name in (("Fashion-MNIST, MLP", MLP), ("digits, MLP", DIGITS)):
         fit = _fit(name)
-        row = [title, turn(fit.perfect_scaling_end), turn(fit.max_useful_batch), _bend(fit)]
+        row = [
+            title,
+            _in_words(fit.perfect_scaling_end),
+            _in_words(fit.max_useful_batch),
+            _bend(fit),
+        ]
         row += [f"{fit.bend_p:.2g}", _of(fit.b_crit, fit.b_crit_interval), f"{fit.scatter:.0%}"]
         rows.append(row)
     return Table("shallue_curves", rows)
@@ -178,8 +183,11 @@ def _comparisons():
                 ratio = f"{found.value:.2g} ({found.interval_text.removeprefix('95%: ')})"
                 ratio = f"**{ratio}**" if found.differs else ratio
                 paper = paper or ("differs" if found.differs else "indistinguishable")
-            turns = turn(fit.perfect_scaling_end), turn(fit.max_useful_batch)
-            rows.append([title, *turns, rounded(fit.b_crit), ratio, paper])
+            breakpoints = (
+                _in_words(fit.perfect_scaling_end),
+                _in_words(fit.max_useful_batch),
+            )
+            rows.append([title, *breakpoints, rounded(fit.b_crit), ratio, paper])
     return Table("shallue_comparisons", rows)
 
 

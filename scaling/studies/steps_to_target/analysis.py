@@ -149,7 +149,7 @@ class Study(records.Study):
         return self._fitted[1]
 
     @property
-    def breakpoints(self) -> dict[str, fits.Turn]:
+    def breakpoints(self) -> dict[str, fits.Breakpoint]:
         """Where perfect scaling and useful batch sizes end; empty without a fit."""
         if not self.fit:
             return {}

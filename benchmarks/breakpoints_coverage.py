@@ -1,18 +1,18 @@
-"""How often the intervals of the two turns of `scaling.fits.fit_steps` hold the truth, on curves of
-any bend and on curves that are none of its own, or a doubt is said.
+"""Coverage of the breakpoint intervals of `scaling.fits.fit_steps`, on curves of any bend and on
+curves outside its model, and how often it reports a doubt.
 
-    python benchmarks/turns_coverage.py [--draws=300] [--name=RESULT]
+    python benchmarks/breakpoints_coverage.py [--draws=300] [--name=RESULT]
 
 Steps are drawn around a known curve with normal noise on log S. The curves: S_min (1 + (B_crit /
 B)^p)^(1 / p) for several p; slope -0.85 at small batches, S_min (1 + (B_crit / B)^0.85); and a
-hyperbola whose last batch size, or last two, take more steps again. Their turns: the end of
-perfect scaling is where steps exceed 1.2 times the line of the small batches (for slope -0.85
-their own line, E_min / B^0.85); the maximum useful batch where doubling it first saves less than
-10%, found on the curve itself, linear in logs between batch sizes where it rises.
+hyperbola whose last batch size, or last two, take more steps again. True breakpoints: the end of
+perfect scaling is where steps exceed 1.2 times the asymptote of small batches (for slope -0.85,
+E_min / B^0.85); the maximum useful batch is where doubling it first saves less than 10%, found on
+the curve itself, with linear interpolation in logs between batch sizes where it rises.
 
-"kept": both intervals hold their turn, or a doubt is said. Under p = 1 a doubt is wrong.
-"hyperbola": both of the intervals that take the curve for a hyperbola, 0.2 and 4 times that of
-B_crit, hold. "width": median of log2(high / low), the ends clipped to twice the measured range.
+"kept": both intervals contain their breakpoint, or a doubt is reported. At p = 1 a doubt is a false
+alarm. "hyperbola": both intervals of the hyperbola, 0.2 and 4 times that of B_crit, contain it.
+"width": median of log2(high / low), the ends clipped to twice the measured range.
 """
 
 import argparse
@@ -39,20 +39,20 @@ PLACE = 0.5  # log B_crit as a share of the log range of the batch sizes
 
 
 def settings():
-    """(curve, batch sizes, their spacing, noise, place of B_crit)."""
+    """(curve, number of batch sizes, their spacing, noise, place of B_crit)."""
     for curve in CURVES:
         for points, spacing in ((3, 8), (4, 4), (6, 4), (8, 2), (12, 2)):
             if not (curve in RISES and points < 4):
                 for noise in NOISES:
                     yield curve, points, spacing, noise, PLACE
-    for curve in (1.0, 2.35):  # and where one end alone is measured well
+    for curve in (1.0, 2.35):  # only one end is measured well
         for place in (0.2, 0.8):
             for noise in NOISES:
                 yield curve, 8, 2, noise, place
 
 
 def truth(curve, batch, b_crit):
-    """(steps at the batch sizes, the two turns)."""
+    """(steps at the batch sizes, the two breakpoints)."""
     x = b_crit / batch
     if curve in RISES:
         steps = S_MIN * (1 + x)
@@ -74,34 +74,34 @@ def measure(setting, draws):
     curve, points, spacing, noise, place = setting
     batch = SMALLEST * float(spacing) ** np.arange(points)
     b_crit = float(batch[0] * (batch[-1] / batch[0]) ** place)
-    steps, turns = truth(curve, batch, b_crit)
-    # A seed of its own for each setting: a new setting leaves the others' numbers as they are.
+    steps, breakpoints = truth(curve, batch, b_crit)
+    # Each setting has its own seed: adding one does not change the others' numbers.
     rng = np.random.default_rng(zlib.crc32(repr(setting).encode()))
     sd = np.linspace(*NOISES[noise], points)
-    held, said, hyperbola, widths = [], [], [], []
+    covered, doubted, hyperbola, widths = [], [], [], []
     for _ in range(draws):
         fit = fit_steps(batch, steps * np.exp(sd * rng.standard_normal(points)))
-        found = [fit.perfect_scaling_end.interval, fit.max_useful_batch.interval]
-        holds = lambda ends: [
-            low <= turn <= high for turn, (low, high) in zip(turns, ends, strict=True)
+        intervals = [fit.perfect_scaling_end.interval, fit.max_useful_batch.interval]
+        coverage = lambda ends: [
+            low <= true <= high for true, (low, high) in zip(breakpoints, ends, strict=True)
         ]
-        held.append(holds(found))
-        said.append(bool(fit.doubts))
+        covered.append(coverage(intervals))
+        doubted.append(bool(fit.doubts))
         low, high = fit.b_crit_interval
-        hyperbola.append(all(holds([(m * low, m * high) for m in (0.2, 4)])))
-        ends = np.clip(found, batch[0] / 2, 2 * batch[-1])
+        hyperbola.append(all(coverage([(m * low, m * high) for m in (0.2, 4)])))
+        ends = np.clip(intervals, batch[0] / 2, 2 * batch[-1])
         widths.append(np.log2(ends[:, 1] / ends[:, 0]))
-    held, said = np.array(held), np.array(said)
+    covered, doubted = np.array(covered), np.array(doubted)
     share = lambda values: round(float(np.mean(values)), 3)
     return {
         "curve": curve if isinstance(curve, str) else f"bend {curve:g}",
         "points": points,
         "noise": noise,
         "b_crit_at": place,
-        "kept": share(held.all(1) | said),
-        "perfect": share(held[:, 0]),
-        "useful": share(held[:, 1]),
-        "doubt": share(said),
+        "kept": share(covered.all(1) | doubted),
+        "perfect": share(covered[:, 0]),
+        "useful": share(covered[:, 1]),
+        "doubt": share(doubted),
         "hyperbola": share(hyperbola),
         "width": [round(float(w), 1) for w in np.median(widths, axis=0)],
     }
@@ -112,8 +112,8 @@ def _measure(task):
 
 
 def compromise(draws):
-    """Errors of the turns' values, root mean square in log B, beyond neither end of twice the
-    measured range: with the penalised bend, the best bend, and bend 1."""
+    """RMS errors in log B of the breakpoints, clipped to twice the measured range: with the
+    penalised bend, the best bend, and bend 1."""
     from scaling import curves
 
     rows = []
@@ -122,7 +122,7 @@ def compromise(draws):
             for sd in (0.08, 0.25):
                 batch = SMALLEST * float(spacing) ** np.arange(points)
                 b_crit = float(np.sqrt(batch[0] * batch[-1]))
-                steps, turns = truth(bend, batch, b_crit)
+                steps, breakpoints = truth(bend, batch, b_crit)
                 rng = np.random.default_rng(zlib.crc32(repr((bend, points, sd)).encode()))
                 errors = {"penalised": [], "best": [], "hyperbola": []}
                 for _ in range(draws):
@@ -132,14 +132,14 @@ def compromise(draws):
                     hyperbola = curves.hyperbola(problem, 0.95)
                     best = curves.lowest(problem, lambda squares, bend: squares)[:2]
                     curve = curves.bent(problem, 0.95)[0]
-                    for name, (p, turn) in {
-                        "penalised": (curve.bend, curve.turn),
+                    for name, (p, log_b_crit) in {
+                        "penalised": (curve.bend, curve.log_b_crit),
                         "best": best,
-                        "hyperbola": (1.0, hyperbola.turn),
+                        "hyperbola": (1.0, hyperbola.log_b_crit),
                     }.items():
-                        found = problem.centre * np.exp(turn + np.array(offsets(p, 1.2, 0.1)))
-                        found = np.clip(found, batch[0] / 2, 2 * batch[-1])
-                        errors[name].append(np.log(found / turns))
+                        values = np.exp(log_b_crit + np.array(offsets(p, 1.2, 0.1)))
+                        values = np.clip(problem.centre * values, batch[0] / 2, 2 * batch[-1])
+                        errors[name].append(np.log(values / breakpoints))
                 row = {"bend": bend, "points": points, "sd": sd}
                 rms = {k: float(np.sqrt(np.mean(np.square(v)))) for k, v in errors.items()}
                 rows.append(row | {k: round(v, 2) for k, v in rms.items()})
@@ -150,7 +150,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--name", default="turns_coverage")
+    parser.add_argument("--name", default="breakpoints_coverage")
     options = parser.parse_args()
     tasks = [(setting, options.draws) for setting in settings()]
     rows = []
