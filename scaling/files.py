@@ -1,4 +1,4 @@
-"""Paths that a user names; JSON; writing a file in one piece, and the sentence for when that fails."""
+"""Paths given by users; JSON; writing a file in one piece, and the error where that fails."""
 
 import errno
 import json
