@@ -7,6 +7,7 @@ from synthetic_accuracy import write_accuracy_workdir
 from synthetic_generalization import write_generalization_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
+from synthetic_train import write_train_run
 
 from scaling.report import write_report
 
@@ -59,6 +60,8 @@ def every_kind(tmp_path_factory):
         write_generalization_workdir(folder / "walks", (128, 1024), title=HOSTILE, seeds=2),
         write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
     ]
+    write_train_run(folder / "train" / "bs64", 64, 0.03, title=HOSTILE)
+    workdirs.append(folder / "train")
     edit_result(folder / "noise" / "model_wide", label=HOSTILE)
     return workdirs
 
