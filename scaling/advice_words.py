@@ -1,4 +1,4 @@
-"""The advice in words and as a table, from what `scaling.advice` found."""
+"""The advice of `scaling.advice` as text and as a table."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ UNITS = (("day", 24.0), ("hour", 1.0), ("minute", 1 / 60), ("second", 1 / 3600))
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """How a critical batch by the noise scale compares with the one by the fit."""
+    """The critical batch from the noise scale compared with that from the fit."""
 
     ratio: float | None  # noise scale over fit; None where either is not resolved
     overlap: bool  # of the two intervals
@@ -23,13 +23,13 @@ class Disagreement:
 
 
 def disagreement(noise: CriticalBatch, fit: CriticalBatch) -> Disagreement:
-    """Whether the noise scale and the fit contradict each other, and why they may.
+    """Whether the noise scale and the fit contradict each other, and possible reasons.
 
-    Intervals with an open end overlap whatever could lie beyond it.
+    Unbounded intervals extend to 0 or infinity.
     """
     overlap = not (_above(noise.low, fit.high) or _above(fit.low, noise.high))
     if noise.value is None or fit.value is None:
-        ratio, first = None, "They cannot be compared by value yet, and their intervals"
+        ratio, first = None, "Their ratio is not resolved yet, and their intervals"
     else:
         ratio = noise.value / fit.value
         first = f"The noise scale is {rounded(ratio)} times that of the fit, and their intervals"
@@ -41,10 +41,10 @@ def disagreement(noise: CriticalBatch, fit: CriticalBatch) -> Disagreement:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What was measured, as far as the advice tells of it."""
+    """The measurements behind the advice."""
 
     throughput: Throughput
-    too_large: int | None  # smallest per-device batch found not to fit; None: none was tried
+    too_large: int | None  # smallest per-device batch that did not fit; None: none
     noise: CriticalBatch | None  # None: not measured, here and in `fit`
     fit: CriticalBatch | None
 
@@ -57,12 +57,12 @@ def paragraph(
     currency: str = "USD",
     share: float = 0.9,
 ) -> str:
-    """The advice in plain sentences.
+    """The advice as text.
 
     Args:
-      findings: what it rests on.
-      recommendation: from `recommend`; None where no critical batch is known to plan with.
-      learning_rate: of a global batch, under the rule.
+      findings: the measurements.
+      recommendation: from `recommend`; None without a critical batch.
+      learning_rate: of a global batch, under the scaling rule.
       scaling_rule: its name; "none" keeps the learning rate.
       currency: of the cost.
       share: of the best throughput, for the knee.
@@ -70,20 +70,17 @@ def paragraph(
     Raises:
       UserError: as `throughput_knee`.
     """
-    sentences = [
-        *_throughput_words(findings, share),
-        *_critical_words(findings),
-    ]
+    sentences = [*_throughput_words(findings, share), *_critical_words(findings)]
     if recommendation is None:
-        unknown = "Without a critical batch there is nothing to recommend: train longer or with a "
-        return " ".join([*sentences, unknown + "larger batch, which resolves the noise scale."])
+        unknown = "Without a critical batch there is no recommendation: train longer or with a "
+        return " ".join([*sentences, unknown + "larger batch to resolve the noise scale."])
     sentences += _recommended_words(recommendation, learning_rate, currency)
     options = list(_named(recommendation))
     if options:
         rule = f"Learning rates follow the {scaling_rule} rule"
         if scaling_rule == "none":
             rule = "Learning rates are not scaled with the batch"
-        sentences.append(f"{rule}; they are where to start tuning.")
+        sentences.append(f"{rule}; they are starting points for tuning.")
         reasons = list(dict.fromkeys(reason for o in options for reason in o.extrapolated))
         sentences.append(
             f"Extrapolated: {'; '.join(reasons)}." if reasons else "Nothing is extrapolated."
@@ -92,7 +89,7 @@ def paragraph(
 
 
 def table(options: Sequence[Option], currency: str = "USD") -> list[tuple[str, ...]]:
-    """Rows of text, a head first."""
+    """Rows of text, the first with the titles."""
     per = " / S_min" * any(option.relative for option in options)
     head = (
         "devices",
@@ -136,8 +133,8 @@ def _why(ratio: float | None, larger: bool) -> str:
     usual = f"{USUAL_RATIO[0]:g} to {USUAL_RATIO[1]:g}"
     if not larger:
         return (
-            "The noise scale lies below where it is early in training or the learning rate is "
-            "high, the fit above where small batches were not tuned as well as large ones."
+            "The noise scale is low early in training or at a high learning rate; the fit is high "
+            "if small batches were tuned less well than large ones."
         )
     reason = (
         "B_simple leaves out the Hessian and grows while the loss falls, and the fit depends on "
@@ -152,27 +149,27 @@ def _throughput_words(findings: Findings, share: float) -> Iterable[str]:
     throughput = findings.throughput
     largest = throughput.per_device_batches[-1]
     if findings.too_large is None:
-        yield f"A device holds {_count(largest, 'example')}, the most that was tried."
+        yield f"A device fits {_count(largest, 'example')}, the largest batch tried."
     else:
-        yield f"A device holds {_count(largest, 'example')} but not {findings.too_large:,}."
+        yield f"A device fits {_count(largest, 'example')} but not {findings.too_large:,}."
     rate = max(np.divide(throughput.per_device_batches, throughput.seconds))
     knee = throughput_knee(throughput.per_device_batches, throughput.seconds, share)
     yield (
         f"Its best throughput is {rounded(rate)} examples per second; "
-        f"{share:.0%} of that takes a per-device batch of {knee:,}."
+        f"{share:.0%} of that needs a per-device batch of {knee:,}."
     )
 
 
 def _critical_words(findings: Findings) -> Iterable[str]:
-    found = [(findings.noise, "the noise scale"), (findings.fit, "the fit")]
-    known = [f"{value} by {source}" for value, source in found if value]
-    yield f"The critical batch is {' and '.join(known) or 'not measured'}."
+    estimates = [(findings.noise, "the noise scale"), (findings.fit, "the fit")]
+    texts = [f"{value} by {source}" for value, source in estimates if value]
+    yield f"The critical batch is {' and '.join(texts) or 'not measured'}."
     if findings.noise and findings.fit:
         yield disagreement(findings.noise, findings.fit).sentence
 
 
 def _named(recommendation: Recommendation) -> dict[Option, list[str]]:
-    """What each recommended option is best at."""
+    """The recommended options, each with the criteria that it minimises."""
     names: dict[Option, list[str]] = {}
     for option, name in (
         (recommendation.least_time, "the least time"),
@@ -187,7 +184,7 @@ def _named(recommendation: Recommendation) -> dict[Option, list[str]]:
 def _recommended_words(recommendation, learning_rate, currency) -> Iterable[str]:
     named = _named(recommendation)
     if not named:
-        yield "No option keeps within the limits."
+        yield "No option is within the limits."
     for option, names in named.items():
         listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         layout = f"batch {option.global_batch:,} on {_count(option.devices, 'device')}"
@@ -200,11 +197,11 @@ def _recommended_words(recommendation, learning_rate, currency) -> Iterable[str]
     if len(named) > 1:
         fast, cheap = recommendation.least_time, recommendation.least_cost
         yield (
-            f"The fastest takes {rounded(fast.hours / cheap.hours)} of the time of the cheapest "
+            f"The fastest takes {rounded(fast.hours / cheap.hours)} times as long as the cheapest "
             f"and {rounded(fast.device_hours / cheap.device_hours)} times its device-hours."
         )
     if any(option.relative for option in named):
-        yield "How many steps S_min is has not been measured, so hours and cost are not known."
+        yield "S_min has not been measured, so hours and cost are unknown."
 
 
 def _expense(option: Option, currency: str) -> str:
@@ -223,7 +220,7 @@ def _expense(option: Option, currency: str) -> str:
 
 
 def _span(low: float, high: float | None, unit: float = 1.0) -> str:
-    """Such as "3.3 to 6", of numbers in a unit; "3.3 or more" where unbounded."""
+    """Such as "3.3 to 6", in a unit; "3.3 or more" where unbounded."""
     return f"{rounded(low / unit)} " + (f"to {rounded(high / unit)}" if high else "or more")
 
 

@@ -209,9 +209,9 @@ def test_what_is_extrapolated_says_so():
     throughput = Throughput((8, 1024), (0.008, 1.024))
     found = options(throughput=throughput, counts=[1, 4], batches=[4, 32, 4096, 16384])
     reasons = {(o.devices, o.global_batch): o.extrapolated for o in found}
-    batch = "batch beyond the 8 to 8,192 of the fit"
+    batch = "batch outside the 8 to 8,192 of the fit"
     devices = (
-        "devices beyond the 1 measured: modelled without jitter or stragglers (256 GPUs: about 90% "
+        "more devices than the 1 measured: modelled without jitter or stragglers (256 GPUs: about 90% "
         "measured, 88 to 100% modelled)"
     )
     small = "per-device batch below the smallest measured"
@@ -228,7 +228,7 @@ def test_what_is_extrapolated_says_so():
     assert not one(counts=[4], batches=[64], measured_devices=4).extrapolated
     by_noise = Curve(critical(source="noise scale", measured=(128, 128)))
     (reason,) = one(batches=[64], curve=by_noise).extrapolated
-    assert reason == "batch beyond the 128 of the noise scale"
+    assert reason == "batch outside the 128 of the noise scale"
 
 
 def test_every_option_on_more_devices_names_the_gap_of_the_model_nearest_to_it():
@@ -238,7 +238,7 @@ def test_every_option_on_more_devices_names_the_gap_of_the_model_nearest_to_it()
     assert gaps.pop(8) == []
     for devices, published in {256: "256", 4096: "5,300", 32768: "27,360"}.items():
         (reason,) = gaps[devices]
-        assert f"({published} GPUs: " in reason and "beyond the 8 measured" in reason
+        assert f"({published} GPUs: " in reason and "than the 8 measured" in reason
     # The terminal's table has it beside each option.
     rows = table(found)[1:]
     assert ["stragglers" in row[-1] for row in rows] == [False, True, True, True]
@@ -391,8 +391,14 @@ def noise(value=2000.0, low=1500.0, high=3000.0):
         (noise(), critical(500, 300, 800), 4, False, ("4 times", "2 to 8 is usual", "Hessian")),
         (noise(9000, 8000, None), critical(500, 300, 800), 18, False, ("18 times", "leaves out")),
         (noise(50, 40, 60), critical(500, 300, 800), 0.1, False, ("0.1 times", "early")),
-        (noise(None, 900, None), critical(500, 300, 800), None, False, ("by value yet", "grows")),
-        (noise(None, None, None), critical(500, 300, 800), None, True, ("by value yet",)),
+        (
+            noise(None, 900, None),
+            critical(500, 300, 800),
+            None,
+            False,
+            ("ratio is not resolved", "grows"),
+        ),
+        (noise(None, None, None), critical(500, 300, 800), None, True, ("ratio is not resolved",)),
         (noise(), critical(None, 1000, None), None, True, ("overlap.",)),
     ],
 )
@@ -438,8 +444,8 @@ def test_the_paragraph():
     text = paragraph(findings, recommend(found), lambda b: 0.1 * b / 256, "linear", "EUR")
     # On 8 devices 1,000 (1 + 512 / 512) updates of 1.6 s; on one, 64 examples in the same time.
     assert text == (
-        "A device holds 64 examples but not 128. "
-        "Its best throughput is 40 examples per second; 90% of that takes a per-device batch of "
+        "A device fits 64 examples but not 128. "
+        "Its best throughput is 40 examples per second; 90% of that needs a per-device batch of "
         "64. "
         "The critical batch is 2,000 (1,500 to 3,000) by the noise scale and 512 (300 to 800) by "
         "the fit. "
@@ -450,16 +456,16 @@ def test_the_paragraph():
         "53.3 minutes (20 to 160), 14.2 EUR (5.33 to 42.7), starting from a learning rate of 0.2. "
         "For the least cost: batch 64 on 1 device, 9,000 steps, 4 hours (1.11 to 15.1), 8 EUR "
         "(2.22 to 30.2), starting from a learning rate of 0.025. "
-        "The fastest takes 0.222 of the time of the cheapest and 1.78 times its device-hours. "
-        "Learning rates follow the linear rule; they are where to start tuning. "
-        "Extrapolated: devices beyond the 1 measured: modelled without jitter or stragglers (256 "
+        "The fastest takes 0.222 times as long as the cheapest and 1.78 times its device-hours. "
+        "Learning rates follow the linear rule; they are starting points for tuning. "
+        "Extrapolated: more devices than the 1 measured: modelled without jitter or stragglers (256 "
         "GPUs: about 90% measured, 88 to 100% modelled)."
     )
 
 
 def test_words_for_what_is_unknown_or_single():
     text = advice(options(), too_large=None, noise=None, fit=None, scaling_rule="none")
-    assert "A device holds 1,024 examples, the most that was tried." in text
+    assert "A device fits 1,024 examples, the largest batch tried." in text
     assert "The critical batch is not measured." in text
     by_noise = advice(options(), noise=critical(low=300, source="noise scale"), fit=None)
     assert "The critical batch is 512 (above 300) by the noise scale." in by_noise
@@ -473,8 +479,8 @@ def test_words_for_what_is_unknown_or_single():
     tiny = Findings(Throughput((1,), (1.0,)), 2, None, None)
     nothing = recommend(options(), max_hours=0)
     text = paragraph(tiny, nothing, lambda b: 0.1, "none")
-    assert "A device holds 1 example but not 2." in text
-    assert text.endswith("No option keeps within the limits.")
+    assert "A device fits 1 example but not 2." in text
+    assert text.endswith("No option is within the limits.")
     assert "1 step, " in advice([dataclasses.replace(one(batches=[8]), steps=1.0)])
 
 
@@ -489,7 +495,7 @@ def test_words_without_any_critical_batch_recommend_nothing():
     findings = Findings(LINEAR, None, noise(None, 900, None), None)
     text = paragraph(findings, None, lambda b: 0.1, "none")
     assert "not resolved yet (above 900) by the noise scale." in text
-    assert "nothing to recommend" in text and "learning rate" not in text
+    assert "there is no recommendation" in text and "learning rate" not in text
 
 
 def test_words_of_microbatches():
@@ -509,7 +515,7 @@ def test_the_table():
     row = dict(zip(head, second, strict=True))
     assert row["batch"] == "16,384" and row["microbatches"] == "8 x 1,024"
     assert row["steps"] == "1,030" and row["efficiency"] == "100%"
-    assert row["extrapolated"].startswith("batch beyond the 8 to 8,192 of the fit; devices")
+    assert row["extrapolated"].startswith("batch outside the 8 to 8,192 of the fit; more devices")
     assert dict(zip(head, first, strict=True))["interval"] == "0.304 to 1.43"
     relative = table(options(curve=Curve(critical())))
     assert "hours / S_min" in relative[0] and "USD / S_min" in relative[0]
@@ -529,7 +535,7 @@ def test_the_table():
         (lambda: Throughput((1,), (0.0,)), ("0.0 seconds",)),
         (lambda: LINEAR.compute(0), ("is 0", "at least 1")),
         (lambda: throughput_knee((1,), (1.0,), share=0), ("share", "is 0")),
-        (lambda: critical(500, 600), ("500", "600", "rising")),
+        (lambda: critical(500, 600), ("500", "600", "ascending")),
         (lambda: critical(0.0), ("0.0", "positive")),
         (lambda: critical(1.0, -1.0), ("-1.0",)),
         (lambda: Curve(critical(None, 700)), ("not resolved",)),
