@@ -211,8 +211,8 @@ def test_what_is_extrapolated_says_so():
     reasons = {(o.devices, o.global_batch): o.extrapolated for o in found}
     batch = "batch outside the 8 to 8,192 of the fit"
     devices = (
-        "more devices than the 1 measured: modelled without jitter or stragglers (256 GPUs: about 90% "
-        "measured, 88 to 100% modelled)"
+        "more devices than the 1 measured: modelled without jitter or stragglers (256 GPUs: about "
+        "90% measured, 88 to 100% modelled)"
     )
     small = "per-device batch below the smallest measured"
     assert reasons == {
@@ -458,8 +458,8 @@ def test_the_paragraph():
         "(2.22 to 30.2), starting from a learning rate of 0.025. "
         "The fastest takes 0.222 times as long as the cheapest and 1.78 times its device-hours. "
         "Learning rates follow the linear rule; they are starting points for tuning. "
-        "Extrapolated: more devices than the 1 measured: modelled without jitter or stragglers (256 "
-        "GPUs: about 90% measured, 88 to 100% modelled)."
+        "Extrapolated: more devices than the 1 measured: modelled without jitter or stragglers "
+        "(256 GPUs: about 90% measured, 88 to 100% modelled)."
     )
 
 

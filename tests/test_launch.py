@@ -186,7 +186,7 @@ def test_bad_configs_and_places(config, tmp_path):
         ("get_config = 3", "{file} has no function get_config"),
         ("def get_config(:", "{file} cannot be read (invalid syntax in line 1)"),
         ("x = '\0'", "{file} cannot be read (source code "),
-        ("def get_config(task): pass", "name the task, --config={file}:TASK"),
+        ("def get_config(task): pass", "name one, as in --config={file}:TASK"),
         ("def get_config(): pass", "get_config of {file} returns NoneType; return a ConfigDict "),
         ("def get_config(): return {'study': 'train'}", "returns dict; return a ConfigDict"),
         (
