@@ -1,9 +1,9 @@
-"""What a run costs beyond its arithmetic: a real run against its own compiled chunk called bare.
+"""Overhead of the training loop: a run against its compiled chunk called directly.
 
     python benchmarks/loop_overhead.py
 
-The run records every step, draws its batches, watches for divergence and checkpoints; evaluation
-is timed apart and left out of both. Ratio of examples per second, medians of alternating repeats.
+The run records every step, draws its batches, checks for divergence and checkpoints; evaluation is
+timed separately and excluded. Ratio of examples per second, medians of alternating repeats.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def run_rate(config):
 
 
 def bare_rate(config):
-    """Examples per second of the same chunk on one batch of indices over and over."""
+    """Examples per second of the same chunk, always on the same indices."""
     import time
 
     import jax

@@ -1,11 +1,11 @@
-"""What tracking the gradient noise scale costs: the same training program with and without it.
+"""Overhead of tracking the gradient noise scale: a training program with and without it.
 
     python benchmarks/noise_overhead.py
 
-Seconds of compiled updates with tracking over those without, call after call in turn, half a second
-or 64 updates each; the overhead is the median of the ratios of neighbours, less 1. A batch in one
-piece is measured in halves at every 64th update, one in microbatches at every 32nd. `live` is the
-time of the running average on the host, over that of the updates it is of.
+Seconds of compiled updates with tracking over those without, in alternating calls of half a second
+or 64 updates; the overhead is the median of the ratios of neighbours, minus 1. A batch in one piece
+is measured in halves every 64th update, one in microbatches every 32nd. `live` is the time of the
+running average on the host, over that of its updates.
 """
 
 import statistics
@@ -44,19 +44,19 @@ def seconds_of(case, tracked):
     config = config_of(batch, "1000000 steps", model)
     config.micro_batch, config.noise_scale = micro_batch, tracked
     _, program, feed, state, fixed = program_of(config)
-    batches, held = feed.batches(0, program.capacity), {"state": state}
+    batches, run = feed.batches(0, program.capacity), {"state": state}
 
     def call(count):
         start = time.perf_counter()
-        held["state"], metrics = program.chunk(
-            held["state"], feed.data, batches, np.int32(count), *fixed
+        run["state"], metrics = program.chunk(
+            run["state"], feed.data, batches, np.int32(count), *fixed
         )
         jax.block_until_ready(metrics)
         return time.perf_counter() - start, metrics
 
     call(1)
     one = call(8)[0] / 8
-    # Whole rounds of 64 updates, in which everything is measured as often as it will be.
+    # Multiples of 64 updates, which have the long-run share of measurements.
     count = min(max(64, round(0.5 / one) // 64 * 64), program.capacity // 64 * 64)
     live = 0.0
     if tracked:

@@ -25,7 +25,7 @@ from scaling.workers import run_workers, stop_with_parent
 
 
 class OrNone(flags.ArgumentParser):
-    """The word None for a config key that may be None; all else by another parser."""
+    """Parses "None" for config keys that may be None, all else by another parser."""
 
     def __init__(self, parser: flags.ArgumentParser):
         self._parser, self.syntactic_help = parser, parser.syntactic_help
@@ -47,22 +47,22 @@ for kind, parser in (
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "FILE[:task], or the name of a config that comes with the program; any field "
-    "can be set, as in --config.optim.base_lr=0.2",
+    "FILE[:task], or the name of a packaged config; any key can be set, as in "
+    "--config.optim.base_lr=0.2",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "where to record; default: a folder under runs/")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the records; default: under runs/")
 DEVICES = flags.DEFINE_integer(
-    "devices", None, "simulate this many devices on CPU, to check results, never speed", 1
+    "devices", None, "simulate this many devices on the CPU; valid for results, not for speed", 1
 )
-POINTS = flags.DEFINE_string("points", None, "i:j, run only these points of a sweep")
+POINTS = flags.DEFINE_string("points", None, "i:j, run only these points of a study")
 WORKERS = flags.DEFINE_integer(
     "workers", None, "processes that share a study's points on a CPU; default: one per core", 1
 )
 WORKER = flags.DEFINE_bool(
-    "worker", False, "be one of several processes on a workdir: take only points that are free"
+    "worker", False, "run as one of several processes on a workdir, on points that no other runs"
 )
 REPORT = flags.DEFINE_list(
-    "report", None, "WORKDIR[,WORKDIR...], make the report of finished studies and run nothing"
+    "report", None, "WORKDIR[,WORKDIR...], write the report of finished studies and run nothing"
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
 
@@ -85,7 +85,7 @@ def main(_) -> None:
     from scaling.train.threads import fit_cpu
 
     points = points_of(config, POINTS.value)
-    if one_per_core(config.study):  # alone or as one of several workers: the same numbers
+    if one_per_core(config.study):  # the same numbers with any number of workers
         os.environ.setdefault("PJRT_NPROC", "1")
     elif config.study == "train" and not DEVICES.value:
         fit_cpu(points.values())
@@ -102,23 +102,23 @@ def main(_) -> None:
         for point in points.values():
             study_of(config).check(point)
         run_workers(workers, [sys.executable, *sys.argv, "--worker"], say)
-    # What workers left undone is done here: an error shows as it would have without them.
+    # Runs the points that workers did not finish, so that errors appear as without workers.
     quiet = lambda text: None if workers > 1 and "already finished" in text else say(text)
     run_study(config, workdir, POINTS.value, quiet)
     if DEVICES.value:
-        say(f"On {DEVICES.value} simulated devices: correctness only, never speed.")
+        say(f"On {DEVICES.value} simulated devices: times are not those of real devices.")
     write_report([workdir], workdir, say)
 
 
 def report_folder(workdirs: list[Path]) -> Path:
-    """Of one study beside its records; of several in a folder of its own, beside the first."""
+    """The workdir of a single study; for several, a new folder beside the first."""
     first, *others = [workdir.resolve() for workdir in workdirs]
     names = "+".join(workdir.name for workdir in (first, *others))
     return first.with_name(names[:200]) if others else workdirs[0]
 
 
 def workers_for(config, workdir: Path) -> int:
-    """How many processes share the points: one per core where JAX has only the CPU."""
+    """The number of processes that share the points: one per core if JAX has only the CPU."""
     import jax
 
     from scaling.studies.running import one_per_core, unfinished
@@ -130,7 +130,7 @@ def workers_for(config, workdir: Path) -> int:
 
 
 def set_up_jax(devices: int | None) -> None:
-    """Simulated devices, if asked for; 32-bit numbers; and the cache of compiled programs."""
+    """Set up simulated devices, 32-bit numbers and the compilation cache."""
     import jax
 
     from scaling.data.sources import cache_dir
@@ -139,14 +139,14 @@ def set_up_jax(devices: int | None) -> None:
     if devices:
         split_cpu(devices)
         jax.config.update("jax_platforms", "cpu")
-    # Training is in float32 by design: an environment's JAX_ENABLE_X64 must change no number.
+    # Training is in float32 by design, also under JAX_ENABLE_X64.
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def arguments(argv: list[str]) -> list[tuple[str, str]]:
-    """(name, value) of every flag, whether written --name=value or --name value."""
+    """(name, value) of every flag, written --name=value or --name value."""
     pairs, rest = [], list(argv[1:])
     while rest:
         name, equals, value = rest.pop(0).lstrip("-").partition("=")
@@ -157,7 +157,7 @@ def arguments(argv: list[str]) -> list[tuple[str, str]]:
 
 
 def default_workdir() -> str:
-    """runs/FILE-task, and what was overridden: the same command finds the same run."""
+    """runs/FILE-task-OVERRIDES, so that the same command resumes the same run."""
     parts = []
     for name, value in arguments(sys.argv):
         if name == "config":
@@ -173,15 +173,15 @@ def default_workdir() -> str:
 
 
 def load_config(argument: str) -> ConfigDict:
-    """What `get_config` of FILE[:task] returns.
+    """The config returned by `get_config` of FILE[:task].
 
     Raises:
-      UserError: there is no such file, it is no Python file, or not one of a config.
-      UserCodeError: an exception in the file's own code.
+      UserError: no such file, or one that is not a config file.
+      UserCodeError: an exception in the file's code.
     """
     file, _, task = argument.partition(":")
     if not file:
-        raise UserError(f"--config={argument} names no file. {_configs()}")
+        raise UserError(f"--config={argument} has no file. {_configs()}")
     path = user_path(file, "--config")
     if re.fullmatch(r"\w+", file) and not path.exists():
         path = _own_configs() / f"{file}.py"
@@ -198,44 +198,44 @@ def load_config(argument: str) -> ConfigDict:
         line = getattr(error, "lineno", None)
         reason = f"{error.msg} in line {line}" if line else error
         raise UserError(
-            f"{file} cannot be read ({reason}); a config file is Python with a function get_config."
+            f"{file} cannot be read ({reason}); use a Python file with a function get_config."
         ) from None
-    sys.modules[name] = module  # where dataclasses and pickle look for it
+    sys.modules[name] = module  # for dataclasses and pickle
     call_users(f"config file {file}", exec, code, module.__dict__)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(
-            f"{file} has no function get_config; it must have one that returns a ConfigDict, as "
-            "configs/quickstart.py has."
+            f"{file} has no function get_config; add one that returns a ConfigDict, as in "
+            "configs/quickstart.py."
         )
-    return _got(get_config, file, task)
+    return _call_get_config(get_config, file, task)
 
 
-def _got(get_config, file, task):
-    """The config that `get_config` of a file returns for a task, "" for none."""
+def _call_get_config(get_config, file, task):
+    """The config of a task, "" for none."""
     given = [task] * bool(task)
     try:
         inspect.signature(get_config).bind(*given)
     except TypeError as error:
         if task:
-            raise UserError(f"{file} has no tasks to choose from; leave :{task} out.") from None
+            raise UserError(f"{file} has no tasks; remove :{task}.") from None
         raise UserError(
-            f"get_config of {file} cannot be called without a task ({error}); give that argument a "
-            f"default, or name the task, --config={file}:TASK."
+            f"get_config of {file} cannot be called without a task ({error}); name one, as in "
+            f"--config={file}:TASK, or give the argument a default."
         ) from None
     config = call_users(f"config file {file}", get_config, *given)
     plain = isinstance(config, ConfigDict) and not isinstance(config, FrozenConfigDict)
     if not (plain and "study" in config):
-        kind = "one without the keys of a study" if plain else type(config).__name__
+        kind = "a ConfigDict without the keys of a study" if plain else type(config).__name__
         raise UserError(
-            f"get_config of {file} must return a ConfigDict that scaling.config.default_config() "
-            f"made, and it returns {kind}."
+            f"get_config of {file} returns {kind}; return a ConfigDict created by "
+            "scaling.config.default_config()."
         )
     return config
 
 
 class _ConfigFile(flags.ArgumentParser):
-    """`load_config` in the place of ml_collections' loader, which answers with tracebacks."""
+    """`load_config` instead of ml_collections' loader, whose errors are tracebacks."""
 
     def parse(self, argument):
         return load_config(argument).lock()
@@ -245,10 +245,10 @@ flags.FLAGS["config"].parser = _ConfigFile()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's flags, with its errors and ml_collections' as one sentence.
+    """Parse absl's flags, with all errors as one sentence.
 
     Raises:
-      UserError: unknown flag, config file, task or key, or a value of the wrong kind.
+      UserError: unknown flag, config file, task or key, or a value of the wrong type.
       UserCodeError: see `load_config`.
     """
     try:
@@ -264,50 +264,49 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(unknown or f"{error}.") from None
     if REPORT.value is not None:
         if CONFIG.value is not None:
-            raise UserError("--report makes a report of records alone; leave --config out.")
+            raise UserError("--report reads only records; remove --config.")
     elif CONFIG.value is None:
-        raise UserError(f"No config; name one with --config=FILE[:task]. {_configs()}")
+        raise UserError(f"There is no config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
     return rest
 
 
 def _unknown_flag(name):
-    """Of a flag outside --config, or of --config.KEY where there is no --config."""
+    """The error for a flag outside --config, or for --config.KEY without --config."""
     first = name.partition(".")[0]
     if first == "config":
-        return f"--{name} sets a key of a config, and there is none; name it with --config=FILE."
-    config = flags.FLAGS["config"].value  # where parsing has failed, CONFIG.value refuses
+        return f"--{name} sets a key of a config, and there is none; name one with --config=FILE."
+    config = flags.FLAGS["config"].value  # CONFIG.value raises after a parsing error
     if config is not None and first in config:
-        return f"Unknown flag --{name}; keys of the config are set with --config.{name}."
-    return (
-        f"Unknown flag --{name}: {nearest(f'--{first}', [f'--{flag.name}' for flag in _flags()])}"
-    )
+        return f"Unknown flag --{name}; set keys of the config with --config.{name}."
+    known = [f"--{flag.name}" for flag in _flags()]
+    return f"Unknown flag --{name}: {nearest(f'--{first}', known)}"
 
 
 def _flags():
-    """The flags of this program, without absl's own."""
+    """The flags of this program, without those of absl."""
     return flags.FLAGS.get_key_flags_for_module(flags.FLAGS.find_module_defining_flag("workdir"))
 
 
 def _unknown_key(argv):
-    """The first --config.KEY that the config does not have, None where it has all."""
-    given = arguments(argv)
-    config = load_config(dict(given)["config"])
-    for name, value in given:
+    """The error for the first --config.KEY that the config does not have, None if it has all."""
+    pairs = arguments(argv)
+    config = load_config(dict(pairs)["config"])
+    for name, value in pairs:
         if not name.removeprefix("no").startswith("config."):
             continue
         keys = config
         for key in name.partition(".")[2].split("."):
             if not hasattr(keys, "keys") or key not in keys:
-                known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It is one value."
+                known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It has no keys."
                 return f"Unknown config key {key!r} in --{name}={value}: {known}"
             keys = keys[key]
     return None
 
 
 def _own_configs() -> Path:
-    """The folder of the configs that come with the program; they import each other as `configs`."""
+    """The folder of the packaged configs, which import each other as `configs`."""
     here = Path(__file__).parent
     if (here.parent / "configs" / "quickstart.py").exists():  # a checkout
         return here.parent / "configs"
@@ -317,16 +316,16 @@ def _own_configs() -> Path:
 
 
 def _configs(name: str = ""):
-    """Which configs there are, the one most like `name` first."""
+    """The packaged configs, for a message, the one nearest to `name` first."""
     files = sorted(_own_configs().glob("*.py"))
     runnable = [path.stem for path in files if "def get_config" in path.read_text()]
     return nearest(name, runnable)
 
 
 def cli() -> None:
-    """The whole program, with its exit code."""
+    """The program, with its exit code."""
     app.define_help_flags()
-    for flag in _flags():  # for --help, which shows those of the program that was called
+    for flag in _flags():  # --help lists the flags of the called program
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
         parse_flags(sys.argv)
@@ -337,10 +336,10 @@ def cli() -> None:
             print(error.traceback, file=sys.stderr)
         sys.exit(2)
     except Interrupted as error:
-        if not WORKER.value:  # else the process that started this one says it
+        if not WORKER.value:  # the parent process prints it
             print(f"{error} Run the same command again to resume.", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if not WORKER.value:
-            print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+            print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Every config key, its default and meaning. A config file changes what it wants to differ."""
+"""All config keys, with default and meaning. A config file sets those that differ."""
 
 import functools
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ from scaling.limits import (
 from scaling.models import OWN, model_options
 from scaling.studies import STUDIES, part, recipes_config
 
-# Sub-dictionaries whose keys belong to what they name: checked where that is built.
+# Sections with free keys, checked where they are used.
 OPEN = ("search.space", "noise.models", "recipes.pieces")
-# Keys that a run may be resumed with other values of.
+# Keys that may differ when a run is resumed.
 LOGISTICS = (
     "title",
     "devices",
@@ -37,17 +37,17 @@ LOGISTICS = (
     "checkpoint",
     "metrics.tensorboard",
 )
-# Of what a tuple is made, where its default does not tell.
+# Item types of tuples that are empty by default.
 HOLDS = {
     "batch_sizes": int,
     "data.image_shape": int,
     "schedule.boundaries": str,
     "schedule.decay_factors": float,
 }
-MOST_SEED = 2**32 - 1  # JAX drops the higher bits of a larger one
-LATER_SEEDS = 2**24  # more than any study gives to its trials and repeats after `seed`
-# What a number, or each of a tuple, can be. Those of optim, schedule and loss that are not here are
-# those of the search; a section's own are for keys in it that are not here.
+MOST_SEED = 2**32 - 1  # JAX drops higher bits
+LATER_SEEDS = 2**24  # more than the trials and repeats of any study use after `seed`
+# Limits of a number, or of each in a tuple. Missing keys of optim, schedule and loss have those of
+# `search.LIMITS`; the limits of a section are for its keys that are not listed.
 LIMITS = {
     "seed": Limits(0, MOST_SEED, "[]"),
     "global_batch": COUNT,
@@ -74,42 +74,41 @@ LIMITS = {
     "checkpoint.keep": Limits(2, 1000, "[]"),
 }
 
-OPTION = Limits(-(2**31), 2**31 - 1, "[]")  # of a model that is registered
+OPTION = Limits(-(2**31), 2**31 - 1, "[]")  # of a registered model
 
 
 def default_config(study: str = "train") -> ConfigDict:
-    """The config of one point of a study, or of one point per entry of `batch_sizes`; a study's own
-    keys are in its `config.py`."""
+    """The config of one point of a study, or of one point per entry of `batch_sizes`; `config.py`
+    of the study adds its own keys."""
     c = ConfigDict()
     c.title = ""  # one line, shown at the start of a run and in reports
-    c.study = study  # which question to ask, see scaling/studies
-    c.seed = 0  # of initialisation, data order, augmentation, dropout; of searches
+    c.study = study  # see scaling/studies
+    c.seed = 0  # of initialisation, data order, augmentation, dropout and searches
 
     c.global_batch = 128  # examples per optimizer update, over all devices and microbatches
-    c.batch_sizes = ()  # several global batches: one point each, instead of global_batch
-    c.micro_batch = placeholder(
-        int
-    )  # examples per device and microbatch; None: chosen, see batch.py
+    c.batch_sizes = ()  # global batches of a sweep, one point each, instead of global_batch
+    # Examples per device and microbatch; None: the largest that fits, see scaling/batch.py.
+    c.micro_batch = placeholder(int)
     c.devices = placeholder(int)  # local devices to use; None: all
-    c.memory_limit_gib = placeholder(float)  # per device; None: what the device reports
-    c.duration = "10 epochs"  # "<number> steps|epochs|examples", as all durations here
+    c.memory_limit_gib = placeholder(float)  # per device; None: as reported by the device
+    c.duration = "10 epochs"  # "<number> steps|epochs|examples", like all durations
 
     c.data = ConfigDict()
     c.data.name = "digits"  # see scaling/data/sources.py
-    c.data.dir = placeholder(str)  # of prepared TFDS data sets; None: TFDS's own default
-    c.data.augment = "none"  # none, or crop_flip
-    c.data.train_size = placeholder(int)  # only so many training examples; of synthetic, all
+    c.data.dir = placeholder(str)  # of prepared TFDS data sets; None: the default of TFDS
+    c.data.augment = "none"  # none or crop_flip
+    c.data.train_size = placeholder(int)  # size of a training subset; of the synthetic set
     c.data.image_shape = ()  # of synthetic images, (H, W, C)
     c.data.num_classes = placeholder(int)  # of synthetic images
 
-    c.model = ConfigDict({"name": "mlp"})  # the other keys are the model's own options
+    c.model = ConfigDict({"name": "mlp"})  # all other keys are options of the model
 
     c.optim = ConfigDict()
     c.optim.name = "nesterov"  # see scaling/optim/build.py
     c.optim.base_lr = 0.1  # learning rate at base_batch
     c.optim.base_batch = 256
-    c.optim.scaling_rule = "none"  # none, linear, sqrt: how the rate follows the global batch
-    # None: the optimizer's own default. A value that the optimizer does not read is an error.
+    c.optim.scaling_rule = "none"  # none, linear or sqrt: learning rate against global batch
+    # None: the default of the optimizer. A value that the optimizer does not use is an error.
     for name in (
         "momentum",
         "weight_decay",
@@ -131,25 +130,25 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.power = placeholder(float)
     c.schedule.boundaries = ()  # durations, from the start of training
     c.schedule.decay_factor = placeholder(float)
-    c.schedule.decay_factors = ()  # of the step schedule, one per boundary, not one for all
+    c.schedule.decay_factors = ()  # of the step schedule, one per boundary
 
     c.noise_scale = False  # track the gradient noise scale, see scaling/noise.py
-    # Updates per measurement; None: 64 where a batch must be cut in halves for it, 32 where it is
-    # in microbatches. One microbatch per device costs nothing and is measured at every update.
+    # Updates per measurement; None: 64 where a batch must be split in halves for it, 32 with
+    # microbatches. With one microbatch per device it is free and measured at every update.
     c.noise_every = placeholder(int)
 
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0
-    c.loss.gradient_noise = 0.0  # variance of the factor on each example's gradient, its mean 1
+    c.loss.gradient_noise = 0.0  # variance of a random factor, of mean 1, on example gradients
 
     c.eval = ConfigDict()
     c.eval.every = "1 epoch"
     c.eval.batch = 1000  # examples per evaluation step, over all devices
-    c.eval.test = True  # evaluate the test split, once, after the last step
+    c.eval.test = True  # evaluate the test split once, after the last step
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_seconds = 60.0
-    c.checkpoint.keep = 2  # newest ones
+    c.checkpoint.keep = 2  # number of latest checkpoints
 
     c.metrics = ConfigDict()
     c.metrics.weight_distance = False  # record ||w - w_0||
@@ -160,8 +159,8 @@ def default_config(study: str = "train") -> ConfigDict:
 
 
 def _free(c):
-    """The same, whose keys take any value but keep their type, for flags. What a key cannot have is
-    told when the config is read, in a sentence that names it."""
+    """The same config, not type-safe but with the types of its keys, for flags. Invalid values are
+    refused by `checked`, with better messages."""
     free = ConfigDict(type_safe=False)
     for key, value in c.items():
         kind = c.get_type(key)
@@ -170,9 +169,8 @@ def _free(c):
 
 
 def model_config(name: str, **options: Any) -> ConfigDict:
-    """All options of the model `name`, those of `options` at their values, the rest at defaults.
-
-    Listed so that each can be set from the command line.
+    """All options of the model `name`, so that each can be set by a flag; those not in `options` at
+    their defaults.
 
     Raises:
       UserError: no such model, or an option that it does not have.
@@ -186,7 +184,7 @@ def model_config(name: str, **options: Any) -> ConfigDict:
 
 
 def checked(config: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the config, plain Python, in which every key is known and has what it can have.
+    """A copy of the config in plain Python values, with all keys and values checked.
 
     Raises:
       UserError: an unknown or a missing key, or a value of another type or outside its limits.
@@ -198,7 +196,7 @@ def checked(config: Mapping[str, Any]) -> ConfigDict:
         _check(config, _schema(study), "")
     later = any(section in config for section in ("search", "recipes", "adaptive"))
     limits = Limits(0, MOST_SEED - LATER_SEEDS * later, "[]")
-    limits.check(f"seed is {config.seed}{', trials have those after it' * later}", config.seed)
+    limits.check(f"seed is {config.seed}{', trials use those after it' * later}", config.seed)
     return config
 
 
@@ -206,14 +204,14 @@ _schema = functools.lru_cache(default_config)
 
 
 def _check(config, schema, path):
-    """`config` made plain in place."""
+    """Check `config` against the schema, and make its values plain in place."""
     for key in config:
         if key not in schema:
             raise UserError(f"Unknown config key '{path}{key}': {nearest(key, schema)}")
     for key, value in schema.items():
         where = path + key
         if key not in config:
-            raise UserError(f"The config lacks {where!r}; start from default_config().")
+            raise UserError(f"The config lacks {where!r}; create it by default_config().")
         if not isinstance(value, ConfigDict):
             kind = schema.get_type(key)
             if kind is tuple:
@@ -221,7 +219,7 @@ def _check(config, schema, path):
             limits, optional = limits_of(where), value is None
             config[key] = check_value(where, plain(config[key]), kind, limits, optional)
         elif not isinstance(config[key], ConfigDict):
-            raise UserError(f"Config key {where!r} must hold keys of its own, not a value.")
+            raise UserError(f"Config key {where!r} must be a section with keys, not a value.")
         elif where == "model":
             _check_model(config.model)
         elif where in OPEN:
@@ -231,7 +229,7 @@ def _check(config, schema, path):
 
 
 def limits_of(path: str) -> Limits:
-    """Of the key "section.key"."""
+    """Limits of the key "section.key"."""
     section, _, key = path.rpartition(".")
     limits = _of_studies("LIMITS")
     of_search = search.LIMITS if section in ("optim", "schedule", "loss") else {}
@@ -240,13 +238,13 @@ def limits_of(path: str) -> Limits:
 
 @functools.cache
 def _of_studies(table):
-    """LIMITS or HOLDS, of all keys."""
+    """LIMITS or HOLDS, merged over this module and all studies."""
     parts = [part(study, "config") for study in STUDIES] + [recipes_config]
     return functools.reduce(dict.__or__, (getattr(p, table, {}) for p in parts), globals()[table])
 
 
 def _check_model(model):
-    """The options that the model has; others are told where it is built."""
+    """Check the options that the model has; others are refused when it is built."""
     name = model.name = check_value("model.name", plain(model.get("name")), str)
     own = name in OWN
     kinds = {type(None): int, tuple: (int,)} if own else {int: Real, float: Real}
@@ -259,7 +257,7 @@ def _check_model(model):
 
 
 def without_logistics(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """The config without the keys that change no number of a run, only where and how it is done."""
+    """The config without the keys of LOGISTICS, which change no number of a run."""
     kept = {}
     for key, value in config.items():
         if path + key in LOGISTICS:
@@ -271,16 +269,16 @@ def without_logistics(config: Mapping[str, Any], path: str = "") -> dict[str, An
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
     """The keys at which two configs differ, as 'optim.base_lr: 0.1 there, 0.2 here'."""
-    found = []
+    lines = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{path}{key}.")
+            lines += differences(a, b, f"{path}{key}.")
         elif a != b:
-            found.append(f"{path}{key}: {a!r} there, {b!r} here")
-    return found
+            lines.append(f"{path}{key}: {a!r} there, {b!r} here")
+    return lines
 
 
 def given(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys whose value was chosen: not None and not ()."""
+    """The keys with a value: not None and not ()."""
     return {key: value for key, value in config.items() if value is not None and value != ()}

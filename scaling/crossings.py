@@ -1,7 +1,7 @@
-"""When trials cross a goal: evaluation grids, first crossings, outcomes. Plain numbers only.
+"""Evaluation grids, first crossings of a goal, and outcomes, without JAX.
 
-Shallue 2018's rule: pool the evaluations of all trials at one batch size; steps to result is the
-step of the first one that is strictly better than the goal.
+Shallue 2018: over the evaluations of all trials at one batch size, steps to result is the step of
+the first one strictly better than the goal.
 """
 
 import dataclasses
@@ -13,15 +13,14 @@ from collections.abc import Hashable, Sequence
 def next_evaluation(step: int, ratio: float) -> int:
     """The first step after `step` of the grid (1 + ratio)^k, k = 0, 1, 2, ..., rounded.
 
-    The grid is the same whatever was evaluated before, and at every batch size. Above 1 / ratio it
-    has 1 / log(1 + ratio) steps in every factor of e, wherever that begins; up to there it has
-    every step.
+    The grid does not depend on earlier evaluations nor on the batch size. It has every step up to
+    about 1 / ratio, and 1 / log(1 + ratio) steps per factor of e above.
 
     Args:
-      step: from 0 on; it need not be on the grid.
-      ratio: by how much the steps grow (0.08: 8%), above 0.
+      step: 0 or more; it need not be on the grid.
+      ratio: relative growth of the steps (0.08: 8%), above 0.
     """
-    # About the last k that is not beyond; a wrong last digit makes no difference.
+    # A lower bound of k; rounding makes no difference.
     k = max(0, math.floor(math.log(step + 0.5) / math.log1p(ratio)))
     while (after := math.floor((1.0 + ratio) ** k + 0.5)) <= step:
         k += 1
@@ -78,39 +77,38 @@ def first_crossing(curves: Sequence[Curve]) -> tuple[int, int] | None:
 
 
 def fewest_of(steps: Sequence[float | None], count: int) -> float:
-    """What the fewest steps would have been, had only `count` of these trials been made.
+    """Expected fewest steps of a search with only `count` of these trials.
 
-    More trials find fewer steps, so batch sizes compare only at equal numbers of them. Of the N
-    given, the k-th fastest is the fastest of `count` drawn without replacement with probability
+    More trials find fewer steps, so batch sizes are comparable only at equal numbers of trials. Of
+    N trials, the k-th fastest is the fastest of `count` drawn without replacement with probability
     C(N - k, count - 1) / C(N, count). The result is the geometric mean of the minimum over such
-    draws, and the plain minimum where N <= count. All trials count as drawn alike, also those of a
-    widened search, whose later rounds lie where the earlier ones did best.
+    draws, and the minimum itself where N <= count. All trials have equal probability, also those of
+    the later rounds of a widened search, which lie where the earlier ones did best.
 
     Args:
       steps: of every trial, above 0; None or inf: it missed the goal or diverged.
       count: at least 1.
 
     Returns:
-      Steps; inf where all missed. A draw of nothing but trials that missed counts as the slowest
-      that reached the goal, the least that it can be: exact where fewer than `count` missed, else a
-      lower bound.
+      Steps; inf where all missed. A draw in which all trials missed counts as the slowest trial
+      that reached the goal: exact where fewer than `count` missed, else a lower bound.
     """
     reached = sorted(s for s in steps if s is not None and math.isfinite(s))
     total = len(steps)
     if not reached or total <= count:
         return min(reached, default=math.inf)
-    mean, left = 0.0, 1.0  # of the log; the chance that none of the faster ones was drawn
+    mean, remaining = 0.0, 1.0  # of the log; probability that no faster trial was drawn
     for k, step in enumerate(reached):
-        chance = left * min(1.0, count / (total - k))
-        mean, left = mean + chance * math.log(step), left - chance
-    return math.exp(mean + left * math.log(reached[-1]))
+        chance = remaining * min(1.0, count / (total - k))
+        mean, remaining = mean + chance * math.log(step), remaining - chance
+    return math.exp(mean + remaining * math.log(reached[-1]))
 
 
 def constant_metrics(labels: Sequence[Hashable]) -> dict[str, float]:
-    """The least that one answer for all examples comes to, {"error", "loss"}.
+    """The best {"error", "loss"} of a constant prediction.
 
-    The error is that of always naming the most frequent class. The loss, in nats, is that of always
-    giving the frequencies of the classes as their probabilities: their entropy.
+    The error is that of the most frequent class. The loss, in nats, is that of predicting the class
+    frequencies: their entropy.
     """
     counts, total = Counter(labels).values(), len(labels)
     loss = math.fsum(n / total * math.log(total / n) for n in counts)

@@ -209,10 +209,10 @@ def test_what_is_extrapolated_says_so():
     throughput = Throughput((8, 1024), (0.008, 1.024))
     found = options(throughput=throughput, counts=[1, 4], batches=[4, 32, 4096, 16384])
     reasons = {(o.devices, o.global_batch): o.extrapolated for o in found}
-    batch = "batch beyond the 8 to 8,192 of the fit"
+    batch = "batch outside the 8 to 8,192 of the fit"
     devices = (
-        "devices beyond the 1 measured: modelled without jitter or stragglers (256 GPUs: about 90% "
-        "measured, 88 to 100% modelled)"
+        "more devices than the 1 measured: modelled without jitter or stragglers (256 GPUs: about "
+        "90% measured, 88 to 100% modelled)"
     )
     small = "per-device batch below the smallest measured"
     assert reasons == {
@@ -228,7 +228,7 @@ def test_what_is_extrapolated_says_so():
     assert not one(counts=[4], batches=[64], measured_devices=4).extrapolated
     by_noise = Curve(critical(source="noise scale", range=(128, 128)))
     (reason,) = one(batches=[64], curve=by_noise).extrapolated
-    assert reason == "batch beyond the 128 of the noise scale"
+    assert reason == "batch outside the 128 of the noise scale"
 
 
 def test_every_option_on_more_devices_names_the_gap_of_the_model_nearest_to_it():
@@ -238,7 +238,7 @@ def test_every_option_on_more_devices_names_the_gap_of_the_model_nearest_to_it()
     assert gaps.pop(8) == []
     for devices, published in {256: "256", 4096: "5,300", 32768: "27,360"}.items():
         (reason,) = gaps[devices]
-        assert f"({published} GPUs: " in reason and "beyond the 8 measured" in reason
+        assert f"({published} GPUs: " in reason and "than the 8 measured" in reason
 
 
 # --- the two ends and the knee, in closed form ---
@@ -422,7 +422,7 @@ def test_a_critical_batch_in_words(found, text):
         (lambda: Throughput((1,), (0.0,)), ("0.0 seconds",)),
         (lambda: LINEAR.compute(0), ("is 0", "at least 1")),
         (lambda: throughput_knee((1,), (1.0,), share=0), ("share", "is 0")),
-        (lambda: critical(500, 600), ("500", "600", "rising")),
+        (lambda: critical(500, 600), ("500", "600", "ascending")),
         (lambda: critical(0.0), ("0.0", "positive")),
         (lambda: critical(1.0, -1.0), ("-1.0",)),
         (lambda: Curve(critical(None, 700)), ("not resolved",)),

@@ -75,7 +75,7 @@ def test_unknown_and_missing_keys():
     c = default_config()
     del c["optim"]
     c.optim = 3
-    with pytest.raises(UserError, match="'optim' must hold keys"):
+    with pytest.raises(UserError, match="'optim' must be a section"):
         checked(c)
 
 

@@ -144,7 +144,7 @@ def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
         (["--config.data.name=mnist"], "python -m scaling.data.prepare mnist"),
         (["--workdri=x"], "Unknown flag --workdri: did you mean '--workdir'? Known: --config"),
         (["--confg.seed=1"], "Unknown flag --confg.seed: did you mean '--config'?"),
-        (["--seed=1"], "Unknown flag --seed; keys of the config are set with --config.seed"),
+        (["--seed=1"], "Unknown flag --seed; set keys of the config with --config.seed"),
         (["--nodry_run=1"], "--nodry_run=1 does not take an argument"),
         (["--config.=1"], "Unknown config key '' in --config.=1"),
         (["--noconfig.eval.tset"], "did you mean 'test'"),
@@ -165,14 +165,14 @@ def test_bad_input_is_one_sentence_and_exit_code_2(config, tmp_path, arguments, 
 def test_bad_configs_and_places(config, tmp_path):
     for arguments, words in (
         ([f"--config={config}x"], "There is no config file"),
-        (["--config="], "--config= names no file"),
+        (["--config="], "--config= has no file"),
         ([f"--config={tmp_path}"], "is a folder; name a file"),
         ([f"--confi={config}"], "did you mean '--config'"),
         (["--config.seed=1"], "--config.seed sets a key of a config, and there is none"),
         (["--report="], "--report is empty"),
-        ([], "No config; name one"),
+        ([], "There is no config; name one"),
         (["--config=configs/resnet_bs8k.py:digit"], "did you mean 'digits'"),
-        (["--config=configs/quickstart.py:digits"], "has no tasks to choose from"),
+        (["--config=configs/quickstart.py:digits"], "has no tasks; remove :digits"),
         ([f"--config={config}", f"--workdir={config}/inside"], "choose another --workdir"),
     ):
         code, _, err = launch(*arguments)
@@ -182,21 +182,21 @@ def test_bad_configs_and_places(config, tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [
-        ("x = 1", "{file} has no function get_config; it must have one that returns a ConfigDict"),
+        ("x = 1", "{file} has no function get_config; add one that returns a ConfigDict"),
         ("get_config = 3", "{file} has no function get_config"),
         ("def get_config(:", "{file} cannot be read (invalid syntax in line 1)"),
         ("x = '\0'", "{file} cannot be read (source code "),
-        ("def get_config(task): pass", "name the task, --config={file}:TASK"),
-        ("def get_config(): pass", "get_config of {file} must return a ConfigDict that "),
-        ("def get_config(): return {'study': 'train'}", "and it returns dict"),
+        ("def get_config(task): pass", "name one, as in --config={file}:TASK"),
+        ("def get_config(): pass", "get_config of {file} returns NoneType; return a ConfigDict "),
+        ("def get_config(): return {'study': 'train'}", "returns dict; return a ConfigDict"),
         (
             "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'a': 1})",
-            "and it returns one without the keys of a study",
+            "returns a ConfigDict without the keys of a study",
         ),
         (
             "from ml_collections import FrozenConfigDict\n"
             "def get_config(): return FrozenConfigDict({'study': 'train'})",
-            "and it returns FrozenConfigDict",
+            "returns FrozenConfigDict",
         ),
     ],
 )

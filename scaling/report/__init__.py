@@ -1,7 +1,6 @@
 """Reports on finished work directories: figures, tables, a page, and the answer in a few sentences.
 
-Reads records only: no jax, no accelerator. What it needs is imported when a report is made, so that
-a program that may make one starts quickly.
+Reads only records and does not need JAX. Imports are inside functions for a quick program start.
 """
 
 import re
@@ -14,13 +13,12 @@ from scaling.files import write_atomically, write_error
 def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]) -> Path:
     """Write report.html, figures/ and tables/ into `out`; returns the page.
 
-    Every file is written in one piece: an interrupted report leaves whole files behind, and one
-    made anew replaces them.
+    Every file is written atomically and replaces that of an earlier report.
 
     Args:
-      workdirs: of finished studies; those of one kind are shown together, each kind in its part.
-      out: of one study usually its workdir.
-      say: told the points, the answers and where the page is.
+      workdirs: of finished studies; those of one kind are shown together in one part.
+      out: for one study usually its workdir.
+      say: prints the points, the answers and the path of the page.
 
     Raises:
       UserError: records that cannot be read or shown together, or `out` cannot be written.
@@ -43,7 +41,7 @@ def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]
 
 
 def point_line(directory: Path) -> str:
-    """A finished point in one line, as the table of its study has it."""
+    """A finished point in one line, with the columns of its study's table."""
     from scaling.report.kind import kind_of
     from scaling.report.records import Workdir, read_directory
 
@@ -73,7 +71,7 @@ def _write(content, out):
 
 
 def _remove_others(folder, names, drawn):
-    """Figures that an earlier report of such studies made here and this one does not have."""
+    """Remove figures of an earlier report of such studies that are not in this one."""
     bases = {re.escape(re.sub(r"-\d+$", "", name)) for name in names}
     ours = re.compile(rf"({'|'.join(bases)})(-\d+)?")
     for path in folder.iterdir():

@@ -1,4 +1,4 @@
-"""What a study puts on the page, without a word of HTML."""
+"""The content of a study's page, independent of HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Picture:
 
     Attributes:
       name: of its files.
-      panels: side by side; none where there is nothing to show.
-      nothing: why there is nothing to show.
+      panels: side by side; empty if there is no data.
+      nothing: the reason, if there is no data.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A figure as panels and marks, which `drawing.py` draws for paper and for the page."""
+"""A figure as panels and marks, which `drawing.py` renders as PNG and SVG."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from scaling.report.ticks import Scale, decades, powers_of_two
 from scaling.report.wording import batch_label, decimal_label
 
-FAR = 6.0  # an interval's end widens an axis no further than this multiple of the values
+FAR = 6.0  # intervals extend an axis up to this factor beyond the values
 Values = Sequence[float]
-# Distinct also to the colour-blind (Okabe and Ito 2008); black is for what all studies share.
+# Distinguishable with colour blindness (Okabe and Ito 2008); black is for marks of all studies.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osDv^P"
 GREY = "#595959"
 
 
 def style_of(index: int) -> tuple[str, str]:
-    """Colour and marker of the study of that number."""
+    """Colour and marker of the study with that index."""
     return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
 
 
@@ -34,10 +34,10 @@ class Axis:
     """An axis of a panel.
 
     Attributes:
-      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0 on; "near",
-        linear just around the values; or "names", where the values 0, 1, ... have `names`.
-      tick: the text at a tick; of a "near" axis, those without one are left out.
-      include: values that must lie on it.
+      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0; "near", linear
+        around the values; or "names", where the values 0, 1, ... have `names`.
+      tick: value -> label of a tick; a "near" axis omits ticks with empty labels.
+      include: values that must be on the axis.
       reverse: high values first.
     """
 
@@ -54,13 +54,13 @@ def batches(label: str = "global batch (examples)") -> Axis:
     return Axis(label, "binary", batch_label)
 
 
-# All marks: `label` is their entry in the legend, "" for none; `series` the label of the entry that
-# shows and hides them, where it is not their own.
+# All marks: `label` is the legend entry, "" for none; `series` the label of the entry that shows
+# and hides the mark, if it has none of its own.
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line; a guide does not widen the axes. `text` is shown on hovering over it."""
+    """A line; a guide does not extend the axes. `text` is shown on hovering."""
 
     x: Values
     y: Values
@@ -76,7 +76,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """The range between two lines; it does not widen the axes."""
+    """The area between two lines; it does not extend the axes."""
 
     x: Values
     low: Values
@@ -88,12 +88,12 @@ class Band:
 
 @dataclass(frozen=True)
 class Points:
-    """Marks, with intervals where there are any.
+    """Points with optional intervals.
 
     Attributes:
-      low, high: ends of the intervals, empty or one per point; a None runs out of the figure.
-      names: beside the points, empty or one per point.
-      names_at: "above", to the right; "below", to the left; or level with it, "left" or "right".
+      low, high: ends of the intervals, empty or one per point; None for unbounded.
+      names: labels, empty or one per point.
+      names_at: "above" (to the right), "below" (to the left), "left" or "right" of the points.
       texts: shown on hovering, lines of plain text, empty or one per point.
     """
 
@@ -115,7 +115,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Rule:
-    """A line across the panel, at one x or one y."""
+    """A line across the panel, at x or y."""
 
     color: str
     label: str = ""
@@ -143,7 +143,7 @@ Mark = Line | Band | Points | Rule | Span
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes and what is drawn on them, from back to front."""
+    """Axes and marks, from back to front."""
 
     x: Axis
     y: Axis
@@ -152,13 +152,13 @@ class Panel:
 
     @property
     def empty(self) -> bool:
-        """Whether it holds no data."""
+        """Whether it has no data points."""
         return not any(len(mark.x) for mark in self.marks if isinstance(mark, Points))
 
     def scale(self, name: str, narrow: bool = False) -> Scale:
-        """Limits and ticks of axis "x" or "y"; a linear one has no ticks of its own."""
+        """Limits and ticks of axis "x" or "y"; without ticks for a linear axis."""
         axis = getattr(self, name)
-        crowded = narrow and name == "x"  # labels stand side by side
+        crowded = narrow and name == "x"  # labels are side by side
         values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
         values = [value for value in values if math.isfinite(value)]
         if axis.scale == "names":
@@ -201,15 +201,15 @@ def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
     """A linear axis around `values`, with at most `most` round ticks.
 
     Args:
-      ends: of intervals; they widen the axis by no more than the values span.
+      ends: of intervals; they extend the axis by at most the range of the values on each side.
     """
     values = list(values) or [0.0, 1.0]
     low, high = min(values), max(values)
-    reach = (high - low) or math.inf
-    inside = [min(max(end, low - reach), high + reach) for end in ends]
+    span = (high - low) or math.inf
+    inside = [min(max(end, low - span), high + span) for end in ends]
     low, high = min([low, *inside]), max([high, *inside])
     pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
-    floor = 0.0 if low >= 0 else -math.inf  # what cannot be negative has no negative ticks
+    floor = 0.0 if low >= 0 else -math.inf  # no negative ticks for non-negative values
     low, high = low - pad, high + pad
     unit = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (unit, 2 * unit, 5 * unit, 10 * unit):
@@ -220,5 +220,5 @@ def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
 
 
 def shown(panels: Iterable[Panel]) -> list[Panel]:
-    """The panels that hold data."""
+    """The panels with data."""
     return [panel for panel in panels if not panel.empty]

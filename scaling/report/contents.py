@@ -1,4 +1,4 @@
-"""From work directories to what the page holds."""
+"""From work directories to the content of the page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Kinds = list[tuple[Kind, list[Study]]]
 
 @dataclass(frozen=True)
 class Part:
-    """What one kind of study says.
+    """The studies of one kind.
 
     Attributes:
       answers: (label or "", text), one per study.
@@ -33,11 +33,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Content:
-    """All of the page.
+    """The content of the page.
 
     Attributes:
       warnings: (label or "", sentence).
-      origins: (label or "", what made the records), one per study.
+      origins: (label or "", provenance), one per study.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Content:
     origins: list[tuple[str, Rows]]
 
     def blocks(self, kind: type) -> Iterator:
-        """All pictures, or all tables."""
+        """All blocks of one type."""
         for part in self.parts:
             for section in part.sections:
                 yield from (block for block in section.blocks if isinstance(block, kind))
@@ -58,29 +58,30 @@ def read_kinds(workdirs: Sequence[Path]) -> Kinds:
     Raises:
       UserError: records that cannot be read or shown together.
     """
-    found = read_workdirs(workdirs)
+    read = read_workdirs(workdirs)
     kinds = []
     for name in STUDIES:
-        mine = [workdir for workdir in found if workdir.study == name]
-        if mine:
+        same_kind = [workdir for workdir in read if workdir.study == name]
+        if same_kind:
             kind = kind_of(name)
-            studies = [kind.read(workdir) for workdir in mine]
-            _check_together(kind, studies)
+            studies = [kind.read(workdir) for workdir in same_kind]
+            _check_shared(kind, studies)
             kinds.append((kind, labelled(studies)))
     return kinds
 
 
-def _check_together(kind, studies):
+def _check_shared(kind, studies):
     first, *others = [(study.workdir, kind.shared(study)) for study in studies]
     for workdir, shared in others:
         if shared != first[1]:
             raise UserError(
-                f"{first[0]} is about {first[1]} and {workdir} about {shared}; report them apart."
+                f"{first[0]} is about {first[1]} and {workdir} about {shared}; report them "
+                "separately."
             )
 
 
 def contents(kinds: Kinds) -> Content:
-    """All of the page; a study is labelled where it is not alone."""
+    """The content of the page; studies are labelled if there are several."""
     parts, warnings, details = [], [], []
     for kind, studies in kinds:
         heading = kind.name if len(kinds) > 1 else ""
@@ -99,21 +100,21 @@ def contents(kinds: Kinds) -> Content:
             )
         )
         for label, study in zip(labels, studies, strict=True):
-            warnings += [(label, text) for text in (*_of_every(study), *kind.cautions(study))]
+            warnings += [(label, text) for text in (*_cautions(study), *kind.cautions(study))]
             details.append((label, origins(study, kind.details(study))))
     return Content(_title(kinds), parts, warnings, details)
 
 
-def _of_every(study: Study) -> Iterator[str]:
-    """What a reader must know of any study."""
+def _cautions(study: Study) -> Iterator[str]:
+    """The cautions common to all kinds of studies."""
     if study.unfinished:
         yield f"Unfinished points are left out: {listed(study.unfinished)}."
     results = {point.directory.name: point.directory.result for point in study.points}
     names = [name for name, r in results.items() if (r.get("devices") or {}).get("simulated")]
     if names:
         yield (
-            f"Measured on simulated devices: {listed(names)}. Steps and errors are as on real "
-            "devices, times are not."
+            f"Measured on simulated devices: {listed(names)}. Steps and errors are valid, times "
+            "are not those of real devices."
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures from panels, by matplotlib: PNG for papers, SVG for the page, where marks have texts."""
+"""Figures from panels, by matplotlib: PNG for papers, SVG with hover texts for the page."""
 
 import functools
 import io
@@ -26,11 +26,11 @@ from scaling.report.charts import GREY, Band, Line, Mark, Panel, Points, Rule, S
 from scaling.report.wording import SYMBOL
 
 DPI = 200  # of the PNG
-WIDTH, NARROW = 50, 34  # characters of a legend's column and of the title of one of several panels
+WIDTH, NARROW = 50, 34  # characters of a legend column, and of a title if there are several panels
 FAINT = 0.35
-LARGEST = 8  # of a mark in the legend
+LARGEST = 8  # marker size in the legend
 DASHES = {"solid": "-", "dash": (0, (5, 3)), "dot": ":"}
-# Offset of a name in points, and which of its sides and levels is there.
+# Offset of a name in points, and its horizontal and vertical alignment.
 BESIDE = {
     "above": ((4, 4), "left", "baseline"),
     "below": ((-4, -10), "right", "baseline"),
@@ -51,11 +51,11 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
-    "text.parse_math": False,  # a $ in a title is a $
-    "svg.hashsalt": "scaling",  # the same figure, the same bytes
-    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # no math in titles with $
+    "svg.hashsalt": "scaling",  # reproducible files
+    "svg.fonttype": "none",  # text as text, not paths
 }
-LONG = re.compile(r"-?\d+\.\d{3,}")  # a place with more digits than a screen shows
+LONG = re.compile(r"-?\d+\.\d{3,}")  # a number with more digits than a screen resolves
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", XLINK)
@@ -63,12 +63,12 @@ ET.register_namespace("xlink", XLINK)
 
 @dataclass
 class Drawing:
-    """A figure, and what the page knows of its parts by their id in the SVG.
+    """A figure, with the page's data of its parts by their id in the SVG.
 
     Attributes:
-      texts: what hovering over the marks of a part shows, one text per mark.
-      series: of a part, the number of the legend's entry that shows and hides it.
-      entries: of a part of the legend, the number of its entry.
+      texts: hover texts of a part, one per mark.
+      series: of a part, the index of the legend entry that shows and hides it.
+      entries: of a part of the legend, the index of its entry.
     """
 
     figure: Figure
@@ -78,7 +78,7 @@ class Drawing:
 
 
 def styled(draw: Callable) -> Callable:
-    """Draw in the report's style, and leave matplotlib's own as it was."""
+    """Draw in the report's style, without changing matplotlib's global style."""
 
     @functools.wraps(draw)
     def wrapped(*args):
@@ -110,7 +110,7 @@ def draw(panels: Sequence[Panel]) -> Drawing:
             part = f"part{number}-{index}"
             for artist in _draw_mark(axes, mark):
                 artist.set_gid(part)
-            _note(drawing, part, axes, mark, labels)
+            _register(drawing, part, axes, mark, labels)
         if panel.title:
             typeset(axes.set_title(panel.title), WIDTH if alone else NARROW)
     for axes in places[len(panels) :]:
@@ -121,42 +121,41 @@ def draw(panels: Sequence[Panel]) -> Drawing:
     return drawing
 
 
-def _note(drawing, part, axes, mark, labels):
-    """What the page is to know of a mark."""
+def _register(drawing, part, axes, mark, labels):
+    """Series and hover texts of a mark, for the page."""
     label = mark.series or mark.label
     if label in labels:
         drawing.series[part] = labels.index(label)
     if isinstance(mark, Points) and mark.texts:
-        inside = _inside(axes, mark)
-        texts = [text for text, there in zip(mark.texts, inside, strict=True) if there]
-        drawing.texts[part] = texts
+        pairs = zip(mark.texts, _inside(axes, mark), strict=True)
+        drawing.texts[part] = [text for text, inside in pairs if inside]
     elif isinstance(mark, Line) and mark.text:
         drawing.texts[part] = [mark.text]
 
 
 def _inside(axes, mark):
-    """Which points have a place on the axes."""
+    """Which points are inside the axes."""
     (left, right), (bottom, top) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
     return [left <= x <= right and bottom <= y <= top for x, y in zip(mark.x, mark.y, strict=True)]
 
 
 def _set_axis(axes, name, panel, narrow):
-    wanted, scale = getattr(panel, name), panel.scale(name, narrow)
+    spec, scale = getattr(panel, name), panel.scale(name, narrow)
     axis = getattr(axes, f"{name}axis")
-    if wanted.scale in ("decimal", "binary"):
-        base = 2 if wanted.scale == "binary" else 10
+    if spec.scale in ("decimal", "binary"):
+        base = 2 if spec.scale == "binary" else 10
         getattr(axes, f"set_{name}scale")("log", base=base, nonpositive="clip")
-    linear = wanted.scale == "linear"
+    linear = spec.scale == "linear"
     axis.set_major_locator(MaxNLocator(4 if narrow else 6) if linear else FixedLocator(scale.ticks))
-    tick = wanted.tick
-    if wanted.scale == "names":
-        tick = lambda place: wanted.names[round(place)]
+    tick = spec.tick
+    if spec.scale == "names":
+        tick = lambda place: spec.names[round(place)]
         axis.grid(False)
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axis.set_minor_locator(NullLocator())
-    limits = (scale.high, scale.low) if wanted.reverse else (scale.low, scale.high)
+    limits = (scale.high, scale.low) if spec.reverse else (scale.low, scale.high)
     getattr(axes, f"set_{name}lim")(*limits)
-    typeset(getattr(axes, f"set_{name}label")(wanted.label))
+    typeset(getattr(axes, f"set_{name}label")(spec.label))
 
 
 def _draw_mark(axes: Axes, mark: Mark) -> Sequence[Artist]:
@@ -184,10 +183,9 @@ def _draw_mark(axes: Axes, mark: Mark) -> Sequence[Artist]:
 
 
 def _draw_points(axes, mark):
-    """The points that have a place, in one artist, with their intervals and names."""
-    places = [
-        (x, y) for x, y, there in zip(mark.x, mark.y, _inside(axes, mark), strict=True) if there
-    ]
+    """The points inside the axes as one artist, all intervals and names."""
+    triples = zip(mark.x, mark.y, _inside(axes, mark), strict=True)
+    places = [(x, y) for x, y, inside in triples if inside]
     if mark.low:
         bottom, top = sorted(axes.get_ylim())
         low = [bottom if end is None else max(end, bottom) for end in mark.low]
@@ -212,7 +210,7 @@ def _marker(mark):
 
 
 def _handle(mark: Mark) -> Line2D | Patch:
-    """The mark in the legend."""
+    """The legend handle of a mark."""
     match mark:
         case Span():
             return Patch(color=mark.color, label=mark.label)
@@ -226,7 +224,7 @@ def _handle(mark: Mark) -> Line2D | Patch:
 
 
 def _legend(drawing, handles, columns):
-    """One for all panels, below them, in as many columns as fit the figure's width."""
+    """One legend below all panels, in as many columns as fit the figure."""
     figure = drawing.figure
     for ncols in range(min(columns, len(handles)), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
@@ -243,7 +241,7 @@ def _legend(drawing, handles, columns):
 
 
 def typeset(text: Text, width: int = WIDTH) -> Text:
-    """Broken into lines, the symbols of the papers as they write them; a $ of a title stays one."""
+    """Wrap the text, and typeset symbols such as B_crit, unless it contains a $."""
     words = textwrap.fill(text.get_text(), width, max_lines=3, placeholder=" …")
     text.set_text(words)
     if "$" not in words:
@@ -254,10 +252,10 @@ def typeset(text: Text, width: int = WIDTH) -> Text:
 
 @styled
 def save(drawing: Drawing, folder: Path, name: str) -> str:
-    """Write NAME.png and NAME.svg; returns the SVG, to be put into a page."""
+    """Write NAME.png and NAME.svg; returns the SVG, for the page."""
     content = {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a title in a script without a font
+        warnings.filterwarnings("ignore", message="Glyph")  # titles with glyphs missing in the font
         for suffix, options in (("png", {"dpi": DPI}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
             drawing.figure.savefig(buffer, format=suffix, **options)
@@ -269,7 +267,7 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
 
 
 def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
-    """The SVG with texts, series and legend entries at its parts, and ids that are its own."""
+    """The SVG with texts, series and legend entries of its parts, and unique ids."""
     root = ET.fromstring(svg)
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
@@ -297,7 +295,7 @@ def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
 
 
 def _share_style(element):
-    """The style of marks that are all alike, said once."""
+    """Move the common style of marks to their group."""
     uses = element.findall(f"{{{SVG}}}use")
     styles = {use.get("style") for use in uses}
     if len(styles) == 1 and None not in styles:
@@ -307,7 +305,7 @@ def _share_style(element):
 
 
 def _mark_up(element, part, drawing):
-    """What the page's script and the browser read of one part."""
+    """Attributes and titles of one part, for the page's script and the browser."""
     if part in drawing.series:
         element.set("data-series", str(drawing.series[part]))
     if part in drawing.entries:
@@ -316,7 +314,7 @@ def _mark_up(element, part, drawing):
         return
     texts, uses = drawing.texts[part], element.findall(f".//{{{SVG}}}use")
     marks = uses if uses else element.findall(f"{{{SVG}}}path")
-    if len(marks) != len(texts):  # the intervals of the points, which have their id too
+    if len(marks) != len(texts):  # the intervals of the points, with the same id
         return
     for mark, text in zip(marks, texts, strict=True):
         ET.SubElement(mark, f"{{{SVG}}}title").text = text

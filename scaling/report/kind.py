@@ -1,4 +1,4 @@
-"""What a study's report.py gives to the page."""
+"""The interface of a study's report.py."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,17 +22,16 @@ class Kind:
     """How the records of a study become a page.
 
     Attributes:
-      name: as a heading.
-      read: the study in a workdir, its points in the order to be shown.
-      answer: what it found, in at most three sentences.
+      name: the heading.
+      read: the study in a workdir, with its points in display order.
+      answer: the result, in at most three sentences.
       table: a row per point, for the terminal.
       sections: the page from top to bottom.
-      cautions: what a reader must know before believing the numbers, one sentence each. That points
-        are unfinished or simulated is said of every study.
-      details: what made the records, beyond what is known of every study: "goal", "search",
-        "seeds".
-      shared: what studies must agree in to be shown together, as text.
-      compared: of a study and the first of those shown together: a sentence, or "".
+      cautions: limitations of the numbers, one sentence each; unfinished and simulated points are
+        reported for all studies.
+      details: provenance beyond that of all studies: "goal", "search", "seeds".
+      shared: what must be equal in studies shown together, as text.
+      compared: a sentence or "" about a study relative to the first of those shown together.
     """
 
     name: str
@@ -47,16 +46,15 @@ class Kind:
 
 
 def kind_of(study: str) -> Kind:
-    """Of a study that is in STUDIES."""
+    """The kind of a study in STUDIES."""
     return part(study, "report").KIND
 
 
 def about_all(points: Iterable[Any], *checks: tuple[str, Callable[[Any], bool]]) -> list[str]:
-    """For each (sentence, whether it is true of a point): the points that it is true of, and the
-    sentence."""
-    points, found = list(points), []
-    for sentence, wrong in checks:
-        names = [point.directory.name for point in points if wrong(point)]
+    """For each (sentence, condition), the names of the points that meet it, and the sentence."""
+    points, cautions = list(points), []
+    for sentence, condition in checks:
+        names = [point.directory.name for point in points if condition(point)]
         if names:
-            found.append(f"{listed(names)}: {sentence}")
-    return found
+            cautions.append(f"{listed(names)}: {sentence}")
+    return cautions

@@ -1,5 +1,5 @@
-// A box with the text of the mark nearest to the pointer, and series that their entry in a legend
-// shows and hides.
+// A hover box with the text of the mark nearest to the pointer, and legend entries that show and hide
+// their series.
 const box = document.getElementById("tip");
 const REACH = 14; // pixels
 
@@ -7,7 +7,7 @@ function near(svg, x, y) {
   let best = null, least = REACH;
   for (const title of svg.querySelectorAll("title, [data-tip]")) {
     const mark = title.matches("title") ? title.parentNode : title;
-    if (mark !== title) { // the browser's own box would stand beside ours
+    if (mark !== title) { // avoids a second box by the browser
       mark.dataset.tip = title.textContent;
       title.remove();
     }

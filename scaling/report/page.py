@@ -1,7 +1,7 @@
-"""The page: one file that works offline, on a phone and on paper.
+"""The page: one file that works offline, on a phone and in print.
 
-Nothing from a record reaches the page but through `text`, or as text in the XML of a figure.
-Should that fail, the page's own policy runs no script but its own, and loads nothing.
+Content of records is escaped by `text`, or as text in the XML of a figure. In addition, the content
+security policy of the page allows only its own script, and no requests.
 """
 
 import base64
@@ -19,15 +19,15 @@ HERE = Path(__file__).parent
 
 
 def text(value: object) -> str:
-    """Anything, as text in HTML, the symbols of the papers as they write them."""
+    """Any value, escaped for HTML, with symbols such as B_crit typeset."""
     return subscripts(html.escape(str(value)))
 
 
 def page(content: Content, images: dict[str, str]) -> str:
-    """The whole page.
+    """The HTML of the page.
 
     Args:
-      images: name of a picture -> SVG, of those that show something.
+      images: name of a picture -> SVG, for pictures with data.
     """
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -62,17 +62,17 @@ def page(content: Content, images: dict[str, str]) -> str:
 
 
 def _answers(content: Content) -> str:
-    """One alone is large; of several, each has a label and the colour of its study."""
+    """A single answer is large; several have a label and the colour of the study each."""
     answers = [
-        (label, says, style_of(index)[0])
+        (label, answer, style_of(index)[0])
         for part in content.parts
-        for index, (label, says) in enumerate(part.answers)
+        for index, (label, answer) in enumerate(part.answers)
     ]
     if len(answers) == 1:
         return f'<p class="answer">{text(answers[0][1])}</p>'
     texts = [
-        f'<p class="answer" style="color:{color}"><span><b>{text(label)}</b>: {text(says)}</span>'
-        for label, says, color in answers
+        f'<p class="answer" style="color:{color}"><span><b>{text(label)}</b>: {text(answer)}</span>'
+        for label, answer, color in answers
     ]
     return f'<div class="several">{"".join(texts)}</div>'
 

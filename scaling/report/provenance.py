@@ -1,4 +1,4 @@
-"""What made the records: commands, code, packages, machines, seeds, time."""
+"""Provenance of the records: commands, code, packages, machines, seeds, time."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,10 @@ Rows = list[tuple[str, list[str]]]
 
 
 def origins(study: Study, details: Mapping[str, list[str]]) -> Rows:
-    """(what, its distinct values over all points and launches), in the order to be read.
+    """(item, distinct values over all points and launches), in display order.
 
     Args:
-      details: what a kind of study says of "goal", "search" and "seeds"; of the last, by default,
-        the configs' own.
+      details: "goal", "search" and "seeds" of the kind of study; seeds default to the configs'.
     """
     directories = [point.directory for point in study.points]
     launches = [launch for directory in directories for launch in directory.launches]
@@ -65,7 +64,7 @@ def _device_text(devices):
 
 def _time_text(directories):
     seconds = [directory.result.get("seconds") or {} for directory in directories]
-    kinds = dict.fromkeys(kind for one in seconds for kind in one)
-    sums = {kind: sum(one.get(kind, 0.0) for one in seconds) for kind in kinds}
+    kinds = dict.fromkeys(kind for times in seconds for kind in times)
+    sums = {kind: sum(times.get(kind, 0.0) for times in seconds) for kind in kinds}
     parts = ", ".join(f"{kind} {number(value)} s" for kind, value in sums.items())
     return [f"{number(sum(sums.values()))} s: {parts}"] * bool(sums)

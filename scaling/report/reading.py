@@ -1,4 +1,4 @@
-"""JSON as dataclasses, by their annotations."""
+"""JSON to dataclasses, by their annotations."""
 
 import dataclasses
 import functools
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 
 class RecordError(ValueError):
-    """JSON of another form than its dataclass; says where."""
+    """JSON that does not match its dataclass; the message has the path."""
 
 
 def from_json(kind: type[T], value: Any, place: str = "") -> T:
     """A value as `kind`: a dataclass, a plain type, or a list, tuple, dict or union of such.
 
-    Of a dataclass, keys that it does not name are left out, and fields with a default may be
-    missing. What already is of `kind` is taken as it is.
+    Keys that are not fields of a dataclass are ignored, and fields with a default may be missing.
+    Values that are already of `kind` are unchanged.
 
     Args:
-      place: where in the record the value is, for the error.
+      place: path of the value in the record, for the error.
 
     Raises:
-      RecordError: a missing key, or a value of another kind: "lacks runs[2].seed".
+      RecordError: a missing key, or a value of another type: "lacks runs[2].seed".
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -36,9 +36,9 @@ def from_json(kind: type[T], value: Any, place: str = "") -> T:
     if origin in (typing.Union, types.UnionType):
         if value is None and types.NoneType in inner:
             return None
-        plain = [one for one in inner if isinstance(one, type) and type(value) is one]
-        first = next(one for one in inner if one is not types.NoneType)
-        return from_json(plain[0] if plain else first, value, place)
+        exact = [option for option in inner if type(value) is option]
+        first = next(option for option in inner if option is not types.NoneType)
+        return from_json(exact[0] if exact else first, value, place)
     if origin is list and isinstance(value, list | tuple):
         return [from_json(inner[0], item, f"{place}[{i}]") for i, item in enumerate(value)]
     if origin is tuple and isinstance(value, list | tuple):
@@ -55,23 +55,23 @@ def from_json(kind: type[T], value: Any, place: str = "") -> T:
     if origin is None and isinstance(value, kind):
         return value
     name = getattr(kind, "__name__", kind) if origin is None else kind
-    raise RecordError(f"has {place} = {str(value)[:60]}, which is no {name}")
+    raise RecordError(f"has {place} = {str(value)[:60]}, which is not of type {name}")
 
 
 def _dataclass(kind, value, place):
-    found = {}
+    fields = {}
     for name, (inner, required) in _fields(kind).items():
         where = f"{place}.{name}".lstrip(".")
         if name in value:
-            found[name] = from_json(inner, value[name], where)
+            fields[name] = from_json(inner, value[name], where)
         elif required:
             raise RecordError(f"lacks {where}")
-    return kind(**found)
+    return kind(**fields)
 
 
 @functools.cache
 def _fields(kind):
-    """Name -> (type, whether it must be there)."""
+    """Name -> (type, whether it is required)."""
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     return {
@@ -81,8 +81,7 @@ def _fields(kind):
 
 
 def jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of JSON lines, none where there is no file; a last line that a kill cut
-    short is left out.
+    """The rows of a JSON Lines file, none if it does not exist; a truncated last line is left out.
 
     Raises:
       UserError: a line before the last that is not JSON.

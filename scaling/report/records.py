@@ -1,4 +1,4 @@
-"""Finished work directories, as far as the records of all studies are alike."""
+"""Finished work directories: the part of the records common to all studies."""
 
 import contextlib
 import json
@@ -16,18 +16,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Directory:
-    """A finished point: its result.json, and what lies beside it."""
+    """A finished point: its result.json and the files beside it."""
 
     path: Path
     result: dict[str, Any]
     config: dict[str, Any]
     launches: list[dict[str, Any]]  # provenance of each
     parameters: int | None  # of the model
-    recipe: dict[str, Any]  # what makes its numbers comparable with others'
+    recipe: dict[str, Any]  # data, model, optimizer and loss
 
     @property
     def study(self) -> str:
-        """One of STUDIES; older records of single runs do not name theirs."""
+        """One of STUDIES; older records of single runs have no such key."""
         return self.result.get("study", "train")
 
     @property
@@ -48,13 +48,13 @@ class Workdir:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A work directory as its kind reads it; the points are the kind's own, each with a
-    `directory`."""
+    """A work directory as read by its kind; the type of the points depends on the kind, and each
+    has a `directory`."""
 
     workdir: Path
     points: list[Any]  # finished ones
     unfinished: list[str]
-    label: str = ""  # what tells it from the studies that it is shown with; "" where it is alone
+    label: str = ""  # distinguishes it from the studies shown with it; "" if there are none
 
     @property
     def title(self) -> str:
@@ -84,23 +84,23 @@ def read_workdir(path: Path) -> Workdir:
     """One work directory.
 
     Raises:
-      UserError: no such directory, nothing finished in it, records that cannot be read, that are
-        of several studies or of one that has no report.
+      UserError: no such directory, no finished point in it, or records that are unreadable, of
+        several studies or of an unknown one.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"There is no workdir {path}.")
-    places = [
-        place
-        for place in sorted(path.iterdir())
-        if (place / "config.json").is_file() or (place / "result.json").is_file()
+    folders = [
+        folder
+        for folder in sorted(path.iterdir())
+        if (folder / "config.json").is_file() or (folder / "result.json").is_file()
     ]
-    finished = [place for place in places if (place / "result.json").is_file()]
-    unfinished = [place.name for place in places if place not in finished]
+    finished = [folder for folder in folders if (folder / "result.json").is_file()]
+    unfinished = [folder.name for folder in folders if folder not in finished]
     if not finished:
         begun = f": {', '.join(unfinished)} not finished" if unfinished else ""
-        raise UserError(f"{path} holds no finished point of a study{begun}.")
-    directories = [read_directory(place) for place in finished]
+        raise UserError(f"{path} has no finished point of a study{begun}.")
+    directories = [read_directory(folder) for folder in finished]
     first = directories[0]
     for other in directories[1:]:
         if other.study != first.study:
@@ -121,7 +121,7 @@ def read_directory(path: Path) -> Directory:
     study = result.get("study", "train")
     if study not in STUDIES:
         raise UserError(
-            f"{path} holds a record of another study, {study!r}; a report is made of "
+            f"{path} has a record of an unknown study, {study!r}; a report needs one of "
             f"{', '.join(sorted(STUDIES))}."
         )
     config = read_object(path / "config.json")
@@ -131,7 +131,7 @@ def read_directory(path: Path) -> Directory:
         recipe = {
             "data set": config["data"]["name"],
             "training set size": result.get("train_size", sizes.get("train")),
-            # How its convolutions are computed is a matter of the machine, not of the question.
+            # The convolution method depends on the machine and does not change the results.
             "model": {k: v for k, v in config["model"].items() if k != "conv_method"},
             "optimizer": config["optim"]["name"],
             "loss": _loss_text(config),
@@ -149,7 +149,7 @@ def _loss_text(config):
 
 @contextlib.contextmanager
 def record_errors(path: Path) -> Iterator[None]:
-    """A record of another form than expected, as one sentence."""
+    """Turn the errors of a malformed record into one sentence."""
     try:
         yield
     except RecordError as error:
@@ -160,15 +160,15 @@ def record_errors(path: Path) -> Iterator[None]:
         what = f"has another form ({error})"
     else:
         return
-    raise UserError(f"The record in {path} {what}; delete the directory to measure it anew.")
+    raise UserError(f"The record in {path} {what}; delete the directory to measure it again.")
 
 
 def read_points(workdir: Workdir, kind: type[T], **more: Callable[[Directory], Any]) -> list[T]:
-    """The record of each directory as a `kind`: a dataclass of the keys of its result.json, with
-    `directory` and what the functions `more` make of a directory.
+    """The record of each directory as a `kind`: a dataclass of the keys of its result.json, of
+    `directory`, and of `more`, whose functions compute fields from a directory.
 
     Raises:
-      UserError: a key is missing, or its value of another kind.
+      UserError: a key is missing, or its value has another type.
     """
     points = []
     for directory in workdir.directories:
@@ -179,10 +179,10 @@ def read_points(workdir: Workdir, kind: type[T], **more: Callable[[Directory], A
 
 
 def read_object(path: Path, missing: dict | None = None) -> dict[str, Any]:
-    """A JSON file that holds keys and values; `missing` where there is no such file.
+    """A JSON object from a file, or `missing` if there is no such file.
 
     Raises:
-      UserError: it holds something else, or there is none and nothing stands in for it.
+      UserError: it is not a JSON object, or there is no file and no `missing`.
     """
     try:
         content = json.loads(path.read_text())
@@ -191,14 +191,14 @@ def read_object(path: Path, missing: dict | None = None) -> dict[str, Any]:
             raise UserError(f"There is no {path}; a report needs it.") from None
         return missing
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path} is not valid JSON; delete it to measure it anew.") from None
+        raise UserError(f"{path} is not valid JSON; delete it to measure it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a record, which holds keys and values.")
+        raise UserError(f"{path} is not a JSON object; delete it to measure it again.")
     return content
 
 
 def check_alike(workdir: Path, points: Sequence[T], of: Callable[[T], dict[str, Any]]) -> None:
-    """UserError for the first of the values `of` a point in which the points differ."""
+    """UserError for the first key of `of(point)` in which the points differ."""
     first = points[0]
     for point in points[1:]:
         for key, value in of(first).items():
@@ -210,8 +210,7 @@ def check_alike(workdir: Path, points: Sequence[T], of: Callable[[T], dict[str, 
 
 
 def labelled(studies: Sequence[Study]) -> list[Study]:
-    """The studies, each with the shortest thing that tells it from the others; one alone needs
-    none."""
+    """The studies, each with the shortest distinguishing label; a single one has none."""
     if len(studies) == 1:
         return list(studies)
     names = [study.workdir.resolve().name for study in studies]
@@ -223,7 +222,7 @@ def labelled(studies: Sequence[Study]) -> list[Study]:
 
 
 def _differing(studies):
-    """The first value of their recipes that is another in each study; else all that differ."""
+    """The first value of their recipes that is different in each study; else all that differ."""
     recipes = [study.recipe for study in studies]
     columns = []
     for key in recipes[0]:
@@ -236,8 +235,8 @@ def _differing(studies):
 
 
 def _in_words(column):
-    """Numbers are of examples. Of things with a name and options, those options that differ, where
-    the name does not tell them apart."""
+    """The values as text: numbers as examples; names, with the options that differ if the names are
+    not distinct."""
     if not all(isinstance(value, dict) for value in column):
         return [f"{v:,} examples" if isinstance(v, int) else str(v) for v in column]
     names = [value["name"] for value in column]

@@ -1,4 +1,4 @@
-"""A table, described once for the page, the terminal and a CSV file."""
+"""A table for the page, the terminal and a CSV file."""
 
 import csv
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 from scaling.report.records import Study
 from scaling.report.wording import NOTHING, number
 
-Row = tuple[Any, ...]  # a study, then what the row is of: a point, or a point and a run, ...
+Row = tuple[Any, ...]  # a study, then the subject of the row: a point, or a point and a run, ...
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Column:
     """One column.
 
     Attributes:
-      title: on the page and the terminal; "": in the CSV only.
+      title: on the page and the terminal; "" for the CSV only.
       of: the value: an attribute of the row's last part, or a function of all parts.
-      text: how a value is written; None is always "–".
-      key: in the CSV; "": the name of the attribute, or not in the CSV where there is none. A
-        dataclass or a dict becomes columns key_field, a list its values in a row.
+      text: format of a value; None is always "–".
+      key: in the CSV; "": the name of the attribute, or not in the CSV if there is none. A
+        dataclass or a dict becomes columns key_field, a list its values separated by spaces.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Column:
     key: str = ""
 
     def value(self, row: Row) -> Any:
-        """Of one row."""
+        """The value in one row."""
         return getattr(row[-1], self.of) if isinstance(self.of, str) else self.of(*row)
 
     def cell(self, row: Row) -> str:
@@ -59,12 +59,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; where the rows are of several studies, the first column tells which.
+    """Rows and columns; with several studies, the first column is the study.
 
     Attributes:
       file: of the CSV, "" for none.
       shown: whether it is on the page.
-      wrap: break long cells into lines.
+      wrap: whether to wrap long cells.
     """
 
     columns: Sequence[Column]
@@ -74,7 +74,7 @@ class Table:
     wrap: bool = False
 
     def cells(self) -> list[list[str]]:
-        """The titles, then the rows as text; without columns in which no row has anything."""
+        """The titles, then the rows as text, without empty columns."""
         columns = [column for column in self.columns if column.title]
         if any(row[0].label for row in self.rows):
             columns.insert(0, Column("study", lambda study, *_: study.label, str))
@@ -136,5 +136,5 @@ def of_points(studies: Sequence[Study]) -> list[Row]:
 
 
 def within(studies: Sequence[Study], of: Callable[[Any], Sequence]) -> list[Row]:
-    """Rows (study, point, thing), for everything that `of` finds in a point."""
+    """Rows (study, point, x), for every x in of(point)."""
     return [(study, point, x) for study, point in of_points(studies) for x in of(point)]

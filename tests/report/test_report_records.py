@@ -90,7 +90,7 @@ def record_of_a_run(workdir):
         (remove_results, r"no finished point of a study: bs1k, bs64, bs8 not finished\."),
         (damage("result.json", '{"study": '), r"bs8/result.json is not valid JSON"),
         (damage("config.json", "\ufeffno"), r"bs8/config.json is not valid JSON"),
-        (damage("result.json", "[1]"), "is not a record"),
+        (damage("result.json", "[1]"), "is not a JSON object"),
         (damage("metrics.jsonl", "no\n{}\n"), r"Line 1 of .*metrics.jsonl is not valid JSON"),
         (damage("metrics.jsonl", '{"step": 1}\n'), "lacks 'split'"),
         (remove_key, "bs8 lacks goal"),
@@ -123,7 +123,7 @@ def test_how_convolutions_are_computed_is_not_part_of_the_question(small):
 
 
 def test_an_empty_folder_and_a_file_are_no_workdirs(tmp_path):
-    with pytest.raises(UserError, match=r"holds no finished point of a study\."):
+    with pytest.raises(UserError, match=r"has no finished point of a study\."):
         read_study(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="There is no workdir"):

@@ -95,11 +95,14 @@ def test_json_becomes_dataclasses_by_annotation():
     ("change", "message"),
     [
         ({"runs": [{"seed": 1}, {}]}, r"lacks runs\[1\]\.seed"),
-        ({"name": 3}, "has name = 3, which is no str"),
-        ({"runs": {"seed": 1}}, r"has runs = .*, which is no list\["),
-        ({"runs": [{"seed": True, "loss": "x"}]}, r"has runs\[0\]\.loss = x, which is no float"),
-        ({"pairs": [[1]]}, r"has pairs\[0\] = \[1\], which is no tuple"),
-        ({"sizes": {"train": None}}, r"has sizes\.train = None, which is no int"),
+        ({"name": 3}, "has name = 3, which is not of type str"),
+        ({"runs": {"seed": 1}}, r"has runs = .*, which is not of type list\["),
+        (
+            {"runs": [{"seed": True, "loss": "x"}]},
+            r"has runs\[0\]\.loss = x, which is not of type float",
+        ),
+        ({"pairs": [[1]]}, r"has pairs\[0\] = \[1\], which is not of type tuple"),
+        ({"sizes": {"train": None}}, r"has sizes\.train = None, which is not of type int"),
     ],
 )
 def test_json_of_another_form_says_where(change, message):

@@ -269,7 +269,7 @@ def test_a_tie_goes_to_the_lower_rate_and_divergence_searches_lower():
     [
         ({"recipes.seeds": 0}, "recipes.seeds is 0; it must be at least 1"),
         ({"accuracy.span": (2.0, 1.0)}, "accuracy.span is (2.0, 1.0); give the lowest"),
-        ({"accuracy.span": (0.1, "a")}, "accuracy.span holds 'a'; it must be a number"),
+        ({"accuracy.span": (0.1, "a")}, "accuracy.span contains 'a'; it must be a number"),
         ({"accuracy.trials": 1}, "accuracy.trials is 1, which is no choice"),
         (
             {"accuracy.tolerance": -1.0},

@@ -91,7 +91,7 @@ def test_a_rate_that_diverges_is_a_result(tmp_path):
         ({"noise.dip_to": "25 steps"}, "5 updates long"),
         ({"noise.exact": True, "model.norm": "ghost", "model.ghost_batch": 8}, "couples them"),
         ({"noise.exact": True, "loss.label_smoothing": 0.1}, "label smoothing"),
-        ({"noise.batches": (1,)}, "noise.batches holds 1; it must be at least 2"),
+        ({"noise.batches": (1,)}, "noise.batches contains 1; it must be at least 2"),
         ({"noise.dip": -2.0}, "noise.dip"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_batch_of_one_and_a_goal_not_reached(tmp_path):
     "changes, words",
     [
         ({"pareto.goals": ()}, "pareto.goals is empty"),
-        ({"pareto.goals": (-1.0,)}, "pareto.goals holds -1.0"),
+        ({"pareto.goals": (-1.0,)}, "pareto.goals contains -1.0"),
         ({"target.goal": 0.2}, "pareto.goals; set those instead"),
         ({"pareto.goals": (0.5, 2.3, 1.0)}, r"pareto.goals: 2\.3 takes no learning.* loss 2\.284"),
         ({"target.metric": "error", "pareto.goals": (0.2, 0.9)}, r"0\.9 takes no .* error 0\.8667"),
