@@ -1,4 +1,4 @@
-"""How far weights walk from where they began (Hoffer 2017, section 3). Plain numbers only.
+"""Distance of the weights from initialisation (Hoffer 2017, section 3). Plain numbers only.
 
 Hoffer et al. model the first phase of training, at a high learning rate, as a random walk on a
 random potential: E ||w_t - w_0||^2 ~ (log t)^(4 / alpha), and find alpha = 2, that is
@@ -73,9 +73,9 @@ def _fit_power(t, d) -> Line:
     factor = lambda exponent: powers(exponent) @ d / (powers(exponent) @ powers(exponent))
     residual = lambda exponent: np.sum((d - factor(exponent) * powers(exponent)) ** 2)
     exponent = float(optimize.minimize_scalar(residual, bracket=(begin, begin + 0.1)).x)
-    walked = factor(exponent) * powers(exponent)
+    fitted = factor(exponent) * powers(exponent)
     intercept = float(np.log(factor(exponent)) - exponent * np.log(middle))
-    return Line(exponent, intercept, _r2(d, walked), len(t))
+    return Line(exponent, intercept, _r2(d, fitted), len(t))
 
 
 def _r2(values, fitted) -> float:
