@@ -10,6 +10,7 @@ from scaling.report.tables import Table
 from scaling.report.wording import listed
 from scaling.studies import part
 
+MOST = 8  # points that a caution names
 Details = dict[str, list[str]]  # what -> its distinct values
 
 
@@ -57,6 +58,8 @@ def about_all(points: Iterable[Any], *checks: tuple[str, Callable[[Any], bool]])
     points, found = list(points), []
     for sentence, wrong in checks:
         names = [point.directory.name for point in points if wrong(point)]
+        if len(names) > MOST + 1:
+            names[MOST:] = [f"{len(names) - MOST} others"]
         if names:
             found.append(f"{listed(names)}: {sentence}")
     return found
