@@ -188,7 +188,11 @@ RECOMMENDED = [
     *TEST,
     OVER,
     VERDICT,
-    Column("recipes within tolerance", lambda study, batch, point: _share(study, batch), str),
+    Column(
+        "within tolerance",
+        lambda s, batch, point: f"{len(within(s, batch))} of {len(s.points_at(batch))}",
+        str,
+    ),
 ]
 SEEDS = [
     *csv_only(1, "global_batch", "recipe", "recipes"),
@@ -211,12 +215,6 @@ TRIALS = [  # rows (study, point, tuning, trial)
     Column("", lambda study, point, tuning, trial: trial is tuning.chosen, key="best"),
     *csv_only(2, "at_edge", "range"),
 ]
-
-
-def _share(study: Study, batch: int) -> str | None:
-    """2 of 10"""
-    others = [point for point in study.points_at(batch) if point is not study.reference]
-    return f"{len(within(study, batch))} of {len(others)}" if others and study.reference else None
 
 
 def table(studies: Sequence[Study]) -> Table:
