@@ -10,6 +10,7 @@ from scaling.report.tables import Table
 from scaling.report.wording import listed
 from scaling.studies import part
 
+MOST = 8  # points that a caution names
 Details = dict[str, list[str]]  # what -> its distinct values
 
 
@@ -55,6 +56,8 @@ def about_all(points: Iterable[Any], *checks: tuple[str, Callable[[Any], bool]])
     points, cautions = list(points), []
     for sentence, condition in checks:
         names = [point.directory.name for point in points if condition(point)]
+        if len(names) > MOST + 1:
+            names[MOST:] = [f"{len(names) - MOST} others"]
         if names:
             cautions.append(f"{listed(names)}: {sentence}")
     return cautions

@@ -42,19 +42,20 @@ class Column:
     def fields(self, row: Row) -> Iterator[tuple[str, Any]]:
         """Its columns in the CSV."""
         key = self.key or (self.of if isinstance(self.of, str) else "")
-        if not key:
-            return
-        value = self.value(row)
-        if value is None:
-            return
-        if dataclasses.is_dataclass(value):
-            value = dataclasses.asdict(value)
-        if isinstance(value, dict):
-            yield from ((f"{key}_{name}", part) for name, part in value.items())
-        elif isinstance(value, list | tuple):
-            yield key, " ".join(map(str, value))
-        else:
-            yield key, value
+        yield from _flat(key, self.value(row)) if key else ()
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value as columns."""
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(f"{key}_{name}", part)
+    elif isinstance(value, list | tuple):
+        yield key, " ".join(map(str, value))
+    elif value is not None:
+        yield key, value
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ ENDS = ("train", "test")  # splits that a run may be evaluated on after its last
 def points(config: ConfigDict) -> list[ConfigDict]:
     """One config for each batch size and each recipe of `recipes.names`, changed by it.
 
-    Recipes that come to the same at a batch size, as many do at `optim.base_batch`, share a config,
-    whose `recipes.names` are theirs.
+    Recipes that give the same config at a batch size, as many do at `optim.base_batch`, share it;
+    its `recipes.names` are theirs.
 
     Raises:
       UserError: no recipe, or one that cannot be, see `recipes.apply`.
@@ -36,11 +36,11 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     for recipe in names:
         if names.count(recipe) > 1:
             raise UserError(f"recipes.names holds {recipe!r} twice; name each recipe once.")
-    size, found = data_info(config.data).sizes["train"], []
+    size, points = data_info(config.data).sizes["train"], []
     for at_batch in shared.by_batch_size(config):
         at_batch.recipes.names = ()
         at_batch.recipes.all = names
-        here: list[tuple[ConfigDict, list[str]]] = []
+        distinct: list[tuple[ConfigDict, list[str]]] = []
         for recipe in names:
             point = recipes.apply(at_batch, recipe, size)
             try:
@@ -49,15 +49,15 @@ def points(config: ConfigDict) -> list[ConfigDict]:
                 raise UserError(f"The recipe {recipe!r} cannot be set: {error}") from None
             changes = recipes.settings(at_batch, point)
             point.recipes.changed = tuple(f"{key}={value}" for key, value in changes.items())
-            same = next((called for other, called in here if other == point), None)
+            same = next((aliases for other, aliases in distinct if other == point), None)
             if same is None:
-                here.append((point, [recipe]))
+                distinct.append((point, [recipe]))
             else:
                 same.append(recipe)
-        for point, called in here:
-            point.recipes.names = tuple(called)
-            found.append(point)
-    return found
+        for point, aliases in distinct:
+            point.recipes.names = tuple(aliases)
+            points.append(point)
+    return points
 
 
 def name(config: ConfigDict) -> str:

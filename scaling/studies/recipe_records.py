@@ -44,6 +44,11 @@ class Spread:
     mean: float
     sd: float | None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Mean ± standard deviation."""
+        return self.mean - (self.sd or 0.0), self.mean + (self.sd or 0.0)
+
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:
     """Of the values there are; None where there is none."""
@@ -103,6 +108,12 @@ class Study(records.Study):
     def batches(self) -> list[int]:
         """In rising order."""
         return sorted({point.global_batch for point in self.points})
+
+    @property
+    def seeds(self) -> str:
+        """Of all runs."""
+        seeds = dict.fromkeys(str(run.seed) for point in self.points for run in point.runs)
+        return ", ".join(seeds)
 
     def point(self, batch: int, recipe: str) -> Any | None:
         """A recipe at a batch size, under any of its names."""

@@ -104,8 +104,8 @@ def test_slopes_are_those_of_the_curves_in_the_records(study, report):
         for row in rows:
             if row["point"] == point.directory.name:
                 slope, intercept = fits[int(row["seed"])]
-                assert float(row["log_slope"]) == pytest.approx(slope)
-                assert float(row["log_intercept"]) == pytest.approx(intercept)
+                assert float(row["diffusion_log_slope"]) == pytest.approx(slope)
+                assert float(row["diffusion_log_intercept"]) == pytest.approx(intercept)
 
 
 def test_the_drawn_line_is_the_fit_of_the_mean_curve(study):
@@ -393,7 +393,7 @@ def test_tables_hold_the_numbers_of_the_records(report, workdir):
             assert float(row["final_validation_error"]) == run["curve"]["validation_error"][-1]
             for law, fit in run["diffusion"].items():
                 for key, value in fit.items():
-                    assert float(row[f"{law}_{key}"]) == value
+                    assert float(row[f"diffusion_{law}_{key}"]) == value
         found = [row for row in mine(curves) if row["seed"] == "1"]
         curve = result["runs"][1]["curve"]
         assert [int(row["step"]) for row in found] == curve["step"]

@@ -1,7 +1,6 @@
 """The figures."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -63,23 +62,17 @@ def errors(studies: Sequence[Study]) -> list[Panel]:
 
 def _scale(study: Study) -> tuple[float, float]:
     """Lower and upper end of an axis for all errors but those far above the rest."""
-    level = study.reference.mean("test") if study.reference else None
-    means = [p.mean("test") for p in study.points if not p.failed and p.mean("test") is not None]
-    if not means:
+    spreads = [spread for p in study.points if not p.failed and (spread := p.spread("test"))]
+    if not spreads:
         return 0.0, 1.0
-    added = [mean - min(means) for mean in means if mean > min(means)]
-    cap = min(means) + FAR * max(statistics.median(added or [0.0]), study.tolerance)
-    points = [p for p in study.points if not p.failed and (p.mean("test") or math.inf) <= cap]
-    ends = [end for point in points for end in _ends(point, "test")]
+    least = min(spread.mean for spread in spreads)
+    added = [spread.mean - least for spread in spreads if spread.mean > least]
+    cap = least + FAR * max(statistics.median(added or [0.0]), study.tolerance)
+    ends = [end for spread in spreads if spread.mean <= cap for end in spread.ends]
+    level = study.reference.mean("test") if study.reference else None
     if level is not None and level <= cap:
-        ends += [max(level - study.tolerance, 0.0), level + study.tolerance]
-    return min(ends), max(ends)
-
-
-def _ends(point: Point, split: str) -> tuple[float, float]:
-    """Mean ± standard deviation."""
-    spread = point.spread(split)
-    return max(spread.mean - (spread.sd or 0.0), 0.0), spread.mean + (spread.sd or 0.0)
+        ends += [level - study.tolerance, level + study.tolerance]
+    return max(min(ends), 0.0), max(ends)
 
 
 def _level(study: Study) -> list[Mark]:
@@ -93,20 +86,17 @@ def _level(study: Study) -> list[Mark]:
 
 
 def _recipe(study: Study, recipe: str, color: str, ceiling: float, top: float) -> list[Mark]:
-    """Its errors, with a line where they are on the scale, and above it the others."""
-    label = recipe if color == GREY else OWN
-    on_scale = lambda p: not p.failed and p.mean("test") is not None and p.mean("test") <= ceiling
-    points, marks = study.points_of(recipe), []
+    """Its errors, with a line where they are on the scale, and at its top the others."""
+    label, marks = recipe if color == GREY else OWN, []
+    points = [p for p in study.points_of(recipe) if p.failed or p.mean("test") is not None]
+    on_scale = lambda point: not point.failed and point.mean("test") <= ceiling
     for drawn, group in itertools.groupby(points, on_scale):
         if drawn:
             pairs = [(point.global_batch, point.mean("test")) for point in group]
             marks.append(Line(*zip(*pairs, strict=True), color, width=1.1, series=label))
     marks.append(_means(study, list(filter(on_scale, points)), "test", color, label))
-    off = [point for point in points if not on_scale(point)]
-    for others, what, marker in (
-        ([point for point in off if point.failed], FAILED, "o"),
-        ([p for p in off if not p.failed and p.mean("test") is not None], ABOVE_AXIS, "^"),
-    ):
+    for failed, what, marker in ((True, FAILED, "o"), (False, ABOVE_AXIS, "^")):
+        others = [point for point in points if not on_scale(point) and point.failed == failed]
         if others:
             x, texts = [p.global_batch for p in others], _texts(study, others)
             look = {"marker": marker, "size": 6, "hollow": True, "texts": texts}
@@ -116,17 +106,9 @@ def _recipe(study: Study, recipe: str, color: str, ceiling: float, top: float) -
 
 def _means(study, points, split, color, label, **look) -> Points:
     """Means with standard deviations."""
-    ends = [_ends(point, split) for point in points]
-    return Points(
-        [point.global_batch for point in points],
-        [point.mean(split) for point in points],
-        color,
-        label,
-        low=[low for low, _ in ends],
-        high=[high for _, high in ends],
-        texts=_texts(study, points),
-        **look,
-    )
+    low, high = ([point.spread(split).ends[end] for point in points] for end in (0, 1))
+    x, y = [p.global_batch for p in points], [p.mean(split) for p in points]
+    return Points(x, y, color, label, low=low, high=high, texts=_texts(study, points), **look)
 
 
 def _texts(study: Study, points: Sequence[Point]) -> list[str]:

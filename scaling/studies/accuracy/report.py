@@ -66,46 +66,36 @@ def answer(study: Study) -> str:
     """What the largest batch costs, what wins it back, and up to where something does."""
     reference, largest = study.reference, study.batches[-1]
     base = f"batch {count(study.base_batch)}"
-    text = f"{subject(study)}, "
+    text = f"{subject(study)}, {base}, the reference, was not measured."
     if reference:
-        text += f"test error at {base}: {point_text(study, reference)}."
-    else:
-        text += f"{base}, the reference, was not measured."
+        text = f"{subject(study)}, test error at {base}: {point_text(study, reference)}."
     if largest <= study.base_batch:
         return f"{text} No larger batch was measured."
-    baseline = study.point(largest, study.baseline)
+    baseline, picks = study.point(largest, study.baseline), choices(study, largest)
     facts = [point_text(study, baseline)] if baseline else []
-    picks = choices(study, largest)
     for point, how in zip(picks, ("validation picks", "at equal epochs"), strict=False):
         facts.append(f"{how} {point.recipe if point is baseline else point_text(study, point)}")
     if not picks:
         facts.append("no recipe finished without diverging")
     text += f" At batch {count(largest)}: {'; '.join(facts)}."
-    return f"{text} {_limit(study)}" if reference else text
-
-
-def _limit(study: Study) -> str:
-    """The largest batch at which a recipe is within the tolerance, and that at equal epochs."""
-    limits = [_largest_within(study, longer) for longer in (True, False)]
-    tolerance = tolerance_text(study)
-    if limits[0] is None:
-        return f"No recipe is within {tolerance} at a larger batch."
-    equal = "" if limits[0] == limits[1] else f"; at equal epochs: {limits[1] or 'none'}"
-    return f"Largest batch with a recipe within {tolerance}: {limits[0]}{equal}."
+    if not reference:
+        return text
+    any_epochs, equal = (_largest_within(study, longer) for longer in (True, False))
+    if any_epochs is None:
+        return f"{text} No recipe is within {tolerance_text(study)} at a larger batch."
+    text += f" Largest batch with a recipe within {tolerance_text(study)}: {any_epochs}"
+    return text + (f"; at equal epochs: {equal or 'none'}." if equal != any_epochs else ".")
 
 
 def _largest_within(study: Study, longer: bool) -> str | None:
-    """1,024 (sqrt, linear and 2 others)"""
+    """1,024 (sqrt, linear, gbn, ...): the batch and the first `NAMED` recipes by validation."""
     for batch in reversed(study.larger_batches):
-        points = ranked(study, within(study, batch), longer)
-        if points:
-            return f"{count(batch)} ({_some([point.recipe for point in points])})"
+        names = [point.recipe for point in ranked(study, within(study, batch), longer)]
+        if names:
+            return (
+                f"{count(batch)} ({', '.join([*names[:NAMED], *['...'] * (len(names) > NAMED)])})"
+            )
     return None
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def tolerance_text(study: Study) -> str:
@@ -139,12 +129,6 @@ def cautions(study: Study) -> list[str]:
     )
     if not any(point.errors("test") for point in study.points):
         texts.append("The test set was not evaluated (eval.test), so nothing can be compared.")
-    trials = [len(point.tuning.trials) for point in tuned]
-    if trials and min(trials) < max(trials):
-        texts.append(
-            f"Learning rates were tuned with {count(min(trials))} to {count(max(trials))} trials; "
-            "more trials find better rates."
-        )
     return texts
 
 
@@ -204,7 +188,11 @@ RECOMMENDED = [
     *TEST,
     OVER,
     VERDICT,
-    Column("recipes within tolerance", lambda study, batch, point: _share(study, batch), str),
+    Column(
+        "within tolerance",
+        lambda s, batch, point: f"{len(within(s, batch))} of {len(s.points_at(batch))}",
+        str,
+    ),
 ]
 SEEDS = [
     *csv_only(1, "global_batch", "recipe", "recipes"),
@@ -227,12 +215,6 @@ TRIALS = [  # rows (study, point, tuning, trial)
     Column("", lambda study, point, tuning, trial: trial is tuning.chosen, key="best"),
     *csv_only(2, "at_edge", "range"),
 ]
-
-
-def _share(study: Study, batch: int) -> str | None:
-    """2 of 10"""
-    others = [point for point in study.points_at(batch) if point is not study.reference]
-    return f"{len(within(study, batch))} of {len(others)}" if others and study.reference else None
 
 
 def table(studies: Sequence[Study]) -> Table:
@@ -291,11 +273,12 @@ def _recommended(studies):
         "one may be within tolerance by chance. Where the recommended recipe takes more epochs "
         "than the reference, the second line is the best of the others."
     )
-    prefix = lambda study: f"{study.label}, " if study.label else ""
     commands = [
-        Note(f"{prefix(study)}batch {count(batch)}, {point.recipe}: {flags(point)}")
-        for study, batch, point in rows
-        if point
+        Note(
+            ", ".join(filter(None, [study.label, f"batch {count(batch)}, {p.recipe}: {flags(p)}"]))
+        )
+        for study, batch, p in rows
+        if p
     ]
     yield Section("Which recipe to use", [Table(RECOMMENDED, rows), Note(note)])
     yield Section("Flags of the recommended recipes", commands)
@@ -344,8 +327,7 @@ def _tuning(studies):
 def details(study: Study) -> dict[str, list[str]]:
     """The reference and the seeds."""
     reference = f"batch {count(study.base_batch)}, {study.recipes[0]}"
-    seeds = dict.fromkeys(str(run.seed) for point in study.points for run in point.runs)
-    return {"goal": [f"within {tolerance_text(study)} of {reference}"], "seeds": [", ".join(seeds)]}
+    return {"goal": [f"within {tolerance_text(study)} of {reference}"], "seeds": [study.seeds]}
 
 
 KIND = Kind("Accuracy", read, answer, table, sections, cautions, details)

@@ -34,28 +34,52 @@ class Curves:
 
     column: str
     y: Axis
+    caption: str
     epochs: bool = False  # over epochs, not steps
     fits: bool = False  # with the fits of the distance
-
-    def place(self, point: Point, step: int) -> float:
-        """x of a step."""
-        return step * point.global_batch / point.train_size if self.epochs else step
-
-    def text(self, value: float) -> str:
-        """A value, for hovering."""
-        return metric_value("error" if self.column.endswith("error") else "", value)
 
 
 DISTANCE = Axis("distance ‖w − w₀‖", "linear", decimal_label)
 ERROR = Axis("validation error", tick=lambda value: metric_value("error", value))
 LOSS = Axis("training loss", tick=decimal_label)
 GRADIENT = Axis("gradient norm ‖g‖", tick=decimal_label)
+SEEDS = "Means over the seeds that did not diverge, single seeds faint."
 FIGURES = {
-    "distance": Curves("weight_distance", DISTANCE, fits=True),
-    "validation": Curves("validation_error", ERROR, epochs=True),
-    "validation_steps": Curves("validation_error", ERROR),
-    "training": Curves("train_loss", LOSS, epochs=True),
-    "gradients": Curves("grad_norm", GRADIENT),
+    "distance": Curves(
+        "weight_distance",
+        DISTANCE,
+        "Distance of the weights from initialisation, against log t (Hoffer 2017, Figure 2). "
+        "Marks: mean over the seeds that did not diverge; faint: single seeds. A straight line is "
+        "ultra-slow diffusion, distance as log t. It is fitted in the phase of the initial "
+        "learning rate; the slope of the paper falls with the batch, until the learning rate is "
+        "corrected.",
+        fits=True,
+    ),
+    "validation": Curves(
+        "validation_error",
+        ERROR,
+        f"{SEEDS} Against epochs a large batch has taken fewer steps at the same place (Hoffer "
+        "2017, Figure 1).",
+        epochs=True,
+    ),
+    "validation_steps": Curves(
+        "validation_error",
+        ERROR,
+        "The same against steps, where a large batch has seen more examples at the same place.",
+    ),
+    "training": Curves(
+        "train_loss",
+        LOSS,
+        f"{SEEDS} The loss is the mean over the updates since the evaluation before.",
+        epochs=True,
+    ),
+    "gradients": Curves(
+        "grad_norm",
+        GRADIENT,
+        f"{SEEDS} The root mean square, over the updates since the evaluation before, of the norm "
+        "of the batch's mean gradient. A small batch's holds more noise, whose part of the square "
+        "goes as 1 / batch.",
+    ),
 }
 
 
@@ -105,11 +129,12 @@ def _curves(point: Point, figure: Curves, color: str) -> list[Mark]:
 def _placed(point, figure, curve):
     """x, y and texts, without what has no place on axes of logs: step 0 and an error of 0."""
     pairs = [(step, value) for step, value in curve.items() if step > 0 and value > 0]
+    scale = point.global_batch / point.train_size if figure.epochs else 1
     texts = [
-        f"{point.directory.name}\nstep {count(step)}\n{figure.y.label}: {figure.text(value)}"
+        f"{point.directory.name}\nstep {count(step)}\n{figure.y.label}: {figure.y.tick(value)}"
         for step, value in pairs
     ]
-    return [figure.place(point, step) for step, _ in pairs], [v for _, v in pairs], texts
+    return [step * scale for step, _ in pairs], [value for _, value in pairs], texts
 
 
 def _fit(point: Point) -> Line:

@@ -80,7 +80,7 @@ def fit_range(point: Point) -> tuple[int, int]:
     elif schedule.name not in ("constant", "step", "dip"):
         raise UserError(
             f"The {schedule.name!r} schedule changes the learning rate at every step, and the "
-            "fits are of a phase of one rate; set schedule.name='constant' or "
+            "fits are of a phase of one rate; set schedule.name='constant', or "
             "generalization.fit_to."
         )
     return first, last

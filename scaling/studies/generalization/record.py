@@ -32,6 +32,10 @@ class Curve:
         pairs = zip(self.step, getattr(self, name), strict=True)
         return {step: v for step, v in pairs if v is not None and math.isfinite(v)}
 
+    def last(self, name: str) -> float | None:
+        """The value at the last step that has one."""
+        return next(reversed(self.column(name).values()), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run(recipe_records.Run):
@@ -109,8 +113,8 @@ class Record(recipe_records.Record):
 
     def finals(self, column: str) -> list[float]:
         """The last value of each seed."""
-        curves = (run.curve.column(column) for run in self.complete)
-        return [curve[max(curve)] for curve in curves if curve]
+        values = (run.curve.last(column) for run in self.complete)
+        return [value for value in values if value is not None]
 
     def group(self, kernels: bool) -> list[Layer]:
         """Kernels or all other layers."""

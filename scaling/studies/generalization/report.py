@@ -117,61 +117,44 @@ def cautions(study: Study) -> list[str]:
     return texts
 
 
-def _spread_text(text: Callable[[float], str]) -> Callable[[Spread], str]:
+def _plus_minus(text: Callable[[float], str]) -> Callable[[Spread], str]:
     """1.23 ± 0.04, the latter to two digits."""
     deviation = lambda sd: "" if sd is None else f" ± {text(float(f'{sd:.2g}'))}"
     return lambda spread: text(spread.mean) + deviation(spread.sd)
 
 
-def _error(value: float) -> str:
-    return metric_value("error", value)
-
-
+ERROR = _plus_minus(lambda value: metric_value("error", value))
 POINTS = [
     Column("batch", "global_batch", count),
     Column("recipe", "recipes", ", ".join),
     Column("steps", "steps", count),
     Column("learning rate", "learning_rate"),
     Column("seeds", lambda s, p: f"{len(p.complete)} of {len(p.runs)}", str),
-    Column("slope", lambda s, p: spread_of(p.fitted("log", "slope")), _spread_text(number)),
-    Column("R², log t", lambda s, p: p.mean_of("log", "r2"), r2_text),
+    Column("slope", lambda s, p: spread_of(p.fitted("log", "slope")), _plus_minus(number)),
+    Column("R² log t", lambda s, p: p.mean_of("log", "r2"), r2_text),
     Column("sqrt(t)", lambda s, p: p.mean_of("root", "r2"), r2_text),
     Column("power", lambda s, p: p.mean_of("power", "r2"), r2_text),
     Column("exponent", lambda s, p: p.mean_of("power", "slope"), _signed),
-    Column("distance", lambda s, p: spread_of(p.finals("weight_distance")), _spread_text(number)),
-    Column(
-        "validation error",
-        lambda s, p: spread_of(p.finals("validation_error")),
-        _spread_text(_error),
-    ),
-    Column(
-        "test error",
-        lambda s, p: spread_of([run.error("test") for run in p.complete]),
-        _spread_text(_error),
-    ),
+    Column("distance", lambda s, p: spread_of(p.finals("weight_distance")), _plus_minus(number)),
+    Column("validation error", lambda s, p: spread_of(p.finals("validation_error")), ERROR),
+    Column("test error", lambda s, p: spread_of([r.error("test") for r in p.complete]), ERROR),
 ]
 POINT = csv_only(1, "global_batch", "recipe", "recipes")
 SEEDS = [
     *POINT,
-    *csv_only(2, "seed", "status", "diverged_at"),
     *csv_only(1, "steps", "epochs", "optimizer", "learning_rate", "fit_steps"),
+    *csv_only(2, "seed", "status", "diverged_at", "diffusion"),
     *(
-        Column(
-            "", lambda s, p, run, law=law: run.diffusion and getattr(run.diffusion, law), key=law
-        )
-        for law in LAWS
-    ),
-    *(
-        Column("", lambda s, p, run, name=name: _last(run.curve.column(name)), key=f"final_{name}")
-        for name in COLUMNS
+        Column("", lambda s, p, run, key=key: run.curve.last(key), key=f"final_{key}")
+        for key in COLUMNS
     ),
 ]
 CURVES = [  # rows (study, point, run, place)
     *POINT,
     *csv_only(2, "seed"),
     *(
-        Column("", lambda s, p, run, i, name=name: getattr(run.curve, name)[i], key=name)
-        for name in ("step", *COLUMNS)
+        Column("", lambda s, p, run, place, key=key: getattr(run.curve, key)[place], key=key)
+        for key in ("step", *COLUMNS)
     ),
 ]
 LAYERS = [
@@ -202,43 +185,16 @@ UNEVENNESS = [
 ]
 
 
-def _last(curve: dict[int, float]) -> float | None:
-    return curve[max(curve)] if curve else None
-
-
 def table(studies: Sequence[Study]) -> Table:
     """A row per point."""
     return Table(POINTS, of_points(studies))
-
-
-SEEDS_FAINT = "Means over the seeds that did not diverge, single seeds faint. "
-CAPTIONS = {
-    "distance": (
-        "How far the weights are from where they began, against log t (Hoffer 2017, Figure 2). "
-        "Marks: mean over the seeds that did not diverge; faint: single seeds. A straight line is "
-        "ultra-slow diffusion, distance as log t. It is fitted in the phase of the initial "
-        "learning rate; the slope of the paper falls with the batch, until the learning rate is "
-        "corrected."
-    ),
-    "validation": SEEDS_FAINT
-    + "Against epochs a large batch has taken fewer steps at the same place (Hoffer 2017, Figure "
-    "1).",
-    "validation_steps": (
-        "The same against steps, where a large batch has seen more examples at the same place."
-    ),
-    "training": SEEDS_FAINT + "The loss is the mean over the updates since the evaluation before.",
-    "gradients": SEEDS_FAINT
-    + "The root mean square, over the updates since the evaluation before, of the norm of the "
-    "batch's mean gradient. A small batch's holds more noise, whose part of the square goes as 1 / "
-    "batch.",
-}
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     none = "no seed that did not diverge has this curve in its record"
     picture = lambda name: Picture(
-        f"generalization_{name}", CAPTIONS[name], charts.curves(studies, name), none
+        f"generalization_{name}", charts.FIGURES[name].caption, charts.curves(studies, name), none
     )
     yield Section("Distance from initialisation", [picture("distance")])
     yield _slope(studies)
@@ -321,9 +277,8 @@ def _layers(studies):
 
 def details(study: Study) -> dict[str, list[str]]:
     """The small batch and the seeds."""
-    seeds = dict.fromkeys(str(run.seed) for point in study.points for run in point.runs)
-    base = f"slopes relative to batch {count(study.base_batch)}"
-    return {"goal": [base], "seeds": [", ".join(seeds)]}
+    goal = f"slopes relative to batch {count(study.base_batch)}"
+    return {"goal": [goal], "seeds": [study.seeds]}
 
 
 KIND = Kind("Generalization", read, answer, table, sections, cautions, details)
