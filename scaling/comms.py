@@ -28,8 +28,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import optimize
 
 from scaling.errors import UserError, look_up
 
@@ -315,7 +315,7 @@ def fit_link(
             f"{size.size} all-reduce time(s) at {np.unique(size).size} size(s) cannot tell latency "
             "from bandwidth; measure a few kilobytes and many megabytes."
         )
-    latency, per_byte = optimize.nnls(terms / unit, np.ones(size.size))[0] / unit
+    latency, per_byte = scipy.optimize.nnls(terms / unit, np.ones(size.size))[0] / unit
     if per_byte == 0:
         raise UserError(
             f"All-reduces of {size.max():.3g} bytes took no longer than those of {size.min():.3g}, "

@@ -14,8 +14,8 @@ import functools
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 from scaling.errors import UserError
 
@@ -311,7 +311,7 @@ def hyperbola(problem: Problem, confidence: float) -> Curve:
     bends, free = np.array([1.0]), problem.points - 2
     turn, squares = least(problem, bends)
     variance = float(squares[0]) / free
-    believed = max(variance, SMALLEST_SD**2) * (free + stats.f.ppf(confidence, 1, free))
+    believed = max(variance, SMALLEST_SD**2) * (free + scipy.stats.f.ppf(confidence, 1, free))
     region = Region(problem, believed, bends, *outermost_turns(problem, bends, turn, believed))
     level = float(best_level(*problem.levels(turn[0])))
     return Curve(1.0, float(turn[0]), level, math.sqrt(variance), problem, region)
@@ -330,7 +330,7 @@ def bent(problem: Problem, confidence: float) -> tuple[Curve, float]:
     bend, turn, _ = lowest(problem, penalised)
     free = problem.points - 3
     variance = best / free
-    believed = max(variance, SMALLEST_SD**2) * (free + stats.f.ppf(confidence, 1, free))
+    believed = max(variance, SMALLEST_SD**2) * (free + scipy.stats.f.ppf(confidence, 1, free))
     low, high = _bend_ends(problem, best_bend, believed)
     own = [b for b in (best_bend, bend, 1.0) if low <= b <= high]
     # Denser at the ends, where the region opens as a square root.
@@ -350,7 +350,7 @@ def lowest(problem: Problem, objective) -> tuple[float, float, float]:
     if not 1 < column < len(problem.grid) - 2:  # an asymptote, on which every bend is the same
         turn = -math.inf if column <= 1 else math.inf
         return 1.0, turn, float(objective(problem.squares(turn), 1.0))
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         lambda x: float(objective(problem.squares(x[1], math.exp(x[0])), math.exp(x[0]))),
         (math.log(LOOKED_AT[row]), problem.grid[column]),
         method="Nelder-Mead",
@@ -375,7 +375,9 @@ def _bend_ends(problem: Problem, best: float, believed: float) -> Interval:
             continue
         excess = lambda b: float(least(problem, np.exp([b]))[1][0]) - believed
         a, b = math.log(near), math.log(beyond[0])
-        ends.append(math.exp(optimize.brentq(excess, a, b, xtol=1e-4)) if excess(a) < 0 else near)
+        ends.append(
+            math.exp(scipy.optimize.brentq(excess, a, b, xtol=1e-4)) if excess(a) < 0 else near
+        )
     return ends[0], ends[1]
 
 
@@ -395,7 +397,7 @@ def rise_of(problem: Problem) -> Rise | None:
         return None
     _, _, all_squares = lowest(problem, lambda squares, bend: squares)
     worse = (all_squares - squares) / max(squares / free, LEAST_NOISE**2)
-    p_value = float(stats.f.sf(worse, 1, free)) / 2  # one side of it
+    p_value = float(scipy.stats.f.sf(worse, 1, free)) / 2  # one side of it
     return Rise(batch, float(np.exp(problem.log_steps[largest])), math.exp(expected), p_value)
 
 
@@ -421,7 +423,7 @@ def slope_of(problem: Problem, confidence: float) -> tuple[float, Interval, floa
     starts = [(math.log(slope), math.log(bend), turn) for slope in (0.8, 1.0, 1.25)]
     found = min(
         (
-            optimize.least_squares(residuals, np.clip(start, *limits.T), bounds=limits.T)
+            scipy.optimize.least_squares(residuals, np.clip(start, *limits.T), bounds=limits.T)
             for start in starts
         ),
         key=lambda one: one.cost,
@@ -429,8 +431,8 @@ def slope_of(problem: Problem, confidence: float) -> tuple[float, Interval, floa
     variance = max(2 * found.cost / free, LEAST_NOISE**2)
     information = found.jac.T @ found.jac
     error = math.sqrt(variance * float(np.linalg.pinv(information, hermitian=True)[0, 0]))
-    reach = float(stats.t.ppf((1 + confidence) / 2, free)) * error
-    p_value = float(stats.f.sf((one - 2 * found.cost) / variance, 1, free))
+    reach = float(scipy.stats.t.ppf((1 + confidence) / 2, free)) * error
+    p_value = float(scipy.stats.f.sf((one - 2 * found.cost) / variance, 1, free))
     slope, low, high = np.exp(found.x[0] + reach * np.array([0, -1, 1]))
     return float(slope), (float(low), float(high)), p_value
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _fit_power(t, d) -> Line:
     powers = lambda exponent: (t / middle) ** exponent
     factor = lambda exponent: powers(exponent) @ d / (powers(exponent) @ powers(exponent))
     residual = lambda exponent: np.sum((d - factor(exponent) * powers(exponent)) ** 2)
-    exponent = float(optimize.minimize_scalar(residual, bracket=(begin, begin + 0.1)).x)
+    exponent = float(scipy.optimize.minimize_scalar(residual, bracket=(begin, begin + 0.1)).x)
     walked = factor(exponent) * powers(exponent)
     intercept = float(np.log(factor(exponent)) - exponent * np.log(middle))
     return Line(exponent, intercept, _r2(d, walked), len(t))

@@ -47,8 +47,8 @@ import functools
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from scaling.curves import (
     BENDS,
@@ -156,7 +156,7 @@ class StepsFit:
         if free < 1:
             return None
         worse = float(self.problem.squares(self.hyperbola.turn)) - best
-        return float(stats.f.sf(worse / max(best / free, SMALLEST_SD**2), 1, free))
+        return float(scipy.stats.f.sf(worse / max(best / free, SMALLEST_SD**2), 1, free))
 
     @property
     def scatter_p(self) -> float | None:
@@ -166,7 +166,7 @@ class StepsFit:
             return None
         sd, freedom = self.noise
         variance = self._bent[1] / free
-        return float(stats.f.sf(variance / max(sd, LEAST_NOISE) ** 2, free, freedom))
+        return float(scipy.stats.f.sf(variance / max(sd, LEAST_NOISE) ** 2, free, freedom))
 
     @property
     def measured(self) -> Interval:

@@ -39,7 +39,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from scaling.errors import UserError
 
@@ -160,7 +160,7 @@ def _spread(crossed, before):
 def _upper_place(trials, confidence):
     """Which of the fewest steps is the upper end, and how often the lower one may miss."""
     places = np.arange(1, trials + 2)  # the last: no such trial
-    misses = stats.binom.sf(places - 1, trials, 1 - 2 ** (-1 / trials))
+    misses = scipy.stats.binom.sf(places - 1, trials, 1 - 2 ** (-1 / trials))
     index = int(np.argmax(misses <= (1 - confidence) / 2))
     return int(places[index]), float(1 - confidence - misses[index])
 

@@ -42,8 +42,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import signal, stats
 
 from scaling.errors import UserError
 
@@ -291,7 +291,7 @@ class Tracker:
         if not pairs.size:
             return
         last = np.array([[self.raw_grad_sq_norm], [self.raw_grad_variance_trace]])
-        filtered, _ = signal.lfilter(
+        filtered, _ = scipy.signal.lfilter(
             [1 - self.decay], [1, -self.decay], pairs, zi=self.decay * last
         )
         self.raw_grad_sq_norm, self.raw_grad_variance_trace = filtered[:, -1].tolist()
@@ -441,7 +441,7 @@ def _fieller(
     Var(top - r bottom): a quadratic a r^2 - 2 b r + c <= 0, with a > 0 if and only if `bottom`
     differs from zero. Its roots are c / q and q / a (Fieller 1954).
     """
-    t = stats.t.ppf((1 + confidence) / 2, freedom)
+    t = scipy.stats.t.ppf((1 + confidence) / 2, freedom)
     means = np.array([bottom, top])
     (a, b), (_, c) = np.outer(means, means) - t**2 * covariance
     q = b + math.sqrt(max(b * b - a * c, 0.0))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,11 @@ def paired(
     a, b = np.asarray(both, float).T
     differences = b - a
     mean, count = float(differences.mean()), len(both)
-    error = float(stats.sem(differences)) if count > 1 else 0.0
+    error = float(scipy.stats.sem(differences)) if count > 1 else 0.0
     if error <= 1e-9 * float(np.abs(a).max() + np.abs(b).max()):
         return Paired(count, mean, None, None, None)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * error
+    p = float(2 * scipy.stats.t.sf(abs(mean) / error, count - 1))
     return Paired(count, mean, mean - half, mean + half, p)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from scaling.curves import SMALLEST_SD, Array, Curve, Interval, outermost_turns
 from scaling.fits import StepsFit, interval_text, rounded
@@ -67,7 +67,7 @@ def critical_batch_ratio(fit: StepsFit, reference: StepsFit) -> Ratio:
     sds = [max(curve.residual_sd, SMALLEST_SD) for curve in pair]
     r = _correlation(*pair)
     freedom = pair[0].problem.points - 2 if r else _welch(*pair, sds)
-    most = float(stats.f.ppf(fit.confidence, 1, freedom))
+    most = float(scipy.stats.f.ppf(fit.confidence, 1, freedom))
     reach = [_reach(curve, sd, most / (1 - abs(r))) for curve, sd in zip(pair, sds, strict=True)]
     cell = sum(high - low for low, high in reach) / (2 * CELLS)
     turns = [_cells(curve, ends, cell) for curve, ends in zip(pair, reach, strict=True)]

@@ -16,7 +16,7 @@ import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import qmc
+import scipy
 
 from scaling.errors import UserError, look_up, nearest, refuse_unread
 from scaling.limits import AMOUNT, COUNT, FINITE, NOT_NEGATIVE, POSITIVE, RATE, SHARE, Limits
@@ -24,7 +24,7 @@ from scaling.limits import AMOUNT, COUNT, FINITE, NOT_NEGATIVE, POSITIVE, RATE, 
 Space = Mapping[str, Sequence]
 Values = Mapping[str, float]
 
-SAMPLERS = {"sobol": qmc.Sobol, "halton": qmc.Halton}
+SAMPLERS = {"sobol": "Sobol", "halton": "Halton"}  # in scipy.stats.qmc, seconds to import
 MOST_POINTS = 2**16  # before `sample(..., outside=...)` gives up, after about a second
 
 
@@ -188,7 +188,7 @@ def sample(
       UserError: unknown sampler, or too little of the space lies outside `outside` to find the
         trials there.
     """
-    engine = look_up("sampler", sampler, SAMPLERS)
+    engine = getattr(scipy.stats.qmc, look_up("sampler", sampler, SAMPLERS))
     if min(trials, default=0) < 0:
         raise ValueError(f"Trial {min(trials)}: trials are numbered from 0.")
     needed = max(trials, default=-1) + 1

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from ml_collections import ConfigDict
-from scipy import stats
 
 from scaling import durations, noise
 from scaling.batch import plans
@@ -345,7 +345,7 @@ def saving(fit: StepsFit, ends: Sequence[tuple[int, int]]) -> Saving:
     if logs.size == 1:
         return Saving(float(-np.expm1(-middle)), None, None)
     mean_batch = np.exp(np.log(examples / steps).mean())
-    over_runs = stats.t.ppf(0.975, logs.size - 1) * stats.sem(logs)
+    over_runs = scipy.stats.t.ppf(0.975, logs.size - 1) * scipy.stats.sem(logs)
     with np.errstate(divide="ignore"):  # a curve that may be zero
         low, high = np.log(fit.hyperbola.band(mean_batch)) - np.log(fit.hyperbola.steps(mean_batch))
     low, high = middle - np.hypot(over_runs, low), middle + np.hypot(over_runs, high)
