@@ -8,6 +8,7 @@ import pytest
 from readers import read_studies, read_study
 from synthetic import HOSTILE
 
+pytestmark = pytest.mark.slow
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 OPTIONS = (
     "--headless",
