@@ -1,6 +1,7 @@
 """Reports that several tests look at, each made once."""
 
 import pytest
+from matplotlib.figure import Figure
 from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 from synthetic_accuracy import write_accuracy_workdir
@@ -10,6 +11,16 @@ from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 from synthetic_train import write_train_run
 
 from scaling.report import write_report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse():
+    """Figures of few pixels: most of the time of a report is their PNGs."""
+    save = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        few = lambda options: options | {"dpi": min(options.get("dpi", 40), 40)}
+        patch.setattr(Figure, "savefig", lambda *args, **options: save(*args, **few(options)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,7 @@ def _without_times(result):
     return {k: v for k, v in result.items() if k != "seconds"}
 
 
-@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("after", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))])
 def test_stopped_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, after):
     """Interrupted at one call after another: tuning, runs, between them."""
     config = _config(**{"accuracy.trials": 2, "accuracy.widen": 1, "batch_sizes": (192,)})
@@ -295,6 +295,7 @@ def test_the_dry_run_says_what_it_would_cost(study):
     assert re.search(rf"total  {examples:.3g} examples".replace("+", r"\+"), text), text
 
 
+@pytest.mark.slow
 def test_streamed_images(tmp_path, imagenet):
     config = _config(**{"data.name": "imagenet", "data.dir": str(imagenet.parents[1])})
     config.model = model_config("mlp", widths=(4,))

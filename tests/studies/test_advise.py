@@ -28,6 +28,21 @@ def _advice(workdir, **changes):
     return read(read_workdir(workdir))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _measured_once():
+    """What the device can do with a model is measured once, not in every test."""
+    measure, known = advise._device, {}
+
+    def device(config):
+        if str(config.model) not in known:
+            known[str(config.model)] = measure(config)
+        return known[str(config.model)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advise, "_device", device)
+        yield
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     return _advice(tmp_path_factory.mktemp("advise"))

@@ -143,7 +143,8 @@ def test_a_finished_point_is_one_line(study):
     assert f"slope {np.mean(slopes):.3g} ± {np.std(slopes, ddof=1):.2g}" in line
 
 
-@pytest.mark.parametrize("devices", [2, 3])  # that train trials of their own; that share a batch
+# Devices that share a batch; that train trials of their own.
+@pytest.mark.parametrize("devices", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_number_of_devices_changes_nothing(study, tmp_path, devices):
     config = _config(devices=devices, batch_sizes=(192,))
     config.recipes.names = ("naive",)

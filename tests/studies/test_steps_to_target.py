@@ -187,6 +187,7 @@ def test_a_second_launch_measures_nothing(study):
     assert files == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.json*")}
 
 
+@pytest.mark.slow
 def test_slices_in_another_order_leave_the_same_files(study, tmp_path):
     workdir, _, _ = study
     for part, names in (("1:2", ("bs64",)), ("0:1", ("bs16",)), ("2:", ("bs256",))):
@@ -197,7 +198,9 @@ def test_slices_in_another_order_leave_the_same_files(study, tmp_path):
         assert _files(tmp_path, name) == _files(workdir, name)
 
 
-@pytest.mark.parametrize("moment", ["search0", "repeats", "result"])
+@pytest.mark.parametrize(
+    "moment", ["search0", pytest.param("repeats", marks=pytest.mark.slow), "result"]
+)
 def test_killed_where_a_race_is_recorded_nothing_is_lost(study, tmp_path, monkeypatch, moment):
     workdir, _, _ = study
     write = RunDir._write
@@ -292,6 +295,7 @@ def test_a_goal_on_the_training_split(tmp_path):
     assert first["loss"] != other["loss"] == pytest.approx(first["loss"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_streamed_images(tmp_path, imagenet, monkeypatch):
     """To the end; and cut to pieces, the same."""
     images = {"data.name": "imagenet", "data.dir": str(tmp_path / "tfds"), "eval.batch": 4}

@@ -78,7 +78,7 @@ def _alone(path, config, values, seed):
 
 ALONE = {
     "simple CNN with dropout, accumulated": (
-        {"name": "simple_cnn", "size": "narrow", "dropout": 0.5},
+        {"name": "simple_cnn", "size": "tiny", "dropout": 0.5},
         {"micro_batch": 8},
         [{"peak": 0.02}, {"peak": 0.05}],
     ),
@@ -107,7 +107,7 @@ ALONE = {
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_a_trial_is_what_a_run_of_its_own_would_be(tmp_path, name):
+def test_a_trial_is_what_a_run_of_its_own_would_be(tmp_path, tiny_cnn, name):
     """Sums of training losses, validation loss and error, to float tolerance."""
     model, changes, values = ALONE[name]
     config, seeds = _config(model, **changes), (5, 11)
@@ -135,8 +135,8 @@ def expected():
     "devices, count, block, spread, shape",
     [
         (1, 5, 2, "trials", (1, 3, 2)),
-        (1, 5, 5, "trials", (1, 1, 5)),
-        (2, 5, None, "trials", (2, 1, 3)),
+        pytest.param(1, 5, 5, "trials", (1, 1, 5), marks=pytest.mark.slow),
+        pytest.param(2, 5, None, "trials", (2, 1, 3), marks=pytest.mark.slow),
         (3, 6, 1, "trials", (3, 2, 1)),
         (8, 9, None, "trials", (8, 1, 2)),
         (8, 5, 2, "batch", (3, 2)),
@@ -237,7 +237,8 @@ def _streamed(tmp_path, **changes):
 
 
 @pytest.mark.parametrize(
-    "devices, block, spread", [(1, 1, "trials"), (2, 1, "trials"), (3, 2, "batch")]
+    "devices, block, spread",
+    [pytest.param(1, 1, "trials", marks=pytest.mark.slow), (2, 1, "trials"), (3, 2, "batch")],
 )
 def test_trials_on_a_stream_are_what_runs_of_their_own_would_be(
     tmp_path, imagenet, monkeypatch, devices, block, spread
@@ -294,7 +295,7 @@ def test_the_time_of_calls_is_divided_between_updates_and_evaluations():
 # ---- The training split ----
 
 
-@pytest.mark.parametrize("size, count", [(None, 300), (40, 40)])
+@pytest.mark.parametrize("size, count", [(None, 300), pytest.param(40, 40, marks=pytest.mark.slow)])
 def test_the_training_split_is_evaluated_as_the_validation_split_is(size, count):
     """On the first examples, as many as the validation split has: by the task's own metrics."""
     config = _config(GHOST, **{"data.augment": "crop_flip", "data.train_size": size})
@@ -351,6 +352,13 @@ def limited(monkeypatch):
     return limited
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """No program is compiled; one needs a MiB for every example that it holds at once."""
+    monkeypatch.setattr(Population, "_program", lambda self, method: method)
+    monkeypatch.setattr(Population, "_bytes", lambda self, _: self.layout.examples_at_once * 2**20)
+
+
 def test_fewer_trials_side_by_side_where_memory_is_short(limited):
     whole = limited(None)
     assert whole.layout.shape == (1, 1, 8)
@@ -358,61 +366,44 @@ def test_fewer_trials_side_by_side_where_memory_is_short(limited):
     assert part.layout.shape == (1, 2, 4) and part.layout.plan == whole.layout.plan
     for row, other in zip(_train(part, 1, END), _train(whole, 1, END), strict=True):
         np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
-    one = limited(1.001 * _gib(limited(None, block=1)))
-    assert one.layout.shape == (1, 8, 1)
 
 
-def test_the_batch_is_shared_and_cut_where_one_trial_alone_is_too_large(limited):
-    whole = limited(None, count=2, devices=2)
-    assert (whole.layout.spread, whole.layout.shape) == ("trials", (2, 1, 1))
-    shared = limited(0.99 * _gib(whole), count=2, devices=2)
-    assert (shared.layout.spread, shared.layout.plan.layout) == ("batch", (1, 2, 480))
-    cut = limited(0.8 * _gib(shared), count=2, devices=2)
-    assert (cut.layout.spread, cut.layout.plan.layout) == ("trials", (4, 1, 240))
-    expected, *others = (_train(population, 1, END) for population in (whole, shared, cut))
-    for rows in others:
-        for row, other in zip(rows, expected, strict=True):
-            np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
+def test_the_batch_is_shared_and_cut_where_one_trial_alone_is_too_large(limited, uncompiled):
+    def layout(mib, count=2, devices=2):
+        found = limited(mib / 2**10, count=count, devices=devices).layout
+        return found.spread, found.shape, found.plan.layout
+
+    assert layout(960, count=8, devices=1) == ("trials", (1, 8, 1), (1, 1, 960))
+    assert layout(960) == ("trials", (2, 1, 1), (1, 1, 960))
+    assert layout(959) == ("batch", (2, 1), (1, 2, 480))
+    assert layout(479) == ("trials", (2, 1, 1), (4, 1, 240))
 
 
 @pytest.mark.parametrize(
     "changes, words",
     [({}, "raise memory_limit_gib"), ({"micro_batch": 320}, "leave micro_batch None")],
 )
-def test_more_than_the_memory_is_refused_in_one_sentence(limited, changes, words):
+def test_more_than_the_memory_is_refused_in_one_sentence(limited, uncompiled, changes, words):
     told = r"^8 trials of batch 960 do not fit: .* needs .* GiB .*; search fewer trials, .*\.$"
     with pytest.raises(UserError, match=told) as caught:
         limited(1e-6, **changes)
     assert words in str(caught.value)
 
 
-CNN = {"name": "simple_cnn", "size": "narrow"}
-
-
-def test_a_way_to_compute_convolutions_that_does_not_fit_is_left_out(limited, monkeypatch):
+def test_a_way_to_compute_convolutions_that_does_not_fit_is_left_out(
+    limited, uncompiled, tiny_cnn, monkeypatch
+):
     """Whichever it is."""
-    chosen = set()
-    for too_large in population_module.SIDE_BY_SIDE_METHODS:
-        compiled, program = {}, Population._program
-
-        def remembered(self, method, program=program, compiled=compiled):
-            compiled[method] = program(self, method)
-            return compiled[method]
-
-        def huge(self, program, compiled=compiled, too_large=too_large):
-            return math.inf if program is compiled.get(too_large) else 1
-
-        monkeypatch.setattr(Population, "_program", remembered)
-        monkeypatch.setattr(Population, "_bytes", huge)
-        population = limited(1.0, CNN, 2, 2, global_batch=4)
-        assert population.layout.block == 2 and set(compiled) == {"xla", "patches"}
-        chosen.add(population.placement["conv_method"])
-        monkeypatch.undo()
-    assert chosen == {"xla", "patches"}
+    for large, other in (("xla", "patches"), ("patches", "xla")):
+        need = {large: math.inf, other: 1}
+        monkeypatch.setattr(Population, "_bytes", lambda _, method, need=need: need[method])
+        population = limited(1.0, tiny_cnn, 2, 2, global_batch=4)
+        assert population.layout.block == 2
+        assert population.placement["conv_method"] == other
 
 
-def test_what_was_chosen_is_chosen_again_on_the_same_devices(limited):
-    chosen = limited(0.9 * _gib(limited(None))).placement
+def test_what_was_chosen_is_chosen_again_on_the_same_devices(limited, uncompiled):
+    chosen = limited(0.9 * 8 * 960 / 2**10).placement
     assert (chosen["block"], chosen["devices"], chosen["conv_method"]) == (4, 1, None)
     again = json.loads(json.dumps(chosen))
     assert limited(None, placement=again).layout.block == 4  # though 8 would fit now

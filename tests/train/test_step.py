@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from scaling.batch import plan_by_hand, plans
 from scaling.data.resident import EpochOrder, make_preprocess, synthetic
 from scaling.models import build_model, ghost_batch_of
+from scaling.models.layers import Dropout
 from scaling.tasks import Classification
 from scaling.train.step import (
     AXIS,
@@ -34,7 +36,8 @@ def _train(
     model, devices, micro, batch=BATCH, steps=STEPS, cuts=(), augment="crop_flip", noise=None
 ):
     """(metrics, state) after `steps` updates, in chunks cut at `cuts`."""
-    model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
+    if not isinstance(model, nn.Module):
+        model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
     task = Classification(model, SHAPE)
     plan = plan_by_hand(batch, devices, micro, ghost_batch_of(model, batch))
     chosen = jax.devices()[:devices]
@@ -55,21 +58,40 @@ def _train(
     return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}, jax.device_get(state)
 
 
+class WithDropout(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, *, train, positions=None):
+        x = nn.relu(nn.Dense(16)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes)(Dropout(0.5)(x, train=train, positions=positions))
+
+
 MODELS = {
     "ghost within a device": {"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 4},
     "ghost across devices": {"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 48},
     "batch": {"name": "mlp", "widths": (16,), "norm": "batch"},
-    "dropout": {"name": "simple_cnn", "size": "narrow", "dropout": 0.5},
+    "dropout": WithDropout(),
+}
+# (devices, examples in a microbatch): every pair of model, number of devices, and one microbatch or
+# several that there is, once.
+LAYOUTS = {
+    "ghost within a device": [(1, 24), (2, 48), (3, 8), (8, 4)],
+    "ghost across devices": [(2, 24), (4, 24), (8, 6)],
+    "batch": [(3, 32), (8, 12)],
+    "dropout": [(1, 32), (4, 12), (8, 12)],
 }
 
 
-def _layouts(name):
-    """Some of the layouts that fit a model, on every number of devices."""
-    ghost = ghost_batch_of(build_model(num_classes=10, **MODELS[name]), BATCH)
-    for devices in (1, 2, 3, 4, 8):
-        fitting = plans(BATCH, devices, ghost)
-        few = fitting[1::3] if name == "dropout" else fitting[:3]
-        yield from ((name, devices, plan.micro_batch) for plan in few[:2] or fitting[:1])
+def _cases():
+    """`LAYOUTS`, and as slow tests more of those that fit, on every number of devices."""
+    for name, few in LAYOUTS.items():
+        yield from ((name, *layout) for layout in few)
+        ghost = None if name == "dropout" else MODELS[name].get("ghost_batch", BATCH)
+        for devices in (1, 2, 3, 4, 8):
+            for micro in [plan.micro_batch for plan in plans(BATCH, devices, ghost)][:3]:
+                if (devices, micro) not in few:
+                    yield pytest.param(name, devices, micro, marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -77,11 +99,10 @@ def _reference(name):
     return _train(MODELS[name], 1, BATCH)
 
 
-@pytest.mark.parametrize("name, devices, micro", [case for n in MODELS for case in _layouts(n)])
+@pytest.mark.parametrize("name, devices, micro", _cases())
 def test_the_layout_changes_nothing(name, devices, micro):
     """Same examples, losses, norms, weights and running statistics on any layout."""
-    model = MODELS[name]
-    metrics, state = _train(model, devices, micro)
+    metrics, state = _train(MODELS[name], devices, micro)
     expected, expected_state = _reference(name)
     for key in ("loss", "error", "grad_sq_norm", "learning_rate", "weight_distance"):
         np.testing.assert_allclose(metrics[key], expected[key], rtol=2e-4, atol=2e-6, err_msg=key)
