@@ -17,7 +17,8 @@ from scaling.config import LATER_SEEDS, LIMITS, checked, default_config, limits_
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
 from scaling.studies import STUDIES, accuracy, points_of
-from scaling.train import memory, point_search
+from scaling.train import memory
+from scaling.train import search as point_search
 
 NAN, INF = math.nan, math.inf
 

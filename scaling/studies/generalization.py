@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from scaling import durations
 from scaling.config import default_config
-from scaling.crossings import next_evaluation
+from scaling.crossings import History, next_evaluation
 from scaling.data import sources
 from scaling.diffusion import fit_diffusion
 from scaling.errors import UserError
@@ -30,11 +30,11 @@ from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.shared import text_table
-from scaling.train.cohort import Cohort, History
 from scaling.train.layers import LayerNorms
-from scaling.train.layout import layout_of
 from scaling.train.memory import check_population
+from scaling.train.planning import layout_of
 from scaling.train.point import Point, resolve
+from scaling.train.trials import Observer, ToTheEnd, Training, seconds_of
 
 START, END = "layers at the start", "layers at the end"
 
@@ -98,21 +98,20 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
     point = resolve(config, ("peak",))
     result = recipe_points.begin(point, run)
     seeds = [config.seed + k for k in range(config.recipes.seeds)]
-    walk = _Walk(point, seeds)
-    cohort = Cohort(
+    resolution = config.generalization.resolution
+    training = Training(
         point,
+        ToTheEnd(point.total_steps, lambda step: next_evaluation(step, resolution)),
         [{}] * len(seeds),
         seeds,
         run,
         "runs",
         "validation",
-        lambda step: next_evaluation(step, config.generalization.resolution),
-        recipe_points.ends_of(config),
-        tracked=("loss", "grad_sq_norm"),
-        observe=walk.observe,
-        conclude=walk.conclude,
+        means=("loss", "grad_sq_norm"),
+        ends=recipe_points.ends_of(config),
+        observers=[_Distance(point, seeds)],
     )
-    outcome = cohort.run(0, signals, name)
+    outcome = training.run(0, signals, name)
     span = fit_range(point)
     runs = [
         {"seed": seed, **recipe_points.end_of(outcome, k), **_walked(outcome.histories[k], span)}
@@ -123,32 +122,34 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dic
         "status": "complete" if complete else "diverged",
         "fit_steps": list(span),
         "runs": runs,
-        "layers": _layers(outcome.notes),
-        "seconds": outcome.seconds,
+        "layers": _layers(*outcome.observed),
+        "seconds": seconds_of([outcome]),
         "trial_steps_per_second": outcome.trial_steps / max(outcome.seconds["train"], 1e-9),
     }
 
 
-class _Walk:
-    """What is seen of a population on its way."""
+class _Distance(Observer):
+    """How far the weights are from the initial ones, and at step 1 and at the end the layers'
+    norms."""
 
     def __init__(self, point: Point, seeds):
-        self.point, self.seeds = point, seeds
+        self.point, self.seeds, self.state = point, seeds, {}
         self.layers: LayerNorms | None = None
         self.initial = None
 
-    def observe(self, population):
-        """||w - w_0|| of every trial, and at step 1 the layers' norms."""
+    def columns(self, population):
+        """||w - w_0|| of every trial."""
         if self.initial is None:
             self.initial = population.initial_weights()
+        if self.point.config.generalization.layers and population.step == 1:
+            self.state[START] = self._norms(population)
         squares = jax.tree.map(_squared_distances, population.weights(), self.initial)
-        columns = {"weight_distance": np.sqrt(sum(jax.tree.leaves(squares)))}
-        wanted = self.point.config.generalization.layers
-        return columns, {START: self._norms(population)} if wanted and population.step == 1 else {}
+        return {"weight_distance": np.sqrt(sum(jax.tree.leaves(squares)))}
 
-    def conclude(self, population):
+    def end(self, population):
         """The layers' norms after the last update."""
-        return {END: self._norms(population)} if self.point.config.generalization.layers else {}
+        if self.point.config.generalization.layers:
+            self.state[END] = self._norms(population)
 
     def _norms(self, population):
         if self.layers is None:
@@ -164,7 +165,7 @@ def _squared_distances(now, before):
 
 def _walked(history: History, span) -> dict[str, Any]:
     """The curve of one run and what it fits."""
-    curve = history.curve
+    curve = history.columns
     columns = {
         "step": curve["step"],
         "weight_distance": curve["weight_distance"],

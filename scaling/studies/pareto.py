@@ -23,8 +23,8 @@ from scaling.record import RunDir, read_metrics
 from scaling.signals import Signals
 from scaling.studies import steps_to_target
 from scaling.studies.shared import batch_name, in_parts, single_run, text_table
-from scaling.train.loop import train_inside
 from scaling.train.point import data_info
+from scaling.train.single import train_inside
 
 name = batch_name
 sentence = steps_to_target.sentence

@@ -16,8 +16,8 @@ from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.studies import generalization, points_of, run_study
 from scaling.studies.shared import single_run
-from scaling.train.loop import train_point
 from scaling.train.point import resolve
+from scaling.train.single import train_point
 from scaling.train.step import init_state
 
 QUIET = lambda text: None
