@@ -10,7 +10,6 @@ every microbatch covers consecutive positions for any number of devices.
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 from scaling.errors import UserError
 
@@ -100,39 +99,6 @@ def plan_by_hand(
         + (f" into whole ghost batches of {ghost_batch}" if ghost_batch else "")
         + f"; the nearest that do are {' and '.join(str(p.micro_batch) for p in near)}."
     )
-
-
-def largest_that_fits(
-    layouts: list[BatchPlan], step_bytes: Callable[[BatchPlan], int], limit_bytes: float
-) -> BatchPlan:
-    """The layout with the fewest microbatches whose step fits the memory of one device.
-
-    Args:
-      layouts: candidates, largest microbatch first (`plans`).
-      step_bytes: bytes per device for one update. It compiles, so it is called at most
-        log2(len(layouts)) + 1 times.
-      limit_bytes: memory available per device.
-
-    Raises:
-      UserError: not even the smallest microbatch fits.
-    """
-    low, high = 0, len(layouts)  # every layout before `low` is too large, those from `high` on fit
-    need = None
-    while low < high:
-        # The largest microbatch first: it usually fits, with a single compilation.
-        middle = low if need is None else (low + high) // 2
-        need = step_bytes(layouts[middle])
-        if need <= limit_bytes:
-            high = middle
-        else:
-            low = middle + 1
-    if low == len(layouts):
-        raise UserError(
-            f"A microbatch of {layouts[-1].micro_batch} needs {need / 2**30:.2f} GiB and a device "
-            f"may use {limit_bytes / 2**30:.2f} GiB; use more memory, a smaller model, or a "
-            "smaller ghost batch if batch statistics require these microbatches."
-        )
-    return layouts[low]
 
 
 def _check_ghost(global_batch: int, ghost_batch: int) -> None:

@@ -7,7 +7,8 @@ the first one strictly better than the goal.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 
 def next_evaluation(step: int, ratio: float) -> int:
@@ -28,52 +29,63 @@ def next_evaluation(step: int, ratio: float) -> int:
 
 
 @dataclasses.dataclass
-class Curve:
-    """What is known of one trial so far; JSON with `dataclasses.asdict`.
+class History:
+    """What is known of one trial.
 
     Attributes:
-      crossed: step of the first evaluation strictly below the goal, or None.
-      before: step of the evaluation before that one. Between any two evaluations up to `crossed`
-        the trial may have been below the goal for a while.
-      best: lowest finite metric, None before any.
-      diverged: whether a loss was not finite; nothing is added from then on. A trial that crosses
-        first and diverges later has reached the goal.
-      last_train_loss: mean over the updates before the last evaluation.
+      columns: "step", the metrics and whatever else is recorded, a value at each evaluation; None
+        where there is no number.
+      diverged_at: step at which a number was not finite; nothing is added from then on.
     """
 
-    crossed: int | None = None
-    before: int | None = None
-    best: float | None = None
-    diverged: bool = False
-    last_train_loss: float | None = None
-    last_step: int = 0
+    columns: dict[str, list] = dataclasses.field(default_factory=dict)
+    diverged_at: int | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One evaluation, later than those before; a "loss" of None is divergence."""
+        for name, value in row.items():
+            self.columns.setdefault(name, []).append(value)
+        if row["loss"] is None:
+            self.diverged_at = row["step"]
+
+    def known(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of the evaluations at which a column has a number."""
+        pairs = zip(self.columns.get("step", ()), self.columns.get(name, ()), strict=True)
+        return [(step, value) for step, value in pairs if value is not None]
 
     @property
-    def outcome(self) -> str:
-        """reached, infeasible or missed."""
-        if self.crossed is not None:
+    def last(self) -> dict[str, Any]:
+        """The last evaluation."""
+        return {name: values[-1] for name, values in self.columns.items()}
+
+    def best(self, name: str) -> float | None:
+        """The lowest value of a column."""
+        return min((value for _, value in self.known(name)), default=None)
+
+    def crossing(self, metric: str, goal: float) -> tuple[int, int] | None:
+        """Steps of the first evaluation strictly below the goal and of the one before it, (before,
+        step). Between any two evaluations the trial may have been below the goal for a while."""
+        before = 0
+        for step, value in self.known(metric):
+            if value < goal:
+                return before, step
+            before = step
+        return None
+
+    def outcome(self, metric: str, goal: float) -> str:
+        """reached, infeasible or missed. A trial that crosses first and diverges later has reached
+        the goal."""
+        if self.crossing(metric, goal):
             return "reached"
-        return "infeasible" if self.diverged else "missed"
-
-    def add(self, step: int, metric: float, train_loss: float, alive: bool, goal: float) -> None:
-        """One evaluation after `step` updates, later than those before."""
-        if self.diverged:
-            return
-        if not (alive and math.isfinite(metric)):
-            self.diverged = True
-            return
-        if math.isfinite(train_loss):
-            self.last_train_loss = train_loss
-        self.best = metric if self.best is None else min(self.best, metric)
-        if metric < goal and self.crossed is None:
-            self.crossed, self.before = step, self.last_step
-        self.last_step = step
+        return "missed" if self.diverged_at is None else "infeasible"
 
 
-def first_crossing(curves: Sequence[Curve]) -> tuple[int, int] | None:
+def first_crossing(
+    histories: Sequence[History], metric: str, goal: float
+) -> tuple[int, int] | None:
     """(step, trial) of the first crossing, ties to the lower trial; None if there is none."""
-    crossed = [(c.crossed, trial) for trial, c in enumerate(curves) if c.crossed is not None]
-    return min(crossed, default=None)
+    crossings = [(history.crossing(metric, goal), k) for k, history in enumerate(histories)]
+    return min(((pair[1], k) for pair, k in crossings if pair), default=None)
 
 
 def fewest_of(steps: Sequence[float | None], count: int) -> float:

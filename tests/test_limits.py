@@ -16,8 +16,11 @@ from scaling import search
 from scaling.config import LATER_SEEDS, LIMITS, checked, default_config, limits_of, model_config
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
-from scaling.studies.running import STUDIES, accuracy, points_of
-from scaling.train import memory, point_search
+from scaling.studies import STUDIES
+from scaling.studies.accuracy import measure as accuracy
+from scaling.studies.running import points_of
+from scaling.train import memory
+from scaling.train import search as point_search
 
 NAN, INF = math.nan, math.inf
 

@@ -12,11 +12,10 @@ from scaling.record import RunDir
 from scaling.studies import shared
 from scaling.studies.recipe_records import Run
 from scaling.train import planning
-from scaling.train.cohort import Outcome
-from scaling.train.layout import layout_of
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.population import placements
 from scaling.train.resolved import point_values
+from scaling.train.trials import Outcome
 
 ENDS = ("train", "test")  # splits that a run may be evaluated on after its last update
 
@@ -137,7 +136,7 @@ def dry_run(
         examples = runs_of(point) * point.total_steps * point.global_batch
         hours = shared.device_hours(planning.flops_per_example(point), examples, rate)
         total_examples, total_hours = total_examples + examples, total_hours + hours
-        layout = layout_of(point, config.recipes.seeds)
+        layout = planning.layout_of(point, config.recipes.seeds)
         also = ", ".join(config.recipes.names[1:])
         lines.append(
             f"{called}: {point.total_steps:,} steps, {config.optim.name} at {point.peak:.4g}, "

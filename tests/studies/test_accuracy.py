@@ -16,7 +16,7 @@ from scaling.signals import Interrupted
 from scaling.studies.accuracy.measure import Search, dry_run
 from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import single_run
-from scaling.train.loop import train_point
+from scaling.train.single import train_point
 
 QUIET = lambda text: None
 RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
@@ -170,15 +170,15 @@ def test_killed_after_training_the_ends_are_evaluated_again(tmp_path, monkeypatc
     config = _config(**{"batch_sizes": (192,)})
     config.recipes.names = ("naive",)
     whole = measured(config, tmp_path / "whole")
-    keep = RunDir.keep
+    save = RunDir.save_json
 
     def dies(self, name, content):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDir, "keep", dies)
+    monkeypatch.setattr(RunDir, "save_json", dies)
     with pytest.raises(KeyboardInterrupt):
         measured(config, tmp_path / "cut")
-    monkeypatch.setattr(RunDir, "keep", keep)
+    monkeypatch.setattr(RunDir, "save_json", save)
     cut = measured(config, tmp_path / "cut")
     assert _without_times(cut["bs192_naive"]) == _without_times(whole["bs192_naive"])
     texts = [(tmp_path / w / "bs192_naive/metrics.jsonl").read_text() for w in ("whole", "cut")]

@@ -184,9 +184,9 @@ def test_what_did_not_come_to_the_goal_is_a_result(tmp_path, changes, status, re
 def test_the_worst_seed_gives_the_status(tmp_path, monkeypatch):
     goals = [{"goal": goal, "steps": 5, "examples": 80} for goal in GOALS]
     seeds = {
-        "reached": Trajectory(0, [[1, 16]], {}, goals=goals),
-        "target_not_reached": Trajectory(1, [[1, 16]], {}, goals=goals[:1]),
-        "diverged": Trajectory(2, [[1, 16]], {}, goals=goals[:1], diverged_at=9),
+        "reached": Trajectory(0, [[1, 16]], goals=goals),
+        "target_not_reached": Trajectory(1, [[1, 16]], goals=goals[:1]),
+        "diverged": Trajectory(2, [[1, 16]], goals=goals[:1], diverged_at=9),
     }
     for count, status in ((1, "reached"), (2, "target_not_reached"), (3, "diverged")):
         trajectories = list(seeds.values())[:count]

@@ -5,6 +5,7 @@ import pytest
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.report.records import read_workdir
+from scaling.studies.advise import measure as advise_measure
 from scaling.studies.advise.report import KIND
 from scaling.studies.advise.study import read
 from scaling.studies.running import run_study
@@ -31,7 +32,7 @@ def _advice(workdir, **changes):
 @pytest.fixture(scope="module", autouse=True)
 def _measured_once():
     """What the device can do with a model is measured once, not in every test."""
-    measure, known = advise._device, {}
+    measure, known = advise_measure._device, {}
 
     def device(config):
         if str(config.model) not in known:
@@ -39,7 +40,7 @@ def _measured_once():
         return known[str(config.model)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(advise, "_device", device)
+        patch.setattr(advise_measure, "_device", device)
         yield
 
 

@@ -17,8 +17,8 @@ from scaling.record import RunDir, read_metrics
 from scaling.studies.generalization.measure import fit_range
 from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import single_run
-from scaling.train.loop import train_point
 from scaling.train.point import resolve
+from scaling.train.single import train_point
 from scaling.train.step import init_state
 
 QUIET = lambda text: None

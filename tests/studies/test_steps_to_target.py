@@ -22,8 +22,7 @@ from scaling.signals import Interrupted
 from scaling.studies.running import run_study
 from scaling.studies.steps_to_target.measure import check
 from scaling.studies.steps_to_target.record import Record
-from scaling.train import held_out
-from scaling.train.population import Population
+from scaling.train import held_out, planning
 
 GOAL, TRIALS, BUDGET = 0.3, 8, 90
 NAMES = ("bs16", "bs64", "bs256")
@@ -324,7 +323,8 @@ def test_streamed_images(tmp_path, imagenet, monkeypatch):
 
 def test_how_a_population_fitted_the_memory_is_kept_when_it_is_resumed(tmp_path, monkeypatch):
     """Whatever would fit by then: smaller blocks add numbers in another order."""
-    monkeypatch.setattr(Population, "_bytes", lambda self, _: self.layout.block * 2**30)
+    need = lambda program, limit: program.layout.block * 2**30
+    monkeypatch.setattr(planning, "needed_bytes", need)
     config, append = _one(memory_limit_gib=2.5), RunDir.append
 
     def signalled(self, lines):

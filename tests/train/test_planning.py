@@ -1,15 +1,20 @@
-import dataclasses
-
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from scaling.batch import BatchPlan
+from scaling.batch import BatchPlan, plans
 from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.train import planning
 from scaling.train.point import resolve
+from scaling.train.program import (
+    MAX_CALL_EXAMPLES,
+    MAX_CALL_STEPS,
+    Layout,
+    capacity_of,
+    compile_program,
+    shapes_of,
+)
 
 
 def _point(model, **changes):
@@ -52,23 +57,49 @@ def test_convolution_flops_do_not_depend_on_how_they_are_computed():
     assert counts[0] == counts[1] == counts[2]
 
 
-def test_memory_decides_the_number_of_microbatches(uncompiled):
-    """The largest that fits; what a program really needs is in the last test."""
-    limited = lambda kib: _point(MLP, global_batch=4096, memory_limit_gib=kib / 2**20)
-    assert planning.choose(limited(4096)).plan == BatchPlan(4096, 1, 1, 4096)
-    assert planning.choose(limited(4095)).plan == BatchPlan(4096, 1, 2, 2048)
-    assert planning.choose(limited(300)).plan == BatchPlan(4096, 1, 16, 256)
-    with pytest.raises(UserError, match="use more memory"):
-        planning.choose(limited(0.9))
+def test_memory_decides_the_number_of_microbatches():
+    model = {"name": "mlp", "widths": (500, 500)}
+    point = _point(model, global_batch=4096)
+    free = planning.choose(point)
+    assert free.plan == BatchPlan(4096, 1, 1, 4096)
+    tight = _point(model, global_batch=4096, memory_limit_gib=free.step_bytes / 2**30 * 0.6)
+    chosen = planning.choose(tight)
+    assert chosen.plan.accum_steps > 1 and chosen.plan.global_batch == 4096
+    assert chosen.step_bytes <= planning.memory_limit(tight)
+    larger = [p for p in plans(4096, 1) if p.micro_batch > chosen.plan.micro_batch][-1]
+    too_large = _program(tight, Layout("trials", 1, 1, 1, 1, larger))
+    assert planning.needed_bytes(too_large) > planning.memory_limit(tight)
+    with pytest.raises(UserError, match=r"Batch 64 does not fit: .* 1 at a time|microbatches of 1"):
+        planning.choose(_point(model, memory_limit_gib=1e-6))
 
 
-def test_by_hand_and_as_recorded(uncompiled):
+def test_the_first_that_fits(monkeypatch):
+    """Of whatever was not known before to be too large; the usual case is one compilation."""
+    monkeypatch.setattr(planning, "compile_program", lambda point, layout, *_: layout)
+    point, tried = _point({"name": "mlp", "widths": ()}, global_batch=1024), []
+
+    def need(layout, limit):
+        tried.append(layout.plan.micro_batch)
+        return 100.0 * layout.plan.micro_batch + 1000
+
+    monkeypatch.setattr(planning, "needed_bytes", need)
+    for limit in (10**9, 10**5, 5000, 1100):
+        tried.clear()
+        monkeypatch.setattr(planning, "memory_limit", lambda _, limit=limit: limit)
+        best = planning.choose(point).plan
+        fit = [p for p in plans(1024, 1) if 100 * p.micro_batch + 1000 <= limit]
+        assert best == fit[0] and tried[0] == 1024 and len(tried) <= 6
+    monkeypatch.setattr(planning, "memory_limit", lambda _: 1000)
+    with pytest.raises(UserError, match=r"Batch 1,024 does not fit: .* microbatches of 1, needs"):
+        planning.choose(point)
+
+
+def test_by_hand():
     assert planning.choose(_point(CNN, micro_batch=8)).plan == BatchPlan(64, 1, 8, 8)
-    recorded = BatchPlan(64, 1, 2, 32)
-    point = _point(MLP)
-    assert planning.choose(point, recorded).plan == recorded
-    other_devices = dataclasses.replace(recorded, devices=2, accum_steps=1)
-    assert planning.choose(point, other_devices).plan == BatchPlan(64, 1, 1, 64)
+
+
+def _program(point, layout):
+    return compile_program(point, layout, planning.stacked(point, [{}]))
 
 
 def test_convolutions_on_cpu_get_the_microbatch_that_timed_fastest(
@@ -98,22 +129,21 @@ def test_timing_really_runs(tiny_cnn):
 
 
 def test_calls_are_long_for_small_batches_and_short_for_large_ones():
-    capacity = lambda batch: planning.capacity_of(
-        _point({"name": "mlp", "widths": ()}, global_batch=batch, duration="9999 steps")
-    )
-    assert capacity(1) == planning.MAX_CHUNK
-    assert capacity(32768) == planning.MAX_CHUNK_EXAMPLES // 32768
+    def capacity(batch):
+        point = _point({"name": "mlp", "widths": ()}, global_batch=batch, duration="9999 steps")
+        return capacity_of(point, planning.layout_of(point, 1))
+
+    assert capacity(1) == MAX_CALL_STEPS
+    assert capacity(32768) == MAX_CALL_EXAMPLES // 32768
     assert capacity(2**24) == 1
 
 
 def test_compiled_program_is_the_one_that_runs():
-    """Ahead-of-time shapes fit what the loop passes: no second compilation is possible."""
-    point = _point({"name": "mlp", "widths": (500,)})
-    program = planning.compile_plan(point, BatchPlan(64, 1, 1, 64))
-    assert program.seconds > 0
-    shapes = planning.shapes_of(point, program.plan)
-    assert jax.tree.leaves(shapes[2])[0].shape == (1, 3, 1, 64)
-    assert np.dtype(jax.tree.leaves(shapes[2])[0].dtype) == np.int32
-    # Activations of 16 examples are held instead of 64, of 500 numbers at least.
-    less = planning.compile_plan(point, BatchPlan(64, 1, 4, 16))
-    assert program.step_bytes - less.step_bytes > 48 * 500 * 4
+    """Ahead-of-time shapes fit what a population passes: no second compilation is possible."""
+    point = _point({"name": "mlp", "widths": ()})
+    layout = planning.layout_of(point, 1)
+    program = _program(point, layout)
+    assert program.step_bytes > 0 and program.seconds > 0
+    *_, batches, count = shapes_of(point, layout, planning.stacked(point, [{}]))
+    assert batches["index"].shape == (1, 1, 1, 3, 1, 64)
+    assert batches["index"].dtype == count.dtype == np.int32

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
-from scaling.train.loop import train_point
 from scaling.train.point import resolve
 from scaling.train.population import Population
+from scaling.train.single import train_point
 
 # Factors like those of Hoffer 2017's wide ResNet, and one that raises the rate.
 STEPS = {

@@ -1,6 +1,7 @@
 """The training step against its invariants, on one to eight simulated devices."""
 
 import functools
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -14,11 +15,11 @@ from scaling.data.resident import EpochOrder, make_preprocess, synthetic
 from scaling.models import build_model, ghost_batch_of
 from scaling.models.layers import Dropout
 from scaling.tasks import Classification
+from scaling.train.program import Layout, Trial, make_train
 from scaling.train.step import (
     AXIS,
     gradient_noise,
     init_state,
-    make_chunk,
     noise_parts,
     replicate,
 )
@@ -30,6 +31,30 @@ HPARAMS = {"rate": 0.02, "label_smoothing": 0.1}
 def _make_optimizer(hparams):
     rate = lambda step: hparams["rate"] / (1.0 + step)
     return optax.sgd(rate, momentum=0.9), rate
+
+
+def make_chunk(task, make_optimizer, plan, preprocess, devices, noise=None):
+    """A population's program, of one trial and without the axes of trials."""
+    point = SimpleNamespace(
+        task=task,
+        make_optimizer=make_optimizer,
+        preprocess=preprocess,
+        devices=devices,
+        info=SimpleNamespace(streaming=False),
+        config=SimpleNamespace(noise_scale=noise is not None, noise_every=noise),
+    )
+    program = make_train(point, Layout("batch", len(devices), 1, 1, 1, plan))
+    lead = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], tree)
+    alone = lambda tree: jax.tree.map(lambda leaf: leaf[0, 0], tree)
+
+    def chunk(state, data, batches, count, *fixed):
+        trials, fixed = replicate(lead((Trial(state, True), fixed)), devices)
+        batches = {"index": batches["index"][:, None, None]}
+        trials, rows = program(trials, fixed, data, batches, count)
+        return alone(trials.state), alone(rows)
+
+    chunk.program = program
+    return chunk
 
 
 def _train(
@@ -205,7 +230,16 @@ def test_one_program_and_one_all_reduce():
         state, _ = chunk(state, *arguments(count))
         traces.append("call")
     assert traces[traces.index("call") :] == ["call"] * 4  # nothing was traced again
-    text = chunk.lower(state, *arguments(1)).compile().as_text()
+    lead = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], tree)
+    data, batches, count, *fixed = arguments(1)
+    args = (
+        lead(Trial(state, True)),
+        lead(tuple(fixed)),
+        data,
+        {"index": batches["index"][:, None, None]},
+        count,
+    )
+    text = chunk.program.lower(*args).compile().as_text()
     assert text.count(" all-reduce(") == 1
 
 

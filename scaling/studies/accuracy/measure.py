@@ -13,7 +13,7 @@ half as many more are tried beyond it.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,10 +25,10 @@ from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.accuracy.record import Record, Trial, Tuning
 from scaling.studies.recipe_records import Run
-from scaling.train.cohort import Cohort, Outcome
-from scaling.train.layout import layout_of
 from scaling.train.memory import check_population
+from scaling.train.planning import layout_of
 from scaling.train.point import Point, resolve
+from scaling.train.trials import Outcome, ToTheEnd, Training, seconds_of
 
 # Seeds of the trials of learning rates lie beyond those of any run.
 TUNING_SEED = 1_000_000
@@ -66,9 +66,9 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         seeds = [config.seed + k for k in range(config.recipes.seeds)]
         lines = outcomes[-1].lines if outcomes else 0
         values = [_at_rate(point, rate)] * len(seeds)
-        ends, evaluate = recipe_points.ends_of(config), every(point.eval_every)
-        cohort = Cohort(point, values, seeds, run, "runs", "validation", evaluate, ends)
-        outcomes = [*outcomes, cohort.run(lines, signals, f"{name} runs")]
+        rule, ends = every(point), recipe_points.ends_of(config)
+        training = Training(point, rule, values, seeds, run, "runs", "validation", ends=ends)
+        outcomes = [*outcomes, training.run(lines, signals, f"{name} runs")]
         runs = [
             Run(seed=seed, **recipe_points.end_of(outcomes[-1], k)) for k, seed in enumerate(seeds)
         ]
@@ -78,13 +78,14 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         tolerance=config.accuracy.tolerance,
         tuning=tuning,
         runs=runs,
-        seconds={k: sum(o.seconds[k] for o in outcomes) for k in ("compile", "train", "eval")},
+        seconds=seconds_of(outcomes),
     )
 
 
-def every(steps: int) -> Callable[[int], int]:
-    """The evaluation after one, at multiples of `steps`."""
-    return lambda step: step - step % steps + steps
+def every(point: Point) -> ToTheEnd:
+    """All trials to the end, evaluated at multiples of `eval.every`."""
+    every = point.eval_every
+    return ToTheEnd(point.total_steps, lambda step: step - step % every + every)
 
 
 def _at_rate(point: Point, rate: float) -> dict[str, float]:
@@ -166,10 +167,9 @@ def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[O
         seeds = [config.seed + TUNING_SEED + first + k for k in range(len(rates))]
         values = [_at_rate(point, rate) for rate in rates]
         label = f"tuning{len(outcomes)}"
-        evaluate = every(point.eval_every)
-        cohort = Cohort(point, values, seeds, run, label, "tuning", evaluate, first_trial=first)
+        training = Training(point, every(point), values, seeds, run, label, "tuning", first)
         lines = outcomes[-1].lines if outcomes else 0
-        outcomes.append(cohort.run(lines, signals, f"{name} {label}"))
+        outcomes.append(training.run(lines, signals, f"{name} {label}"))
         histories = outcomes[-1].histories
         search.add(
             rates, [None if h.diverged_at is not None else h.last["error"] for h in histories]

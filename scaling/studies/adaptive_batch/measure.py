@@ -29,9 +29,9 @@ from scaling.studies.adaptive_batch.record import Crossing, Record, Run
 from scaling.studies.adaptive_batch.savings import gamma_of
 from scaling.studies.shared import batch_name, refuse_goals_of_a_constant
 from scaling.train import planning
-from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.phases import Rules, Trajectory, train_phases
 from scaling.train.point import Point, data_info, resolve
+from scaling.train.resolved import dry_run as train_dry_run
 from scaling.train.resolved import point_values
 
 STATUSES = ("reached", "target_not_reached", "diverged")  # the worst seed's is the point's

@@ -26,10 +26,10 @@ from scaling.studies.advise.record import Option, Record
 from scaling.studies.noise_records import Noise
 from scaling.studies.shared import in_parts, refuse_goals_of_a_constant, single_run
 from scaling.train import throughput
-from scaling.train.dry_run import dry_run as train_dry_run
-from scaling.train.loop import train_inside
 from scaling.train.point import Point, resolve
 from scaling.train.resolved import device_values
+from scaling.train.resolved import dry_run as train_dry_run
+from scaling.train.single import train_inside
 from scaling.train.tensorboard import check_installed
 
 KNEE_SHARE = 0.9  # of the best examples per second

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from scaling import durations
 from scaling.config import default_config
-from scaling.crossings import next_evaluation
+from scaling.crossings import History, next_evaluation
 from scaling.data import sources
 from scaling.diffusion import Diffusion, fit_diffusion
 from scaling.errors import UserError
@@ -26,11 +26,11 @@ from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.generalization.record import Curve, Layer, Norms, Record, Run
-from scaling.train.cohort import Cohort, History
 from scaling.train.layers import LayerNorms
-from scaling.train.layout import layout_of
 from scaling.train.memory import check_population
+from scaling.train.planning import layout_of
 from scaling.train.point import Point, resolve
+from scaling.train.trials import Observer, ToTheEnd, Training, seconds_of
 
 START, END = "layers at the start", "layers at the end"
 
@@ -91,21 +91,20 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     point = resolve(config, ("peak",))
     fields = recipe_points.begin(point, run)
     seeds = [config.seed + k for k in range(config.recipes.seeds)]
-    distance = _Distance(point, seeds)
-    cohort = Cohort(
+    resolution = config.generalization.resolution
+    training = Training(
         point,
+        ToTheEnd(point.total_steps, lambda step: next_evaluation(step, resolution)),
         [{}] * len(seeds),
         seeds,
         run,
         "runs",
         "validation",
-        lambda step: next_evaluation(step, config.generalization.resolution),
-        recipe_points.ends_of(config),
-        tracked=("loss", "grad_sq_norm"),
-        observe=distance.observe,
-        conclude=distance.conclude,
+        means=("loss", "grad_sq_norm"),
+        ends=recipe_points.ends_of(config),
+        observers=[_Distance(point, seeds)],
     )
-    outcome = cohort.run(0, signals, name)
+    outcome = training.run(0, signals, name)
     span = fit_range(point)
     runs = [
         Run(
@@ -121,31 +120,32 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         status=recipe_points.status_of(runs),
         fit_steps=span,
         runs=runs,
-        layers=_layers(outcome.notes),
-        seconds=outcome.seconds,
+        layers=_layers(*outcome.observed),
+        seconds=seconds_of([outcome]),
     )
 
 
-class _Distance:
-    """Distances and layer norms of a population along training."""
+class _Distance(Observer):
+    """Distances from initialisation along training, and layer norms at step 1 and at the end."""
 
     def __init__(self, point: Point, seeds):
-        self.point, self.seeds = point, seeds
+        self.point, self.seeds, self.state = point, seeds, {}
         self.layers: LayerNorms | None = None
         self.initial = None
 
-    def observe(self, population):
-        """||w - w_0|| of every trial, and at step 1 the layers' norms."""
+    def columns(self, population):
+        """||w - w_0|| of every trial."""
         if self.initial is None:
             self.initial = population.initial_weights()
+        if self.point.config.generalization.layers and population.step == 1:
+            self.state[START] = self._norms(population)
         squares = jax.tree.map(_squared_distances, population.weights(), self.initial)
-        columns = {"weight_distance": np.sqrt(sum(jax.tree.leaves(squares)))}
-        layers = self.point.config.generalization.layers
-        return columns, {START: self._norms(population)} if layers and population.step == 1 else {}
+        return {"weight_distance": np.sqrt(sum(jax.tree.leaves(squares)))}
 
-    def conclude(self, population):
+    def end(self, population):
         """The layers' norms after the last update."""
-        return {END: self._norms(population)} if self.point.config.generalization.layers else {}
+        if self.point.config.generalization.layers:
+            self.state[END] = self._norms(population)
 
     def _norms(self, population):
         if self.layers is None:
@@ -161,7 +161,7 @@ def _squared_distances(now, before):
 
 def _curve(history: History) -> Curve:
     """Of one run."""
-    columns = history.curve
+    columns = history.columns
     return Curve(
         step=columns["step"],
         weight_distance=columns["weight_distance"],

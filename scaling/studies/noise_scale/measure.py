@@ -22,11 +22,11 @@ from scaling.signals import Interrupted, Signals
 from scaling.studies.noise_scale.record import Dip, Record
 from scaling.studies.shared import batch_name
 from scaling.studies.train import measure as train
-from scaling.train.dry_run import dry_run as train_dry_run
 from scaling.train.feed import ResidentFeed
-from scaling.train.loop import last_weights, train_point
 from scaling.train.planning import run_once
 from scaling.train.point import data_info, resolve, task_of
+from scaling.train.resolved import dry_run as train_dry_run
+from scaling.train.single import last_weights, train_point
 from scaling.train.step import init_state
 
 # Examples whose gradients are in memory at once, for the exact values.
@@ -158,7 +158,7 @@ def _exact(point, run, finished, signals, name) -> dict[str, Any]:
     Without augmentation and dropout, which add to the gradients' variance. A run that diverged has
     no last weights.
     """
-    feed = ResidentFeed(point, None, 1)
+    feed = ResidentFeed(point)
     init_key, _ = jax.random.split(jax.random.key(point.config.seed))
     make = point.make_optimizer, point.hparams
     start = run_once(lambda key: init_state(point.task, *make, key), init_key)
@@ -166,7 +166,7 @@ def _exact(point, run, finished, signals, name) -> dict[str, Any]:
     if signals.received:
         raise Interrupted(signals.received, f"after the training of {name}, which is saved.")
     if finished:
-        found["end"] = _exact_at(point, feed.data, last_weights(run, start).params)
+        found["end"] = _exact_at(point, feed.data, last_weights(run, point))
     return found
 
 

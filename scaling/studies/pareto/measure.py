@@ -24,8 +24,8 @@ from scaling.signals import Signals
 from scaling.studies.pareto.record import Crossing, Record
 from scaling.studies.shared import batch_name, in_parts, single_run
 from scaling.studies.steps_to_target import measure as steps_to_target
-from scaling.train.loop import train_inside
 from scaling.train.point import data_info
+from scaling.train.single import train_inside
 
 name = batch_name
 dry_run = steps_to_target.dry_run

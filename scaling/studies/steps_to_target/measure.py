@@ -35,16 +35,11 @@ from scaling.studies import shared
 from scaling.studies.shared import batch_name, by_batch_size, value_at
 from scaling.studies.steps_to_target.record import Record
 from scaling.train import planning
-from scaling.train.layout import layout_of
 from scaling.train.memory import check_population
 from scaling.train.point import Point, data_info, resolve
-from scaling.train.point_search import (
-    PointSearch,
-    searched,
-    space_of,
-)
 from scaling.train.population import placements
 from scaling.train.resolved import point_values
+from scaling.train.search import PointSearch, searched, space_of
 
 METRICS = ("error", "loss")
 SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
@@ -104,7 +99,7 @@ def check_values(config: ConfigDict) -> Point:
             "warmup_init is searched, but there is no warmup; set schedule.warmup or search "
             "warmup_steps too."
         )
-    layout_of(point, config.search.trials)
+    planning.layout_of(point, config.search.trials)
     return point
 
 
@@ -149,7 +144,7 @@ def search_at(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> d
     values = point_values(point)
     run.launched(values | {"budget_steps": point.total_steps, "populations": placements(run)})
     point_search = PointSearch(point, run, name, signals)
-    point_search.rounds()
+    point_search.search()
     return point_search.result(values["devices"])
 
 
@@ -174,7 +169,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
         examples = trials * point.total_steps * point.global_batch
         hours = shared.device_hours(flops, examples, rate)
         total_examples, total_hours = total_examples + examples, total_hours + hours
-        layout = layout_of(point, trials)
+        layout = planning.layout_of(point, trials)
         lines.append(
             f"{name:>7}  {trials} trials x at most {point.total_steps:,} steps = {examples:.3g} "
             f"examples, {hours:.2g} device-hours; each trial {layout.plan}"

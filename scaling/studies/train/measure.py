@@ -12,9 +12,9 @@ from scaling.signals import Signals
 from scaling.studies.shared import batch_name, by_batch_size
 from scaling.studies.train.record import Record
 from scaling.train.checkpoint import saved_steps
-from scaling.train.dry_run import dry_run as train_dry_run
-from scaling.train.loop import train_point
 from scaling.train.point import data_info, resolve
+from scaling.train.resolved import dry_run as train_dry_run
+from scaling.train.single import train_point
 from scaling.train.tensorboard import check_installed
 
 points, name = by_batch_size, batch_name

@@ -1,4 +1,4 @@
-"""One point, in this process: what the loop records."""
+"""A single run, in this process: what it records, and how it is made longer."""
 
 import json
 import shutil
@@ -15,8 +15,10 @@ from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted, Signals
 from scaling.studies.running import run_study
-from scaling.train import loop
-from scaling.train.loop import train_point
+from scaling.train import held_out, population
+from scaling.train.single import train_point
+
+PARAMS = "trials.state.params"  # in a checkpoint
 
 
 def _config(**changes):
@@ -73,17 +75,21 @@ def test_step_boundaries_are_durations(tmp_path):
 
 def test_the_test_split_is_read_once_and_last(tmp_path, monkeypatch):
     asked = []
-    plain = loop._Training._evaluate
-    monkeypatch.setattr(
-        loop._Training, "_evaluate", lambda self, split: asked.append(split) or plain(self, split)
-    )
+
+    def noted(kind, name, split):
+        plain = getattr(kind, name)
+        noted = lambda self, *args: asked.append(split or self.split) or plain(self, *args)
+        monkeypatch.setattr(kind, name, noted)
+
+    noted(population.Population, "evaluate", "validation")
+    noted(held_out.HeldOut, "record", None)
     _train(tmp_path, _config())
     assert asked == ["validation"] * 3 + ["test"]
 
 
 def test_a_validation_loss_that_is_not_finite_is_divergence(tmp_path, monkeypatch):
-    values = {"loss": float("inf"), "error": 0.9}
-    monkeypatch.setattr(loop._Training, "_evaluate", lambda self, split: values)
+    values = {"loss": np.array([np.inf]), "error": np.array([0.9])}
+    monkeypatch.setattr(population.Population, "evaluate", lambda self: dict(values))
     result = _train(tmp_path, _config())
     assert result["status"] == "diverged" and result["steps"] == 3
     assert result["validation"]["loss"] is None and result["test"] is None
@@ -130,7 +136,7 @@ def _stopped(run_path, config, looks):
     with RunDir(run_path) as run:
         run.begin(json.loads(config.to_json_best_effort()))
         with pytest.raises(Interrupted):
-            loop.train_point(config, run, "test", _StopAfter(looks))
+            train_point(config, run, "test", _StopAfter(looks))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,7 @@ def test_a_stopped_run_goes_on_longer_and_the_shorter_result_is_kept_until_then(
     asked = json.loads(longer.to_json_best_effort())
     with RunDir(run) as held, pytest.raises(Interrupted):
         held.begin(asked, lambda run, duration: True)
-        loop.train_point(longer, held, "test", _StopAfter(2))
+        train_point(longer, held, "test", _StopAfter(2))
     assert (run / "shorter.json").read_bytes() == result and not (run / "result.json").exists()
     with pytest.raises(UserError, match="can be made longer, not shorter"):
         _study(tmp_path / "short", "8 steps")
@@ -224,16 +230,18 @@ def test_after_few_updates_batch_norm_validates_as_with_exact_statistics(tmp_pat
     validation = _train(tmp_path, config)["validation"]
 
     state, info = weights(tmp_path), sources.INFOS["digits"]
+    state = {name: leaf[0] for name, leaf in state.items()}
     splits = [sources.load("digits", split, None) for split in ("train", "validation")]
     x, held_out = ((s.images / 255.0 - info.mean) / info.std for s in splits)
     x, held_out = (a.reshape(len(a), -1) for a in (x, held_out))
     dense = lambda layer, a: (
-        a @ np.float64(state[f"params.Dense_{layer}.kernel"]) + state[f"params.Dense_{layer}.bias"]
+        a @ np.float64(state[f"{PARAMS}.Dense_{layer}.kernel"])
+        + state[f"{PARAMS}.Dense_{layer}.bias"]
     )
     for layer in range(2):
         x, held_out = dense(layer, x), dense(layer, held_out)
         mean, deviation = x.mean(0), np.sqrt(x.var(0) + 1e-5)
-        scale, bias = (state[f"params.GhostBatchNorm_{layer}.{k}"] for k in ("scale", "bias"))
+        scale, bias = (state[f"{PARAMS}.GhostBatchNorm_{layer}.{k}"] for k in ("scale", "bias"))
         x, held_out = (np.maximum((a - mean) / deviation * scale + bias, 0) for a in (x, held_out))
     logits, labels = dense(2, held_out), splits[1].labels
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
