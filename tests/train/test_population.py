@@ -349,8 +349,14 @@ def limited(monkeypatch):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """No program is compiled; one needs a MiB for every example that it holds at once."""
-    monkeypatch.setattr(Population, "_program", lambda self, method: method)
-    monkeypatch.setattr(Population, "_bytes", lambda self, _: self.layout.examples_at_once * 2**20)
+
+    def compile_program(point, layout, hparams, method=None, **_):
+        return planning.Program(layout, method, None, 1, 0, 0, 0.0, None)
+
+    need = lambda program, limit=math.inf: program.layout.examples_at_once * 2**20
+    monkeypatch.setattr(planning, "compile_program", compile_program)
+    monkeypatch.setattr(planning, "needed_bytes", need)
+    monkeypatch.setattr(Population, "_fastest", lambda self, programs: programs[0])
 
 
 def test_fewer_trials_side_by_side_where_memory_is_short(limited):
