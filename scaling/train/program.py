@@ -142,8 +142,8 @@ def make_train(
 
     Args:
       method: for convolutions; None: the model's own.
-      tracked: the metrics to give; None: all, and a trial that diverges is not kept as it was: where
-        it did is seen in them, and that would take 15% longer on a small model.
+      tracked: the metrics to give; None: all, and then a trial that diverges is not kept as it was:
+        they show where it did, and keeping it takes 15% longer on a small model.
 
     Returns `train(trials, fixed, data, batches, count) -> (trials, rows)`, mapped over the devices:
       trials: a `Trial` whose leaves have `layout.shape` in front; donated.
