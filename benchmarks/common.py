@@ -53,22 +53,30 @@ def synthetic_config(model, shape, batch, classes=10, size=20_000, study="train"
     return config
 
 
-def program_of(config) -> tuple[Any, ...]:
-    """(point, program, feed, state, fixed) of a config, ready for `program.chunk`."""
-    import jax
+class Bare:
+    """The compiled program of a run without the run: no records, no checks, no checkpoints."""
 
-    from scaling.train import planning
-    from scaling.train.feed import make_feed
-    from scaling.train.point import resolve
-    from scaling.train.step import init_state, replicate
+    def __init__(self, config):
+        from scaling.train.point import resolve
+        from scaling.train.population import Population
 
-    point = resolve(config)
-    program = planning.choose(point)
-    feed = make_feed(point, program.plan, program.capacity)
-    key = jax.random.key(0)
-    state = init_state(point.task, point.make_optimizer, point.hparams, key)
-    fixed = replicate((point.hparams, key, None), point.devices)
-    return point, program, feed, replicate(state, point.devices), fixed
+        self.population = Population(resolve(config), [{}], [0], tracked=None)
+        self.point, self.program = self.population.point, self.population.program
+
+    def batches(self, step: int, count: int) -> Any:
+        """What `count` updates from `step` on read."""
+        return self.population._batches(step, count)
+
+    def call(self, batches: Any, count: int) -> dict[str, Any]:
+        """Make `count` updates; their metrics, [1, 1, 1, capacity, ...]."""
+        import jax
+        import numpy as np
+
+        held = self.population
+        held._trials, metrics = self.program.train(
+            held.trials, held._fixed, held.data, batches, np.int32(count)
+        )
+        return jax.block_until_ready(metrics)
 
 
 def seconds(function: Callable[[], Any], at_least: float = 1.0) -> float:

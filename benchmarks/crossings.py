@@ -24,30 +24,33 @@ TRIALS, BUDGET = 16, 2000
 
 def steps_of(config, batch, number):
     """{recorded, grid, every_update} of one search."""
-    from scaling.crossings import first_crossing, next_evaluation
+    from scaling.crossings import next_evaluation
     from scaling.record import RunDir
     from scaling.search import sample
     from scaling.signals import Signals
     from scaling.train.point import resolve
     from scaling.train.population import Population
-    from scaling.train.race import Race, Rules
+    from scaling.train.trials import FirstCrossing, Training
 
     config.global_batch, config.duration = batch, f"{BUDGET} steps"
     point, target = resolve(config, ("peak", "momentum")), config.target
     drawn = sample(config.search.space.to_dict(), range(TRIALS), seed=(number, batch))
     values = [{"peak": v["learning_rate"], "momentum": v["momentum"]} for v in drawn]
     seeds = range(TRIALS * number, TRIALS * (number + 1))
-    rules = Rules(target.metric, target.goal, target.resolution, BUDGET, margin=1.0)
+    rule = FirstCrossing(target.metric, target.goal, target.resolution, BUDGET, margin=1.0)
     with tempfile.TemporaryDirectory() as folder, RunDir(Path(folder) / "run") as run:
-        race = Race(point, rules, values, seeds, run, "race", "validation")
-        outcome = race.run(0, Signals(), f"batch {batch}, search {number}")
-    recorded, _ = first_crossing(outcome.curves)
-    rerun = Population(point, values, seeds)
-    below = [(rerun.advance(s)[1][target.metric] < target.goal).any() for s in range(recorded + 1)]
-    grid = 0
-    while grid < recorded and not below[grid]:
-        grid = next_evaluation(grid, target.resolution)
-    return {"recorded": recorded, "grid": grid, "every_update": below.index(True)}
+        training = Training(point, rule, values, seeds, run, "search", "validation")
+        outcome = training.run(0, Signals(), f"batch {batch}, search {number}")
+    recorded, _ = rule.first(outcome.histories)
+    again, below = Population(point, values, seeds), []
+    for step in range(recorded + 1):
+        if step:
+            again.advance(step)
+        below.append((again.evaluate()[target.metric] < target.goal).any())
+    look = 0
+    while look < recorded and not below[look]:
+        look = next_evaluation(look, target.resolution)
+    return {"recorded": recorded, "grid": look, "every_update": below.index(True)}
 
 
 def summary(searches):

@@ -44,7 +44,7 @@ def racers(model, shape, batch, trials=TRIALS, block=None):
     point = resolve(config, ("peak", "momentum"))
     values = [{"peak": 1e-3, "momentum": 0.9}] * trials
     population = Population(point, values, range(trials), block)
-    population.advance(1, evaluate=False)
+    population.advance(1)
     return population
 
 
@@ -55,7 +55,7 @@ def rate_of(population):
     def rate():
         start, first = time.perf_counter(), population.step
         while time.perf_counter() - start < 1.0:
-            population.advance(population.step + 10**6, evaluate=False)
+            population.advance(population.step + 10**6)
         return (population.step - first) * trials / (time.perf_counter() - start)
 
     return rate

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 
-from common import machine, program_of, seconds, side_by_side, synthetic_config, write
+from common import Bare, machine, seconds, side_by_side, synthetic_config, write
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
@@ -33,34 +33,25 @@ SIZE = 20_000
 
 
 def ours(config, examples=SIZE):
-    """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update).
+    """(() -> examples per second of our compiled program, its batch plan, FLOPs of an update).
 
-    Args:
-      examples: per call of the chunk.
+    `examples` go into one call of it.
     """
-    import jax
-    import numpy as np
-
     from scaling.train import planning
     from scaling.train.threads import threads_for
 
     if threads_for(config) == 1:
         os.environ.setdefault("PJRT_NPROC", "1")
-    point, program, feed, state, fixed = program_of(config)
-    run, batch = {"state": state, "step": 0}, config.global_batch
-    count = max(1, min(program.capacity, examples // batch))
+    bare, done, batch = Bare(config), itertools.count(), config.global_batch
+    count = max(1, min(bare.program.capacity, examples // batch))
 
-    def chunk():
-        batches = feed.batches(run["step"], count)
-        run["state"], metrics = program.chunk(
-            run["state"], feed.data, batches, np.int32(count), *fixed
-        )
-        run["step"] += count
-        jax.block_until_ready(metrics)
+    def call():
+        bare.call(bare.batches(next(done) * count, count), count)
 
-    chunk()
-    flops = planning.step_flops(point, program.plan)
-    return (lambda: batch * count / seconds(chunk)), str(program.plan), flops
+    call()
+    plan = bare.program.plan
+    flops = planning.step_flops(bare.point, plan)
+    return (lambda: batch * count / seconds(call)), str(plan), flops
 
 
 def torch_rate(batch, shape, model, channels_last):

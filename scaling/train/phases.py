@@ -19,13 +19,17 @@ import numpy as np
 
 from scaling import noise
 from scaling.crossings import next_evaluation
+from scaling.errors import UserError
 from scaling.progress import Progress
 from scaling.record import RunDir
 from scaling.signals import Signals
+from scaling.train.checkpoint import saved_steps
+from scaling.train.feed import ResidentFeed
 from scaling.train.point import Point
 from scaling.train.population import Population
+from scaling.train.program import Program
 from scaling.train.tracking import NoiseTracker
-from scaling.train.trials import Outcome, Training, seconds_of
+from scaling.train.trials import Outcome, Rule, Training, seconds_of
 
 # The batch moves when the wanted one is more than so many octaves away. Half an octave is where
 # the nearest power of two changes; the quarter more keeps a noise scale near there from moving the
@@ -35,7 +39,7 @@ NOISE = ("step", "noise_scale")  # columns of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class Rules(Rule):
     """How a run goes.
 
     Attributes:
@@ -56,11 +60,6 @@ class Rules:
     smallest: int = 2
     largest: int = 2**30
     memory: float = 100.0
-
-    keeps_winner = False
-
-    def first(self, histories):
-        return None
 
     def next(self, training, evaluated):
         """On the grid, or where the budget ends."""
@@ -167,7 +166,12 @@ def train_phases(
         written.
       Interrupted: by a signal, after saving.
     """
-    known: dict[int, Population] = {}
+    if saved_steps(run):
+        raise UserError(
+            f"{run.path} holds checkpoints of an older version of this program; delete it to "
+            "measure this point anew."
+        )
+    known: dict[int, tuple[Point, Program, ResidentFeed]] = {}
     outcomes: list[Outcome] = []
     for trial, seed in enumerate(seeds):
         training = _Phases(point_at, rules, trial, seed, run, known)
@@ -185,7 +189,7 @@ class _Phases(Training):
     """One seed's training, whose population is replaced where the batch changes.
 
     Args:
-      known: a population of every batch size so far, of whatever seed, for its program.
+      known: (point, program, data) of every batch size so far.
     """
 
     def __init__(self, point_at, rules, trial, seed, run, known):
@@ -203,7 +207,6 @@ class _Phases(Training):
             means=(),
             updates=True,
             observers=[self.follower],
-            folder="",
         )
 
     @property
@@ -216,17 +219,14 @@ class _Phases(Training):
 
     def _population(self, batch):
         """That of a batch size, with the program and the data of earlier ones."""
-        same = self.known.get(batch)
-        self.known[batch] = Population(
-            same.point if same else self.point_at(batch),
-            [{}],
-            self.seeds,
-            split=self.split,
-            tracked=None,
-            program=same and same.program,
-            feed=next((each.feed for each in self.known.values()), None),
+        point, program, feed = self.known.get(batch) or (self.point_at(batch), None, None)
+        if self.known:
+            feed = next(iter(self.known.values()))[2]
+        population = Population(
+            point, [{}], self.seeds, split=self.split, tracked=None, program=program, feed=feed
         )
-        return self.known[batch]
+        self.known[batch] = point, population.program, population.feed
+        return population
 
     def _move(self, batch, trials, step, examples):
         """Go on at a batch size."""

@@ -80,14 +80,11 @@ class Population:
             self.feed = feed or make_feed(point, self.layout.plan)
             self.data, self._held_out = self.feed.data, None
             self._per_step = math.inf  # not known yet: one update
-            initial = jax.tree.map(np.asarray, self._initial())
-            weights = initial.state.params if point.config.metrics.weight_distance else None
-            # A copy: the first call is given the trials' own buffers to write to.
-            fixed = self._hparams, self._keys[:, 1], jax.tree.map(np.copy, weights)
-            self._fixed = self._put(self._spread(fixed))
-            self.restore(0, initial)
-            self.program = programs[0]
-            self.program = self._fastest(programs)
+            weights = self.initial_weights() if point.config.metrics.weight_distance else None
+            self._fixed = self._put(self._spread((self._hparams, self._keys[:, 1], weights)))
+            self.step, self.examples, self._ahead, self._trials = 0, 0, None, None
+        self.program = programs[0]
+        self.program = self._fastest(programs)
 
     @contextlib.contextmanager
     def _timed(self, part):
@@ -100,6 +97,22 @@ class Population:
         """All trials before their first update, [K, ...]."""
         initial = lambda keys, hparams: initial_trials(self.point, keys, hparams)
         return planning.run_once(initial, self._keys, self._hparams)
+
+    @property
+    def trials(self) -> Trial:
+        """On the devices; made when first used, for those of a checkpoint may take their place."""
+        if self._trials is None:
+            with self._timed("compile"):
+                self.restore(0, jax.tree.map(np.asarray, self._initial()))
+        return self._trials
+
+    def like(self) -> tuple[Trial, Any]:
+        """Zeros of the shapes of `packed` and of `variables`."""
+        initial = lambda keys, hparams: initial_trials(self.point, keys, hparams)
+        shapes = jax.eval_shape(initial, self._keys, self._hparams)
+        packed = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        one = packed.state.params, packed.state.batch_stats
+        return packed, jax.tree.map(lambda leaf: leaf[0], one)
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -172,12 +185,12 @@ class Population:
         Returns:
           The tracked metrics of every update made, name -> [K, updates, ...].
         """
-        start = time.perf_counter()
+        trials, start = self.trials, time.perf_counter()
         step, count, batches = self._ahead or (None, 0, None)
         if step != self.step or count > limit - step:
             _, count, batches = self._prepared(self.step, limit)
-        self.trials, rows = self.program.train(
-            self.trials, self._fixed, self.data, batches, np.int32(count)
+        self._trials, rows = self.program.train(
+            trials, self._fixed, self.data, batches, np.int32(count)
         )
         self.step += count
         self.examples += count * self.point.global_batch
@@ -194,8 +207,8 @@ class Population:
 
     def evaluate(self) -> dict[str, np.ndarray]:
         """The metrics of the split, name -> float64 [K]."""
+        state, total = self.trials.state, {}
         with self._timed("eval"):
-            state, total = self.trials.state, {}
             for data, rows in self._evaluation():
                 sums = self.program.evaluate((state.params, state.batch_stats), data, rows)
                 for name, leaf in sums.items():
@@ -261,7 +274,7 @@ class Population:
         full, shape = self._spread(packed), self.layout.shape
         # Copies are dead from the start, and never train.
         own = np.arange(math.prod(shape)).reshape(shape) < self.layout.count
-        self.trials = self._put(full.replace(alive=full.alive & own))
+        self._trials = self._put(full.replace(alive=full.alive & own))
 
 
 def placed(run: RunDir, name: str, *args, **kwargs) -> Population:

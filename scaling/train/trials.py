@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ from scaling.train.population import Population, placed
 MUST_BE_FINITE = ("loss", "grad_sq_norm", "local_grad_sq_norm")  # of every recorded update
 
 
-class Rule(Protocol):
+class Rule:
     """When to evaluate, and when a training is over.
 
     Attributes:
@@ -40,20 +40,23 @@ class Rule(Protocol):
     """
 
     budget: int
-    keeps_winner: bool
+    keeps_winner = False
 
     def first(self, histories: Sequence[History]) -> tuple[int, int] | None:
         """(step, trial) of the first crossing."""
+        return None
 
     def next(self, training: "Training", evaluated: int | None) -> int:
         """The step of the evaluation after the one at step `evaluated`; None: of the first."""
+        raise NotImplementedError
 
     def over(self, training: "Training") -> bool:
         """Whether no further update is to be made."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class ToTheEnd:
+class ToTheEnd(Rule):
     """All trials train to the end.
 
     Attributes:
@@ -65,11 +68,6 @@ class ToTheEnd:
     after: Callable[[int], int]
     begin: int = 0
 
-    keeps_winner = False
-
-    def first(self, histories):
-        return None
-
     def next(self, training, evaluated):
         return self.begin if evaluated is None else self.after(evaluated)
 
@@ -78,7 +76,7 @@ class ToTheEnd:
 
 
 @dataclasses.dataclass(frozen=True)
-class FirstCrossing:
+class FirstCrossing(Rule):
     """Trials train until none can be the first below a goal any more.
 
     Attributes:
@@ -209,6 +207,7 @@ def seconds_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {part: sum(outcome.seconds[part] for outcome in outcomes) for part in parts}
 
 
+@dataclasses.dataclass
 class Training:
     """One training of a point. `run` resumes where an earlier launch of it stopped.
 
@@ -224,30 +223,25 @@ class Training:
       folder: of its checkpoints in the run directory's; None: one of its name.
     """
 
-    def __init__(
-        self,
-        point: Point,
-        rule: Rule,
-        values: Sequence[Mapping[str, float]],
-        seeds: Sequence[int],
-        run: RunDir,
-        name: str,
-        recorded_as: str,
-        first_trial: int | None = 0,
-        split: str = "validation",
-        means: Sequence[str] = ("loss",),
-        updates: bool = False,
-        ends: Sequence[str] = (),
-        observers: Sequence[Observer] = (),
-        folder: str | None = None,
-    ):
-        assert not updates or len(values) == 1
-        self.point, self.rule, self.values, self.seeds = point, rule, values, seeds
-        self.run_dir, self.name, self.recorded_as = run, name, recorded_as
-        self.first_trial, self.split, self.means = first_trial, split, means
-        self.record_updates, self.splits, self.observers = updates, ends, observers
-        self.folder = folder_of(run, name if folder is None else folder)
-        self.histories = [History() for _ in values]
+    point: Point
+    rule: Rule
+    values: Sequence[Mapping[str, float]]
+    seeds: Sequence[int]
+    run_dir: RunDir
+    name: str
+    recorded_as: str
+    first_trial: int | None = 0
+    split: str = "validation"
+    means: Sequence[str] = ("loss",)
+    updates: bool = False
+    ends: Sequence[str] = ()
+    observers: Sequence[Observer] = ()
+    folder: str | None = None
+
+    def __post_init__(self):
+        assert not self.updates or len(self.values) == 1
+        self.path = folder_of(self.run_dir, self.name if self.folder is None else self.folder)
+        self.histories = [History() for _ in self.values]
         self.population: Population | None = None
 
     # ---- What rules and observers ask ----
@@ -288,13 +282,13 @@ class Training:
             self.run_dir.save_json(self.name, record)
         else:
             outcome = self._recorded(record)
-        forget(self.folder)
+        forget(self.path)
         return outcome
 
     def train(self, lines: int, signals: Signals, label: str) -> Outcome:
         """`run` without a record: the checkpoints stay."""
         self.place()
-        checkpoints = Checkpoints(self.folder, self.point.config.checkpoint.keep)
+        checkpoints = Checkpoints(self.path, self.point.config.checkpoint.keep)
         with contextlib.ExitStack() as stack:
             stack.callback(checkpoints.close)
             self._start(checkpoints, lines)
@@ -303,7 +297,7 @@ class Training:
                 stack.callback(observer.close)
             with self.progress(label) as progress:
                 self._loop(checkpoints, signals, progress)
-            if not self.all_diverged and (self.splits or self.observers):
+            if not self.all_diverged and (self.ends or self.observers):
                 # What a longer run resumes from, and the way back if the rest is cut short.
                 self._save(checkpoints)
                 checkpoints.wait()
@@ -319,7 +313,7 @@ class Training:
                 self.values,
                 self.seeds,
                 split=self.split,
-                tracked=None if self.record_updates else self.means,
+                tracked=None if self.updates else self.means,
             )
 
     def progress(self, label: str) -> Progress:
@@ -329,8 +323,8 @@ class Training:
     def _start(self, checkpoints, lines):
         """From the newest checkpoint, or from the beginning."""
         self.state = _State(lines, lines)
-        self._winner = self.population.variables(0) if self.rule.keeps_winner else None
-        restored = checkpoints.restore(self._arrays())
+        trials, self._winner = self.population.like()
+        restored = checkpoints.restore(self._arrays(trials))
         if restored:
             _, arrays, extra = restored
             self.state = _State(**extra["state"])
@@ -380,7 +374,7 @@ class Training:
             # One after another: where a run was cut into calls must leave no trace.
             sums = np.add.accumulate(np.concatenate([before, values], 1), axis=1)
             self.state.sums[name] = sums[:, -1].tolist()
-        if self.record_updates:
+        if self.updates:
             self._take_updates(first, {name: values[0] for name, values in rows.items()})
         losses = rows["loss"][:, -1]
         progress.step(self.done(), np.min(losses[np.isfinite(losses)], initial=math.inf))
@@ -434,7 +428,7 @@ class Training:
                 self._add(json.loads(lines[-1]))
         self._append("".join(lines))
         self.state.evaluated = step
-        if self.record_updates:
+        if self.updates:
             self._tell(self.recorded_as, self.histories[0].last)
         if self.first is None and (first := self.rule.first(self.histories)):
             self.first = first
@@ -461,10 +455,9 @@ class Training:
         """Of a checkpoint: later ones have higher numbers."""
         return self.step
 
-    def _arrays(self):
-        """What a checkpoint holds; of these shapes is one that is restored."""
-        winner = {"winner": self._winner} if self.rule.keeps_winner else {}
-        return {"trials": self.population.packed()} | winner
+    def _arrays(self, trials):
+        """What a checkpoint holds."""
+        return {"trials": trials} | ({"winner": self._winner} if self.rule.keeps_winner else {})
 
     def _place(self):
         """Where the population is, JSON; the arguments of `_restore`."""
@@ -485,7 +478,7 @@ class Training:
             "observers": [observer.state for observer in self.observers],
         }
         self._saved_at = self._number()
-        checkpoints.save(self._saved_at, self._arrays(), extra)
+        checkpoints.save(self._saved_at, self._arrays(self.population.packed()), extra)
 
     def _seconds(self):
         """Of all launches."""
@@ -498,14 +491,14 @@ class Training:
             self._evaluate()
         for observer in self.observers:
             observer.end(self.population)
-        ends = {split: self._end(split) for split in self.splits}
-        steps = self.histories[0].diverged_at if self.record_updates else None
+        ends = {split: self._end(split) for split in self.ends}
+        steps = self.histories[0].diverged_at if self.updates else None
         return Outcome(
             histories=self.histories,
             steps=self.step if steps is None else steps,
             ends=ends,
             observed=[observer.state for observer in self.observers],
-            winner=self._winner if self.first else None,
+            winner=self._winner if self.rule.keeps_winner and self.first else None,
             lines=self.state.lines,
             seconds=self._seconds(),
         )
@@ -523,7 +516,7 @@ class Training:
             # JSON has no infinity: a loss may be one where the weights are not.
             ends.append({k: v if math.isfinite(v) else None for k, v in metrics.items()})
             self.state.lines += 1
-            if self.record_updates:
+            if self.updates:
                 self._tell(split, ends[-1])
         self.population.seconds["eval"] += time.perf_counter() - start
         return ends

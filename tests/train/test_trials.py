@@ -73,6 +73,9 @@ class Known:
     def packed(self):
         return self.trials
 
+    def like(self):
+        return self.trials, self.variables(0)
+
     def restore(self, step, packed):
         self.step, self.trials = step, dict(packed)
 
@@ -140,7 +143,7 @@ def race(point, tmp_path, monkeypatch):
         with RunDir(path or tmp_path / str(next(numbers))) as run:
             training = Training(point, rule, values, range(count), run, "r", split, first_trial)
             outcome = training.train(0, signals or Signals(), "test")
-            forget(training.folder)
+            forget(training.path)
             text = (run.path / "metrics.jsonl").read_text()
         return outcome, training, [json.loads(line) for line in text.splitlines()]
 
