@@ -26,7 +26,7 @@ def serve(connection):
         if not message:
             return
         what = json.loads(message)
-        reply = os.waitpid(what, 0)[1] if isinstance(what, int) else os.fork()
+        reply = os.waitpid(what, 0)[1] if isinstance(what, int) else fork()
         if reply == 0 and descriptors:
             connection.close()
             become(what, descriptors)
@@ -34,6 +34,12 @@ def serve(connection):
         for descriptor in descriptors:
             os.close(descriptor)
         connection.send(json.dumps(reply).encode())
+
+
+def fork():
+    with warnings.catch_warnings():  # JAX's, of its threads: there are none yet
+        warnings.simplefilter("ignore")
+        return os.fork()
 
 
 def become(what, descriptors):
@@ -44,11 +50,9 @@ def become(what, descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.argv = what["arguments"]
-    warnings.resetwarnings()
     launch.cli()
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "os.fork")  # JAX's; it has no threads yet
     gc.freeze()  # what is imported stays shared
     serve(socket.socket(fileno=int(sys.argv[1])))

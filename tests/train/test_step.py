@@ -124,7 +124,7 @@ def _reference(name):
     return _train(MODELS[name], 1, BATCH)
 
 
-@pytest.mark.parametrize("name, devices, micro", _cases())
+@pytest.mark.parametrize("name, devices, micro", list(_cases()))
 def test_the_layout_changes_nothing(name, devices, micro):
     """Same examples, losses, norms, weights and running statistics on any layout."""
     metrics, state = _train(MODELS[name], devices, micro)
