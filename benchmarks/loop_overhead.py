@@ -1,4 +1,4 @@
-"""What a run costs beyond its arithmetic: a real run against its own compiled program called directly.
+"""Overhead of a real run over its own compiled program called directly.
 
     python benchmarks/loop_overhead.py
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scaling.config import default_config, limits_of, model_config
-from scaling.studies.running import STUDIES
+from scaling.studies import STUDIES
 
 
 def tiny(study="train", **changes) -> ConfigDict:

@@ -7,7 +7,8 @@ from mutations import tiny
 from configs import resnet
 from scaling.config import checked, default_config, differences
 from scaling.errors import UserError
-from scaling.studies.running import STUDIES, points_of, run_study
+from scaling.studies import STUDIES
+from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import batch_name
 from scaling.train.point import resolve
 

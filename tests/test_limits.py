@@ -13,12 +13,12 @@ from program import launch
 
 from scaling import config as config_module
 from scaling import search
-from scaling.config import LATER_SEEDS, LIMITS, checked, default_config, limits_of, model_config
+from scaling.config import LATER_SEEDS, checked, default_config, limits_of, model_config
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
 from scaling.studies import STUDIES
 from scaling.studies.accuracy import measure as accuracy
-from scaling.studies.running import points_of
+from scaling.studies.running import points_of, study_of
 from scaling.train import memory
 from scaling.train import search as point_search
 
@@ -44,7 +44,7 @@ def _refusal(study="train", **changes):
         holder[key] = value
     with pytest.raises(UserError) as error:
         for point in points_of(config).values():
-            STUDIES[study].check(point)
+            study_of(point).check(point)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -58,7 +58,7 @@ def test_every_number_has_limits_and_none_is_infinite(study):
         value = holder[path.split(".")[-1]]
         several = kind is tuple
         if several:
-            kind = config_module.HOLDS.get(path) or type(value[0])
+            kind = config_module._of_studies("HOLDS").get(path) or type(value[0])
         if kind not in (int, float) or path.startswith("search.space"):
             continue
         found += 1
@@ -244,12 +244,12 @@ def test_seeds_of_trials_do_not_wrap(study):
     most = 2**32 - 1 - LATER_SEEDS
     assert "trials use those after it" in _refusal(study, seed=most + 1)
     checked(tiny(study, seed=most))
-    tuned = LIMITS["accuracy.trials"].high * (1 + LIMITS["accuracy.widen"].high)
+    tuned = limits_of("accuracy.trials").high * (1 + limits_of("accuracy.widen").high)
     for last in (
-        point_search.REPEAT_SEED + LIMITS["target.repeats"].high,
+        point_search.REPEAT_SEED + limits_of("target.repeats").high,
         accuracy.TUNING_SEED + tuned,
-        LIMITS["recipes.seeds"].high,
-        LIMITS["adaptive.seeds"].high,
+        limits_of("recipes.seeds").high,
+        limits_of("adaptive.seeds").high,
     ):
         assert last <= LATER_SEEDS
 

@@ -60,7 +60,7 @@ def test_accuracy(folder):
     assert code == 0, err
     points = sorted(path.parent.name for path in (folder / "accuracy").glob("*/result.json"))
     assert points == ["bs16_naive", "bs256_linear+warmup", "bs256_naive", "bs256_sqrt"]
-    assert "the naive recipe is" in out and (folder / "accuracy/report.html").exists()
+    assert "validation picks naive" in out and (folder / "accuracy/report.html").exists()
 
 
 def test_single_training(folder):

@@ -27,7 +27,8 @@ def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]
 
     content = contents(read_kinds(workdirs))
     for part in content.parts:
-        say(part.table.terminal())
+        if part.table.rows:
+            say(part.table.terminal())
         for label, text in part.answers:
             say(f"{label}: {text}" if label else text)
     out = Path(out)

@@ -98,7 +98,7 @@ class Table:
 
     def line(self) -> str:
         """The first row in one line: title value, title value."""
-        titles, first = self.cells()[:2]
+        titles, first = self.cells()[:2] if self.rows else ([], [])
         return ", ".join(
             f"{title} {cell}" for title, cell in zip(titles, first, strict=True) if cell != NOTHING
         )

@@ -96,7 +96,7 @@ def record_of_a_run(workdir):
         (remove_key, "bs8 lacks goal"),
         (lambda w: (w / "bs8" / "config.json").unlink(), r"There is no .*config.json"),
         (record_of_a_run, r"bs1k and bs8 in .* are of different studies"),
-        (lambda w: edit_result(w / "bs8", study="noise"), "another study, 'noise'"),
+        (lambda w: edit_result(w / "bs8", study="noise"), "unknown study, 'noise'"),
         (lambda w: edit_result(w / "bs8", trials=None), "has trials = None"),
         (lambda w: edit_result(w / "bs8", goal=0.1), r"bs8 and bs64 .* differ in their goal"),
         (lambda w: edit_result(w / "bs64", global_batch=8), "are both of batch 8"),

@@ -162,7 +162,7 @@ def test_a_noise_scale_that_is_not_resolved(tmp_path):
         ({"advise.latency": 1e-6}, "give both"),
         ({"advise.devices": ()}, "advise.devices is empty"),
         ({"advise.devices": (0,)}, "advise.devices contains 0; it must be at least 1"),
-        ({"advise.devices": ("two",)}, "holds 'two'"),
+        ({"advise.devices": ("two",)}, "contains 'two'"),
         ({"advise.goal": None, "advise.max_hours": 1.0}, "need steps to a goal"),
         ({"advise.goal": 0.9}, "advise.goal: 0.9 takes no learning"),
         ({"global_batch": 1}, "global_batch is 1"),

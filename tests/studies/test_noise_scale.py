@@ -86,7 +86,7 @@ def test_a_rate_that_diverges_is_a_result(tmp_path):
         ({"noise.models": {"wide": {"width": 3}}}, "did you mean 'widths'"),
         ({"data.name": "imagenet", "noise.exact": True, "noise.dip": 0.0}, "streamed"),
         ({"noise.rates": (-1.0,)}, "noise.rates"),
-        ({"noise.rates": ("fast",)}, "holds 'fast'"),
+        ({"noise.rates": ("fast",)}, "contains 'fast'"),
         ({"duration": "30 steps"}, "within the run"),
         ({"noise.dip_to": "25 steps"}, "5 updates long"),
         ({"noise.exact": True, "model.norm": "ghost", "model.ghost_batch": 8}, "couples them"),

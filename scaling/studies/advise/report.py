@@ -69,14 +69,6 @@ def _range_text(ends: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(count(round(end)) for end in ends))
 
 
-POINTS = [
-    Column("B_crit by noise", lambda study, point: point.critical.get("noise_scale"), str),
-    Column("by fit", lambda study, point: point.critical.get("fit"), str),
-    *(
-        Column(parameter_text(name), lambda s, p, name=name: p.recommended.get(name), layout)
-        for name in RECOMMENDED
-    ),
-]
 OPTIONS = [
     Column(
         "recommended",
@@ -112,8 +104,8 @@ DEVICE = [
 
 
 def table(studies: Sequence[Study]) -> Table:
-    """A row per machine."""
-    return Table(POINTS, of_points(studies))
+    """The options that no other beats in both time and cost."""
+    return Table(OPTIONS, within(studies, lambda point: point.front), wrap=True)
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
@@ -134,7 +126,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         "Time against cost",
         [
             Picture("advise_options", caption, charts.trade_off(studies), nothing),
-            Table(OPTIONS, within(studies, lambda point: point.front), wrap=True),
+            table(studies),
             Note(note),
             Table(OPTIONS, within(studies, lambda p: p.options), "advise_options.csv", shown=False),
         ],
