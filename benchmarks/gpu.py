@@ -339,7 +339,7 @@ def _measured(out):
 
 def _points(workdir):
     """Status and results of every point that was started."""
-    keys = ("status", "steps_to_target", "steps_interval", "trial_steps", "seconds")
+    keys = ("status", "steps_to_target", "trial_steps", "seconds")
     points = {}
     for folder in sorted(workdir.glob("*/")):
         points[folder.name] = {"status": "not finished"}
