@@ -1,14 +1,14 @@
-"""The step of a population of MLPs in nothing but JAX, written for this net alone.
+"""A minimal JAX step of a population of MLPs.
 
-No records, no frozen trials, no options: what is left is XLA's matrix products and little else, so
-its rate says how fast a population could be here at best. `population.py --blocks` times both.
+Without records, stopped trials and options, mostly matrix products remain: an upper bound on the
+speed of a population. `population.py --blocks` times both.
 """
 
 import itertools
 
 from common import seconds
 
-SIZE, UPDATES = 20_000, 512  # examples; updates of a call
+SIZE, UPDATES = 20_000, 512  # examples; updates per call
 
 
 def bare_rate(shape, batch, widths, block, classes=10):

@@ -1,4 +1,4 @@
-"""What every benchmark shares: machine, configs, medians, result files."""
+"""Shared by all benchmarks: machine, configs, medians, result files."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 
 def synthetic_config(model, shape, batch, classes=10, size=20_000, study="train"):
-    """A config of one device that trains `model` on made-up images, without an end."""
+    """A config that trains `model` on synthetic images on one device, without end."""
     from ml_collections import ConfigDict
 
     from scaling.config import default_config
@@ -53,26 +53,34 @@ def synthetic_config(model, shape, batch, classes=10, size=20_000, study="train"
     return config
 
 
-def program_of(config) -> tuple[Any, ...]:
-    """(point, program, feed, state, fixed) of a config, ready for `program.chunk`."""
-    import jax
+class Bare:
+    """The compiled program of a run without the run: no records, no checks, no checkpoints."""
 
-    from scaling.train import planning
-    from scaling.train.feed import make_feed
-    from scaling.train.point import resolve
-    from scaling.train.step import init_state, replicate
+    def __init__(self, config):
+        from scaling.train.point import resolve
+        from scaling.train.population import Population
 
-    point = resolve(config)
-    program = planning.choose(point)
-    feed = make_feed(point, program.plan, program.capacity)
-    key = jax.random.key(0)
-    state = init_state(point.task, point.make_optimizer, point.hparams, key)
-    fixed = replicate((point.hparams, key, None), point.devices)
-    return point, program, feed, replicate(state, point.devices), fixed
+        self.population = Population(resolve(config), [{}], [0], tracked=None)
+        self.point, self.program = self.population.point, self.population.program
+
+    def batches(self, step: int, count: int) -> Any:
+        """What `count` updates from `step` on read."""
+        return self.population._batches(step, count)
+
+    def call(self, batches: Any, count: int) -> dict[str, Any]:
+        """Make `count` updates; their metrics, [1, 1, 1, capacity, ...]."""
+        import jax
+        import numpy as np
+
+        held = self.population
+        held._trials, metrics = self.program.train(
+            held.trials, held._fixed, held.data, batches, np.int32(count)
+        )
+        return jax.block_until_ready(metrics)
 
 
 def seconds(function: Callable[[], Any], at_least: float = 1.0) -> float:
-    """Time of one call, from as many as fill `at_least` seconds. The function must block."""
+    """Mean time of a call, over at least `at_least` seconds. The function must block."""
     calls, start = 0, time.perf_counter()
     while True:
         function()
@@ -83,7 +91,7 @@ def seconds(function: Callable[[], Any], at_least: float = 1.0) -> float:
 
 
 def side_by_side(contestants: dict[str, Callable[[], float]], repeats: int = 5) -> dict[str, Any]:
-    """Rates of all contestants in turn, `repeats` times over: name -> {median, all}."""
+    """Rates of alternating contestants, `repeats` times each: name -> {median, all}."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, rate in contestants.items():
@@ -95,9 +103,9 @@ def side_by_side(contestants: dict[str, Callable[[], float]], repeats: int = 5) 
 
 
 class Contestant:
-    """A process of its own that measures a rate whenever it is asked, see `serve`.
+    """A process that measures a rate on request, see `serve`.
 
-    Its first `answer` is its facts. A RuntimeError says that it ended before it answered.
+    The first `answer` is the facts. A RuntimeError: the process ended before its answer.
     """
 
     def __init__(self, command: list[str], **environment: str):
@@ -105,21 +113,21 @@ class Contestant:
         environment = os.environ | environment
         self._process = subprocess.Popen([sys.executable, *command], env=environment, **pipes)
 
-    def ask(self) -> None:
+    def start(self) -> None:
         """Start a measurement."""
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def answer(self) -> Any:
-        """Its result, once it is there."""
+        """Wait for the result."""
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"it ended with exit code {self._process.wait()}")
+            raise RuntimeError(f"It ended with exit code {self._process.wait()}.")
         return json.loads(line)
 
     def rate(self) -> float:
         """Measure once."""
-        self.ask()
+        self.start()
         return self.answer()
 
     def stop(self) -> None:
@@ -129,12 +137,12 @@ class Contestant:
 
 
 def serve(measurement: Callable[[], tuple[Callable[[], float], dict[str, Any]]]) -> None:
-    """In the process of a `Contestant`: its facts, then a rate for every line of standard input.
+    """In the process of a `Contestant`: print the facts, then a rate per line of standard input.
 
     Args:
-      measurement: gives the rate, to be called again and again, and the facts.
+      measurement: () -> (function that measures the rate, facts).
     """
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print too
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print to stdout
     rate, facts = measurement()
     print(json.dumps(facts), file=answers, flush=True)
     for _ in sys.stdin:
@@ -142,7 +150,7 @@ def serve(measurement: Callable[[], tuple[Callable[[], float], dict[str, Any]]])
 
 
 def write(name: str, content: dict[str, Any]) -> None:
-    """Print the result and keep it in benchmarks/results/NAME.json."""
+    """Print the result and save it as benchmarks/results/NAME.json."""
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     text = json.dumps(content, indent=1)

@@ -1,10 +1,10 @@
-"""Ways to compute convolutions inside a training loop on CPU: what each gives.
+"""Throughput of the convolution methods inside a training loop on CPU.
 
     python benchmarks/conv_methods.py [--name=RESULT]
 
-Examples per second of a whole update (gradients and Nesterov) at one global batch, for every
-`conv_method` and microbatch. "one piece" is the whole batch as one microbatch. Medians of repeats,
-methods alternating.
+Examples per second of an update (gradients and Nesterov) at one global batch, for every
+`conv_method` and microbatch. "one piece" is the whole batch as one microbatch. Medians of
+alternating repeats.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main():
         for method in METHODS:
             for micro in MICRO_BATCHES:
                 if method == "xla" and micro not in (32, None):
-                    continue  # tens of times slower: two sizes show it
+                    continue  # tens of times slower: two sizes suffice
                 config = synthetic_config(model | {"conv_method": method}, shape, batch, size=SIZE)
                 config.optim.base_lr, config.micro_batch = 1e-3, micro or batch
                 rate, _, _ = ours(config, examples=256)

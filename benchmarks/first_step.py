@@ -20,7 +20,7 @@ CONFIG = "configs/resnet_bs8k.py:digits"
 
 def first_step(cache, workdir):
     """Seconds until metrics.jsonl has a line."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "launch.py", f"--config={CONFIG}", f"--workdir={workdir}"],
         cwd=ROOT,
@@ -31,7 +31,7 @@ def first_step(cache, workdir):
     while not (metrics.exists() and metrics.stat().st_size):
         assert process.poll() is None, "the run ended before its first step"
         time.sleep(0.02)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     process.kill()
     process.wait()
     return round(seconds, 2)
@@ -42,7 +42,7 @@ def main():
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
             cold.append(first_step(f"{folder}/cache", f"{folder}/cold"))
-            # The run was killed in its first steps: let a second one fill the rest of the cache.
+            # The run was killed in its first steps: a second one completes the cache.
             warm.append(first_step(f"{folder}/cache", f"{folder}/warm"))
     write(
         "first_step",

@@ -1,16 +1,17 @@
-"""How often the 95% intervals of the hyperbola of `scaling.fits.fit_steps` hold the truth, and
-those of its rivals. For the turns, on other curves too, see turns_coverage.py.
+"""Coverage of the 95% intervals of the hyperbola of `scaling.fits.fit_steps` and of alternatives;
+breakpoints_coverage.py measures that of the breakpoints, on other curves too.
 
     python benchmarks/fits_coverage.py [--draws=1000] [--name=RESULT]
 
-Steps are drawn around a known hyperbola with noise on log S. Settings: number of batch sizes and
-their spacing, sd and kind of the noise, where B_crit lies among the batch sizes, points censored by
-a budget of steps. "curve" is the band at the largest batch size. A setting's own standard error is
-0.7% at 1,000 draws.
+Steps are drawn around a known hyperbola with noise on log S. Settings: number and spacing of the
+batch sizes, sd and distribution of the noise, position of B_crit among the batch sizes, points
+censored by a step budget. "curve" is the band at the largest batch size. The standard error of a
+coverage is 0.7% at 1,000 draws.
 
-Rivals, all for B_crit: the same profile with the large-sample chi-squared threshold; Wald, log
-B_crit +- t(n - 2) standard errors; percentiles of a residual bootstrap, residuals inflated for the
-two fitted numbers; the profile F with its threshold from a parametric bootstrap at the fit.
+Alternatives ("rivals"), all for B_crit: the same profile with the large-sample chi-squared
+threshold; Wald, log B_crit +- t(n - 2) standard errors; percentiles of a residual bootstrap, with
+residuals inflated for the two parameters; the profile F with its threshold from a parametric
+bootstrap at the fit.
 """
 
 import argparse
@@ -32,11 +33,11 @@ PLACES = {
     "at the large end": 0.9,
     "all slope -1": 1.5,
 }
-RESAMPLES, RESAMPLED = 200, 400  # draws of a bootstrap, and data sets that get one
+RESAMPLES, RESAMPLED = 200, 400  # draws per bootstrap, and number of bootstrapped data sets
 
 
 def settings():
-    """(points, spacing, sd, kind of noise, place of B_crit, which end is censored)."""
+    """(points, spacing, sd, kind of noise, position of B_crit, censored end)."""
     for place in PLACES:
         for points in (5, 8, 12):
             for sd in (0.05, 0.15, 0.3):
@@ -61,11 +62,11 @@ def noise(rng, kind, shape):
 
 
 def censor(steps, truth, end):
-    """(steps, censored_at) under a budget that one end's last two points fail often."""
+    """(steps, censored_at) under a budget that the last two points at one end often exceed."""
     censored_at = np.full(steps.shape, np.nan)
     if end != "none":
         budget = np.where(np.arange(len(steps)) < 2, truth[1], np.inf)
-        if end == "large batches":  # as if tried for the expected steps only
+        if end == "large batches":  # the budget is the expected steps
             budget = np.where(np.arange(len(steps)) >= len(steps) - 2, truth, np.inf)
         missed = steps > budget
         steps, censored_at = np.where(missed, np.nan, steps), np.where(missed, budget, np.nan)
@@ -103,31 +104,31 @@ def squares(y, shapes):
 
 def rivals(rng, batch, drawn, b_crit):
     """Coverage of B_crit by the other methods."""
-    y, free, truth = np.log(drawn), len(batch) - 2, np.log(b_crit)
-    turns = np.linspace(np.log(batch[0]) - 14, np.log(batch[-1]) + 14, 1200)
-    shapes = np.log1p(np.exp(turns[:, None] - np.log(batch)))
+    y, dof, truth = np.log(drawn), len(batch) - 2, np.log(b_crit)
+    log_b_crits = np.linspace(np.log(batch[0]) - 14, np.log(batch[-1]) + 14, 1200)
+    shapes = np.log1p(np.exp(log_b_crits[:, None] - np.log(batch)))
     table = squares(y, shapes)
     best = table.argmin(1)
     at_truth = squares(y, np.log1p(b_crit / batch)[None])[:, 0]
     least = np.minimum(table.min(1), at_truth)
-    ratio = (at_truth / least - 1) * free
-    slopes = 1 / (1 + batch / np.exp(turns[best])[:, None])
+    ratio = (at_truth / least - 1) * dof
+    slopes = 1 / (1 + batch / np.exp(log_b_crits[best])[:, None])
     slopes -= slopes.mean(1, keepdims=True)
-    error = np.sqrt(least / free / (slopes**2).sum(1))
+    error = np.sqrt(least / dof / (slopes**2).sum(1))
     covered = {"percentile": [], "calibrated": []}
     for i in range(min(RESAMPLED, len(y))):
         curve = shapes[best[i]] + (y[i] - shapes[best[i]]).mean()
-        residuals = (y[i] - curve) * (len(batch) / free) ** 0.5
-        again = squares(curve + rng.choice(residuals, (RESAMPLES, len(batch))), shapes)
-        low, high = np.quantile(turns[again.argmin(1)], [0.025, 0.975])
+        residuals = (y[i] - curve) * (len(batch) / dof) ** 0.5
+        resampled = squares(curve + rng.choice(residuals, (RESAMPLES, len(batch))), shapes)
+        low, high = np.quantile(log_b_crits[resampled.argmin(1)], [0.025, 0.975])
         covered["percentile"].append(low <= truth <= high)
-        sd = (least[i] / free) ** 0.5
-        again = squares(curve + sd * rng.standard_normal((RESAMPLES, len(batch))), shapes)
-        ratios = (again[:, best[i]] / again.min(1) - 1) * free
+        sd = (least[i] / dof) ** 0.5
+        resampled = squares(curve + sd * rng.standard_normal((RESAMPLES, len(batch))), shapes)
+        ratios = (resampled[:, best[i]] / resampled.min(1) - 1) * dof
         covered["calibrated"].append(ratio[i] <= np.quantile(ratios, 0.95))
     result = {
-        "profile chi-squared": len(batch) * np.log1p(ratio / free) <= stats.chi2.ppf(0.95, 1),
-        "Wald t": abs(turns[best] - truth) <= stats.t.ppf(0.975, free) * error,
+        "profile chi-squared": len(batch) * np.log1p(ratio / dof) <= stats.chi2.ppf(0.95, 1),
+        "Wald t": abs(log_b_crits[best] - truth) <= stats.t.ppf(0.975, dof) * error,
         "residual bootstrap": covered["percentile"],
         "profile F, bootstrapped threshold": covered["calibrated"],
     }
@@ -138,7 +139,7 @@ def measure(points, spacing, sd, kind, place, end, draws):
     """One row of the result."""
     batch = SMALLEST * float(spacing) ** np.arange(points)
     b_crit = float(batch[0] * (batch[-1] / batch[0]) ** PLACES[place])
-    # A seed of its own for each setting: a new setting leaves the others' numbers as they are.
+    # Each setting has its own seed: adding one does not change the others' numbers.
     rng = np.random.default_rng(zlib.crc32(repr((points, spacing, sd, kind, place, end)).encode()))
     drawn = S_MIN * (1 + b_crit / batch) * np.exp(sd * noise(rng, kind, (draws, points)))
     row = {"points": points, "spacing": spacing, "sd": sd, "noise": kind}

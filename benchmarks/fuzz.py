@@ -1,13 +1,12 @@
-"""What becomes of mistaken configs: a thousand mutated ones of all studies, each run to its end.
+"""Fuzz test of configs: a thousand mutated ones of all studies, each run to its end.
 
     python benchmarks/fuzz.py [--first=SEED] [--count=1000] [--seconds=300]
 
-A config is one that trains in seconds, with one to three values of `tests/mutations.py` in it: NaN,
-infinities, other types, NumPy's and JAX's numbers, the ends of ranges. It is run as `launch.py`
-would, with the report for every fifth seed, in a process that is ended where a config takes longer
-than `--seconds`.
-Counted are those that were done, those refused in a sentence before anything was written, those
-refused later, tracebacks and those without an end; of the last three the configs are listed.
+Each config trains in seconds and has one to three values of `tests/mutations.py`: NaN, infinities,
+other types, NumPy and JAX numbers, ends of ranges. It is run as by `launch.py`, with the report for
+every fifth seed, in a process that is killed after `--seconds`. The result has the numbers of
+configs that were done, refused with a message before anything was written, refused later, raised a
+traceback or did not end; the last three kinds are listed.
 """
 
 import argparse
@@ -24,23 +23,22 @@ from common import ROOT, machine, write
 sys.path.append(str(ROOT / "tests"))
 OUTCOMES = ("done", "refused", "refused_after_writing", "traceback", "no_end")
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-PER_PROCESS = 100  # configs, before their compiled programs fill it
+PER_PROCESS = 100  # configs, limited by the memory of compiled programs
 
 
 def run(seed: int, folder: Path) -> tuple[str, str]:
-    """The outcome of one config, and what was said of it."""
+    """The outcome of one config, and its message."""
     from mutations import mutated
 
     from scaling.errors import UserError
-    from scaling.report import REPORTED, write_report
-    from scaling.studies import STUDIES, run_study
+    from scaling.report import write_report
+    from scaling.studies.running import run_study
 
     quiet = lambda text: None
-    config, (study, *_) = mutated(seed)
+    config, _ = mutated(seed)
     try:
-        results = run_study(config, folder, None, quiet)
-        STUDIES[study].summarize(results)
-        if study in REPORTED and seed % 5 == 0:  # drawing takes longer than all else
+        run_study(config, folder, None, quiet)
+        if seed % 5 == 0:  # figures take longer than all else
             write_report([folder], folder, quiet)
     except UserError as error:
         return "refused_after_writing" if folder.exists() else "refused", str(error)
@@ -50,10 +48,10 @@ def run(seed: int, folder: Path) -> tuple[str, str]:
 
 
 def _serve(connection) -> None:
-    """Runs the seeds that come, in a process of its own."""
+    """In a worker process: run the seeds received."""
     import jax
 
-    from launch import set_up_jax
+    from scaling.cli import set_up_jax
 
     set_up_jax(None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -74,7 +72,7 @@ class Worker:
         theirs.close()
 
     def outcome(self, seed: int, seconds: float) -> tuple[str, str]:
-        """Of one config; "no_end" after so many seconds."""
+        """(outcome, message) of one config; "no_end" after `seconds`."""
         self.connection.send(seed)
         if not self.connection.poll(seconds):
             return "no_end", f"no end in {seconds:g} seconds"
@@ -104,14 +102,15 @@ def main() -> None:
         seed = options.first + place
         if worker is None:
             worker = Worker()
-        outcome, said = worker.outcome(seed, options.seconds)
-        told = mutated(seed)[1]
+        outcome, message = worker.outcome(seed, options.seconds)
+        config = mutated(seed)[1]
         counts[outcome] += 1
-        studies[told[0]] += 1
+        studies[config[0]] += 1
         if outcome not in ("done", "refused"):
-            offending.append({"seed": seed, "config": told, "outcome": outcome, "said": said})
-            print(f"{seed}: {outcome}\n{told}\n{said}", flush=True)
-        if outcome == "no_end" or said == "the process died" or place % PER_PROCESS == 0:
+            row = {"seed": seed, "config": config, "outcome": outcome, "message": message}
+            offending.append(row)
+            print(f"{seed}: {outcome}\n{config}\n{message}", flush=True)
+        if outcome == "no_end" or message == "the process died" or place % PER_PROCESS == 0:
             worker.end()
             worker = None
         if place % 20 == 0:

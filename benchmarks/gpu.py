@@ -1,4 +1,4 @@
-"""The parts of benchmarks/gpu.sh, which says what they are and how to run them."""
+"""The parts of benchmarks/gpu.sh, which documents them."""
 
 import argparse
 import concurrent.futures
@@ -17,41 +17,41 @@ from pathlib import Path
 
 from common import ROOT, Contestant, machine, serve, synthetic_config
 
-# TFLOP/s of dense bfloat16, from NVIDIA's data sheets of the SXM parts.
+# Dense bfloat16 TFLOP/s, from NVIDIA's data sheets of the SXM modules.
 PEAKS = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
 REPEATS = 5
 SIZES = tuple(2**i for i in range(3, 10))  # per-device batches
-# Panel (b): its batch sizes, those that tell most of the curve first. About where its steps lie, to
-# share the time out (docs/results/shallue_fashion_cnn_h200).
+# Panel (b): batch sizes by importance for the curve, and approximate steps, to divide the time
+# (docs/results/shallue_fashion_cnn_h200).
 PANEL = (512, 2048, 128, 32, 8192, 8, 32768, 2, 55000)
 PANEL_STEPS = lambda batch: 150 * (1 + 400 / batch)
-MARGIN = 1.5  # the other trials train on for so long after the first crossing
+MARGIN = 1.5  # the other trials train up to this multiple of the first crossing
 FEWEST, MOST = 4, 100  # trials
-TRAINING_SHARE = 0.6  # of the time; the rest goes into compiling and evaluating
+TRAINING_SHARE = 0.6  # of the time; the rest is compilation and evaluation
 WORTH_STARTING, TO_SAVE = 45, 25  # seconds
 
 
 class Results:
-    """The JSON of one part: written anew, in one piece, whenever something is added."""
+    """The JSON file of one part, rewritten atomically at every addition."""
 
     def __init__(self, options, part: str):
         self.path, self.content = options.out / f"{part}.json", {"machine": machine()}
         if options.toy:
-            self.content["toy"] = "sizes and numbers mean nothing"
+            self.content["toy"] = "sizes and numbers are meaningless"
 
     def add(self, **content):
-        """Merge into what is there, one level deep."""
+        """Merge into the content, one level deep."""
         from scaling.files import write_atomically
 
         for key, value in content.items():
-            known = self.content.get(key)
-            both = isinstance(value, dict) and isinstance(known, dict)
-            self.content[key] = known | value if both else value
+            old = self.content.get(key)
+            both = isinstance(value, dict) and isinstance(old, dict)
+            self.content[key] = old | value if both else value
         write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 def resnet_config(toy: bool, batch: int):
-    """ResNet-50 on 1,024 images of ImageNet's size; a ResNet-8 as a toy."""
+    """ResNet-50 on 1,024 images of ImageNet's size; with --toy, ResNet-8."""
     model = {"name": "resnet", "norm": "batch"}
     if toy:
         return synthetic_config(model | {"depth": 8}, (16, 16, 3), batch)
@@ -72,16 +72,16 @@ MODELS = {"ResNet-50": resnet_config, "Simple CNN": cnn_config}
 
 
 def resnet50(results, options):
-    """Ours and PyTorch's, each in a process of its own: alone as soon as it is there, then in turn.
+    """Ours and PyTorch's, each in its own process: each alone after its start, then alternating.
 
-    The share of the peak is by XLA's count of our step's operations, for both.
+    The share of the peak uses XLA's FLOP count of our step for both.
     """
     contestants, rates, peak, per_image = {}, {}, options.peak, None
     share = lambda rate: peak and rate * per_image / (peak * 1e12)
     results.add(batch=options.batch)
     for name in ("ours", "torch"):
         command = [__file__, f"--serve={name}", *sys.argv[1:]]
-        # Both hold memory at the same time.
+        # Both use the GPU's memory at the same time.
         contestant = Contestant(command, XLA_PYTHON_CLIENT_PREALLOCATE="false")
         facts = contestant.answer()
         if name == "ours":
@@ -96,7 +96,7 @@ def resnet50(results, options):
     for _ in range(REPEATS):
         for name, contestant in contestants.items():
             rates[name].append(contestant.rate())
-        medians = {name: statistics.median(found) for name, found in rates.items()}
+        medians = {name: statistics.median(values) for name, values in rates.items()}
         results.add(
             images_per_second={n: {"median": medians[n], "all": rates[n]} for n in rates},
             ratio=round(medians["ours"] / medians["torch"], 3),
@@ -105,7 +105,7 @@ def resnet50(results, options):
 
 
 def our_rate(options):
-    """(() -> images per second, facts) of our step, as training runs it."""
+    """(() -> images per second, facts) of our training step."""
     import vs_torch
 
     from scaling.train.point import resolve
@@ -122,7 +122,7 @@ def our_rate(options):
 
 
 def torch_rate(options):
-    """The same of PyTorch's."""
+    """Likewise of PyTorch's."""
     import torch_resnet50 as peer
 
     if options.toy:
@@ -134,7 +134,7 @@ def torch_rate(options):
 
 
 def populations(results, options):
-    """Trial-steps per second, the cases that tell most first."""
+    """Trial-steps per second, the most informative cases first."""
     import population as benchmark
 
     results.add(device=device().device_kind, cases={})
@@ -171,7 +171,7 @@ def _population_cases(options):
 
 
 def memory(results, options):
-    """By the compiler. Several at once: nothing runs, and `steps` finds the programs compiled."""
+    """Memory by the compiler, several at once as nothing runs; `steps` reuses the programs."""
     results.add(device=device().device_kind)
     pool = concurrent.futures.ThreadPoolExecutor(1 if options.toy else 4)
     jobs = {
@@ -199,14 +199,14 @@ def _step_bytes(config):
 
 
 def steps(name, results, options):
-    """Seconds of an update, and the most bytes that the device's allocator held in it."""
+    """Seconds of an update, and the peak bytes of the device's allocator."""
     import jax
 
     from scaling.train import throughput
 
     results.add(device=device().device_kind, model=name, batches={})
     config = MODELS[name](options.toy, 1)
-    for batch in options.sizes:  # rising, for the most bytes so far are what the device tells
+    for batch in options.sizes:  # ascending, as the device reports the peak so far
         before = _peak_bytes()
         try:
             (speed,) = throughput.speeds(config, [batch], 0.1 if options.toy else 0.4)
@@ -216,14 +216,14 @@ def steps(name, results, options):
             results.add(batches={batch: "out of memory"})
             return
         after = _peak_bytes()
-        # None: an earlier allocation was larger, as the trial runs of a compilation can be.
+        # None: an earlier allocation was larger, such as autotuning in a compilation.
         peak = after if after is not None and after > before else None
         (row,) = throughput.as_rows([speed])
         results.add(batches={batch: row | {"peak_bytes": peak}})
 
 
 def device():
-    """The one that everything runs on."""
+    """The device used."""
     import jax
 
     return jax.devices()[0]
@@ -237,7 +237,7 @@ def _peak_bytes():
 
 
 def panel_b(results, options):
-    """Points side by side, each a process; what is not finished in time is saved."""
+    """Points in parallel processes; unfinished ones are saved at the end of the time."""
     end = time.monotonic() + options.limit - TO_SAVE
     workdir, running = options.work / "panel_b", {}
     workdir.mkdir(parents=True, exist_ok=True)
@@ -245,20 +245,20 @@ def panel_b(results, options):
         _share_out(results, options, workdir, running, end)
     finally:
         for process in running.values():
-            process.terminate()  # it saves where it is
+            process.terminate()  # it saves its progress
         killed = time.monotonic() + TO_SAVE
         for batch, process in running.items():
             try:
                 code = process.wait(max(0.1, killed - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
-                code = "killed while it saved"
+                code = "killed while saving"
             results.add(exit_codes={batch: code})
         results.add(points=_points(workdir))
         with tarfile.open(options.out / "panel_b.tgz", "w:gz") as archive:
             archive.add(workdir, "panel_b", filter=_record_alone)
     if not any(point["status"] != "not finished" for point in results.content["points"].values()):
-        sys.exit("No point is finished.")
+        sys.exit("No point has finished.")
 
 
 def _share_out(results, options, workdir, running, end):
@@ -276,7 +276,7 @@ def _share_out(results, options, workdir, running, end):
             choice = _begun(workdir, batch) or _choice(batch, rates, options)
             results.add(begun={batch: choice})
             command = _point_command(batch, choice, workdir, folder, options)
-            # Each may have its share of the device's memory.
+            # An equal share of the device's memory for each.
             environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(0.9 / workers)}
             running[batch] = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL
@@ -285,7 +285,7 @@ def _share_out(results, options, workdir, running, end):
 
 
 def _begun(workdir, batch):
-    """What an earlier run chose for this point, which it must keep to be resumed."""
+    """The options of an earlier run of this point, needed to resume it."""
     for file in workdir.glob("*/config.json"):
         config = json.loads(file.read_text())
         if config["global_batch"] == batch:
@@ -295,9 +295,9 @@ def _begun(workdir, batch):
 
 
 def _choice(batch, rates, options):
-    """As many trials as train in this point's share of the time, and convolutions as they were
-    fastest, at the nearest batch size measured."""
-    # About what an H100 does, where nothing was measured.
+    """The number of trials that fits this point's share of the time, and the fastest convolution
+    method at the nearest measured batch size."""
+    # Approximately an H100, if nothing was measured.
     per_step, method = 1e-3 * max(1, batch / 256), "auto"
     if rates:
         case = min(rates, key=lambda case: abs(math.log(case["batch"] / batch)))
@@ -319,7 +319,7 @@ def _point_command(batch, choice, workdir, folder, options):
     }
     if folder:
         config["data.dir"] = folder
-    if batch > 1024:  # trials side by side: of each, so many examples at once
+    if batch > 1024:  # limits the memory of parallel trials
         config["micro_batch"] = 512 if batch % 512 == 0 else 500
     if options.toy:
         config |= {"model.size": "narrow", "target.goal": 0.5, "target.budget": "('30 steps',)"}
@@ -329,7 +329,7 @@ def _point_command(batch, choice, workdir, folder, options):
 
 
 def _measured(out):
-    """The cases of the Simple CNN in `populations`, if they are there."""
+    """The cases of the Simple CNN in `populations`, if measured."""
     try:
         cases = json.loads((out / "populations.json").read_text())["cases"]
     except (OSError, KeyError, ValueError):
@@ -338,8 +338,8 @@ def _measured(out):
 
 
 def _points(workdir):
-    """What is known of every point that was begun."""
-    keys = ("status", "steps_to_target", "steps_interval", "trial_steps", "seconds")
+    """Status and results of every point that was started."""
+    keys = ("status", "steps_to_target", "trial_steps", "seconds")
     points = {}
     for folder in sorted(workdir.glob("*/")):
         points[folder.name] = {"status": "not finished"}
@@ -360,7 +360,7 @@ def _record_alone(entry):
 
 
 def data_folder(options):
-    """TFDS's root with Fashion-MNIST in it, prepared here where the original files are given."""
+    """TFDS's root with Fashion-MNIST, prepared here from the original files if necessary."""
     given = options.data_dir
     if given is None or not (given / "train-images-idx3-ubyte.gz").exists():
         return given
@@ -372,7 +372,7 @@ def data_folder(options):
 
 # --- all of them ---
 
-PARTS = {  # and their shares of the time; what one leaves, those after it have
+PARTS = {  # function and share of the time; unused time goes to later parts
     "resnet50": (resnet50, 140),
     "populations": (populations, 90),
     "memory": (memory, 75),
@@ -383,7 +383,7 @@ PARTS = {  # and their shares of the time; what one leaves, those after it have
 
 
 def conduct(options):
-    """Every part in a process of its own, ended at its limit; the summary after each."""
+    """Run every part in its own process, killed at its limit; update the summary after each."""
     summary = Results(options, "summary")
     shares = {part: PARTS[part][1] for part in options.parts}
     end = time.monotonic() + options.seconds
@@ -394,51 +394,51 @@ def conduct(options):
         file, start = options.out / f"{part}.json", time.monotonic()
         file.unlink(missing_ok=True)
         status = _run_part(part, limit, options)
-        told = {"status": status, "seconds": round(time.monotonic() - start), "limit": round(limit)}
-        print(f"{part}: {told}", flush=True)
+        row = {"status": status, "seconds": round(time.monotonic() - start), "limit": round(limit)}
+        print(f"{part}: {row}", flush=True)
         result = json.loads(file.read_text()) if file.exists() else {}
         result.pop("machine", None)
-        summary.add(parts={part: told | {"result": result}})
+        summary.add(parts={part: row | {"result": result}})
 
 
 def _run_part(part, limit, options):
-    """How it ended."""
+    """Run a part; returns its status."""
     command = [sys.executable, __file__, *sys.argv[1:], f"--part={part}", f"--limit={limit}"]
-    # JAX would train on a CPU where it cannot use the GPU; so it fails.
+    # Without a usable GPU, JAX would fall back to the CPU; this makes it fail.
     environment = os.environ | ({} if options.toy else {"JAX_PLATFORMS": "cuda,cpu"})
     process = subprocess.Popen(command, env=environment, process_group=0)
-    saves = TO_SAVE if part == "panel_b" else 0  # it ends by itself, and packs what it has
+    saves = TO_SAVE if part == "panel_b" else 0  # it ends by itself and archives its records
     try:
         code = process.wait(limit + saves)
         return "done" if code == 0 else f"exit code {code}"
     except subprocess.TimeoutExpired:
-        return "ended at its limit"
+        return "stopped at its limit"
     finally:
         if saves and process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(saves)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its children too
+            os.killpg(process.pid, signal.SIGKILL)  # including its children
         process.wait()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data_dir", type=path, help="Fashion-MNIST: original files, or prepared")
+    parser.add_argument("--data_dir", type=path, help="Fashion-MNIST, original or prepared")
     parser.add_argument("--out", type=path, default=ROOT / "benchmarks" / "results" / "gpu")
     parser.add_argument("--work", type=path, default=ROOT / "runs" / "gpu")
     parser.add_argument("--seconds", type=float, default=560, help="for everything")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
-    parser.add_argument("--batch", type=int, default=256, help="of ResNet-50 beside PyTorch")
-    parser.add_argument("--peak", type=float, help="TFLOP/s, of a device whose peak is not known")
+    parser.add_argument("--batch", type=int, default=256, help="of ResNet-50 against PyTorch")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, if unknown here")
     parser.add_argument("--toy", action="store_true", help="small enough for a CPU")
-    parser.add_argument("--part", choices=PARTS, help="internal: this one, in this process")
-    parser.add_argument("--limit", type=float, help="internal: its seconds")
+    parser.add_argument("--part", choices=PARTS, help="internal: run this part")
+    parser.add_argument("--limit", type=float, help="internal: seconds of the part")
     parser.add_argument("--serve", choices=("ours", "torch"), help="internal: one contestant")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"There is no part {unknown.pop()}; name some of {', '.join(PARTS)}.")
+        parser.error(f"There is no part {unknown.pop()}; choose from {', '.join(PARTS)}.")
     options.sizes = (8, 16) if options.toy else SIZES
     options.out.mkdir(parents=True, exist_ok=True)
     if options.serve == "torch":
@@ -448,8 +448,8 @@ def main():
     if not (options.part or options.serve):
         conduct(options)
         return
-    # Programs that one part compiled are found by the next.
-    from launch import set_up_jax
+    # Parts share the compilation cache.
+    from scaling.cli import set_up_jax
 
     set_up_jax(None)
     if options.serve:
@@ -459,7 +459,7 @@ def main():
 
 
 def path(text):
-    """Absolute, for parts run in other folders."""
+    """An absolute path, as parts run in other folders."""
     return Path(text).expanduser().resolve()
 
 

@@ -1,9 +1,9 @@
-"""What a run costs beyond its arithmetic: a real run against its own compiled chunk called bare.
+"""Overhead of a real run over its own compiled program called directly.
 
     python benchmarks/loop_overhead.py
 
-The run records every step, draws its batches, watches for divergence and checkpoints; evaluation
-is timed apart and left out of both. Ratio of examples per second, medians of alternating repeats.
+The run records every step, draws its batches, checks for divergence and checkpoints; evaluation is
+timed separately and excluded. Ratio of examples per second, medians of alternating repeats.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import io
 import statistics
 import tempfile
 
-from common import machine, program_of, write
+from common import Bare, machine, write
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, "40000 steps", {"name": "mlp", "widths": (64, 64, 64)}),
@@ -41,7 +41,7 @@ def config_of(batch, duration, model):
 def run_rate(config):
     """Examples per second of a run."""
     from scaling.record import RunDir
-    from scaling.train.loop import train_point
+    from scaling.train.single import train_point
 
     with tempfile.TemporaryDirectory() as folder, RunDir(folder) as run:
         run.begin({})
@@ -52,25 +52,18 @@ def run_rate(config):
 
 
 def bare_rate(config):
-    """Examples per second of the same chunk on one batch of indices over and over."""
+    """Examples per second of the same program on one batch of indices over and over."""
     import time
 
-    import jax
-    import numpy as np
-
-    point, program, feed, state, fixed = program_of(config)
-    batches = feed.batches(0, program.capacity)
-    done, start = 0, None
-    while done < point.total_steps:
-        state, metrics = program.chunk(
-            state, feed.data, batches, np.int32(program.capacity), *fixed
-        )
-        jax.block_until_ready(metrics)
-        if start is None:  # the first call warms up
-            start = time.perf_counter()
-            continue
-        done += program.capacity
-    return done * point.global_batch / (time.perf_counter() - start)
+    bare = Bare(config)
+    count = bare.program.capacity
+    batches, done = bare.batches(0, count), 0
+    bare.call(batches, count)  # warms up
+    start = time.perf_counter()
+    while done < bare.point.total_steps:
+        bare.call(batches, count)
+        done += count
+    return done * bare.point.global_batch / (time.perf_counter() - start)
 
 
 def main():

@@ -1,5 +1,4 @@
-"""How often the 95% interval of `scaling.minima.fewest_interval` holds what it is about, and those
-of its rivals.
+"""Coverage of the 95% interval of `scaling.minima.fewest_interval` and of alternatives.
 
     python benchmarks/minima_coverage.py [--draws=1000] [--name=RESULT]
 
@@ -7,20 +6,19 @@ Searches of n trials are drawn from outcomes with a known distribution, and trai
 multiple (`margin`) of the fewest steps. Steps are continuous, or the evaluations of a grid that
 grows by 8% and at least by one step, where the best take about 40 steps: many ties. A setting is an
 outcome, n, a margin and one of the two. The outcomes "digits" and "Fashion-MNIST" are the 64 trials
-of a recorded search, log steps moved by a normal of sd 0.2, which is about how far repeats of
-one trial differ.
+of a recorded search, with normal noise of sd 0.2 on the log steps, about that of repeats of a
+trial.
 
 The truth is the median of the fewest steps over searches of n trials. "mean log" is coverage of the
-mean of their logs, on the grid to half an evaluation. Both are of the searches that reach the goal.
-"where there is an upper end" is coverage of the median among the searches with one, the only ones
-whose interval is shown; its summary is over the settings in which half of the searches have one.
-"factor" is the median of fewest steps over lower end.
+mean of their logs, on the grid to half an evaluation. Both are for the searches that reach the
+goal. "where there is an upper end" is coverage of the median among the searches with one, whose
+intervals are the only ones shown; its summary is over the settings in which half of the searches
+have one. "factor" is the median of fewest steps over lower end.
 
-Rivals: percentiles of the minimum of n resampled trials (bootstrap); and the same with n / 4
-resampled trials (16 of 64), in logs, as distances from their median, put around the fewest steps
-(centred m out of n). Resampling is not simulated: the probability that the minimum of m resampled
-trials is above the i-th fewest steps is (1 - i / n)^m. A share's standard error is 0.7% at 95% and
-1,000 draws.
+Alternatives: percentiles of the minimum of n resampled trials (bootstrap); and the same with n / 4
+resampled trials (16 of 64), centred in logs on the fewest steps (centred m out of n). Resampling is
+exact: the probability that the minimum of m resampled trials is above the i-th fewest steps is
+(1 - i / n)^m. The standard error of a coverage is 0.7% at 95% and 1,000 draws.
 """
 
 import argparse
@@ -35,8 +33,8 @@ from scaling.minima import fewest_interval
 
 TRIALS, MARGINS = (8, 16, 32, 64), (1.5, 2.0, 3.0, np.inf)
 GROWTH, BEST = 0.08, {"continuous": 40_000.0, "grid": 40.0}  # steps of about the 2% best trials
-TRUTH = 1_000_000  # trials that the truth is read off
-NONE = 1e-6  # steps: a lower end below says nothing
+TRUTH = 1_000_000  # trials for the truth
+NONE = 1e-6  # steps: a lower end below counts as none
 METHODS = ("pivot", "bootstrap", "centred m out of n")
 
 
@@ -53,12 +51,12 @@ def power(sigma):
 
 
 def bound(exponent):
-    """Steps from 1 to 4; their distribution rises from the bound with the power 1 / exponent."""
+    """Steps from 1 to 4, with a distribution function ~ (s - 1)^(1 / exponent) at the bound."""
     return lambda rng, size: np.log1p(3 * rng.uniform(size=size) ** exponent)
 
 
 def mixture(share, ahead):
-    """A share of the trials is faster by a factor e^ahead, and more alike."""
+    """A share of the trials is faster by a factor e^ahead, with less scatter."""
 
     def draw(rng, size):
         fast = -ahead + 0.2 * rng.standard_normal(size)
@@ -139,11 +137,11 @@ def pivot(steps, kind, margin):
     """Lower and upper ends, [2, draws], of sorted steps [draws, trials]."""
     before = EVALUATIONS[np.maximum(np.searchsorted(EVALUATIONS, steps[:, 0]) - 1, 0)]
     before = before if kind == "grid" else [None] * len(steps)
-    found = [
+    intervals = [
         fewest_interval(row, until=margin * row[0], before=last)
         for row, last in zip(steps, before, strict=True)
     ]
-    return np.array(found).T
+    return np.array(intervals).T
 
 
 def resampled(steps, m, share):
@@ -158,8 +156,8 @@ def bootstrap(steps, kind, margin):
 
 def m_out_of_n(steps, kind, margin):
     low, middle, high = (resampled(steps, steps.shape[1] // 4, q) for q in (0.025, 0.5, 0.975))
-    fewest, known = steps[:, 0], np.isfinite(middle)
-    factors = [np.where(known, a / b, np.inf) for a, b in ((high, middle), (middle, low))]
+    fewest, finite = steps[:, 0], np.isfinite(middle)
+    factors = [np.where(finite, a / b, np.inf) for a, b in ((high, middle), (middle, low))]
     return np.array([fewest / factors[0], fewest * factors[1]])
 
 
@@ -174,10 +172,10 @@ def measure(name, trials, kind, draws):
             with np.errstate(divide="ignore", invalid="ignore"):
                 low, high = interval(steps, kind, margin)
                 logs = np.log(low) - half, np.log(high) + half
-            held, shown = (low <= median) & (median <= high), high < np.inf
+            covered, shown = (low <= median) & (median <= high), high < np.inf
             row[method] = {
-                "median": float(np.mean(held)),
-                "where there is an upper end": float(held[shown].mean()) if shown.any() else 1.0,
+                "median": float(np.mean(covered)),
+                "where there is an upper end": float(covered[shown].mean()) if shown.any() else 1.0,
                 "mean log": float(np.mean((logs[0] <= mean_log) & (mean_log <= logs[1]))),
                 "factor": float(np.median(steps[:, 0] / np.maximum(low, NONE))),
                 "no lower end": float(np.mean(low <= NONE)),
@@ -191,7 +189,7 @@ def summary(rows):
     table = {}
     with_end = [row for row in rows if row["pivot"]["no upper end"] <= 0.5]
     for method in METHODS:
-        of = lambda key, some, method=method: np.array([row[method][key] for row in some])
+        of = lambda key, rows, method=method: np.array([row[method][key] for row in rows])
         entry = table[method] = {}
         for key in ("median", "where there is an upper end", "mean log"):
             share = of(key, with_end if key.startswith("where") else rows)
@@ -202,8 +200,8 @@ def summary(rows):
                 "settings below 0.85": round(np.mean(share < 0.85), 3),
             }
         for margin in (2.0, 3.0):
-            some = [row for row in rows if row["trials"] == 64 and row["margin"] == margin]
-            factor = np.median(of("factor", some))
+            subset = [row for row in rows if row["trials"] == 64 and row["margin"] == margin]
+            factor = np.median(of("factor", subset))
             entry[f"median factor, 64 trials, margin {margin:g}"] = f"{factor:.3g}"
         for key in ("no lower end", "no upper end"):
             entry[f"mean share with {key}"] = round(of(key, rows).mean(), 3)
@@ -224,15 +222,15 @@ def main():
     options = parser.parse_args()
     rows, settings = [], {}
     for name in OUTCOMES:
-        mine = [
+        group = [
             row
             for trials in TRIALS
             for kind in BEST
             for row in measure(name, trials, kind, options.draws)
         ]
-        lowest = {m: round(min(row[m]["median"] for row in mine), 3) for m in METHODS}
-        settings[name] = {"lowest": lowest, "settings": [text(row) for row in mine]}
-        rows += mine
+        lowest = {m: round(min(row[m]["median"] for row in group), 3) for m in METHODS}
+        settings[name] = {"lowest": lowest, "settings": [text(row) for row in group]}
+        rows += group
     result = {"machine": machine(), "draws": options.draws, "count": len(rows)}
     write(options.name, result | {"summary": summary(rows), "outcomes": settings})
 

@@ -1,22 +1,23 @@
-"""How often the 95% intervals of `scaling.noise.noise_scale` hold the truth, and their rivals'.
+"""Coverage of the 95% intervals of `scaling.noise.noise_scale` and of alternatives.
 
     python benchmarks/noise_coverage.py [--draws=500] [--name=RESULT] [--only=TEXT]
 
-Every step gives eight shards' gradients of known mean and covariance; their mean squared norm and
-the squared norm of their mean go through `estimate`. Settings: examples per shard, steps, how far
-B_simple is beyond the batch, the spectrum of the covariance (a few directions make the norms
-heavy-tailed), |G|^2 constant, falling, or wandering over training with tr(Sigma) constant, and the
-correlation of successive steps' gradients. `--only` measures the settings whose |G|^2 has that text
-in its name again, and keeps the others' rows of the result.
+Every step has the gradients of eight shards with known mean and covariance; `estimate` is applied
+to their mean squared norm and the squared norm of their mean. Settings: examples per shard, steps,
+ratio of B_simple to the batch, spectrum of the covariance (few directions make the norms
+heavy-tailed), |G|^2 constant, falling or wandering over training at constant tr(Sigma), and the
+correlation of successive gradients. `--only` repeats the settings whose |G|^2 has that text in its
+name, and keeps the other rows of the result.
 
 The truth is the average tr(Sigma) over the average |G|^2 of the steps of the run. Where |G|^2
-wanders, "all_runs" is the coverage of what the average over all such runs would give, which no
-interval of one run can promise. "resolved" is the share of draws with a noise scale, the next four
-are among those; "low_known" is the share of the others that have a lower bound. A coverage's own
-standard error is 1% at 500 draws.
+wanders, "all_runs" is the coverage of the average over all such runs, which an interval from one
+run cannot guarantee. "resolved" is the share of draws with a noise scale, and the next four are
+among those; "low_known" is the share of the others with a lower bound. The standard error of a
+coverage is 1% at 500 draws.
 
-Rivals: Fieller with the variance of block means about one mean ("batch means"), or of single
-measurements ("independent"); the ratio +- t standard errors by the delta method on block means.
+Alternatives: Fieller with the variance of block means about their mean ("batch means"), or of
+single measurements ("independent"); the ratio +- t standard errors by the delta method on block
+means.
 """
 
 import argparse
@@ -39,7 +40,7 @@ USUAL = "1/k, 64 directions"
 
 
 def settings():
-    """(B_simple, examples per shard, steps, spectrum, how |G|^2 goes over training)."""
+    """(B_simple, examples per shard, steps, spectrum, course of |G|^2 over training)."""
     for spectrum in SPECTRA:
         yield 2000, 128, 1000, spectrum, "constant"
     for shard in (8, 32):
@@ -61,7 +62,7 @@ def settings():
 
 
 def paths(rng, course, draws, steps):
-    """|G|^2, [draws, steps], 1 on average over all runs or at the end."""
+    """|G|^2, [draws, steps]; 1 on average over all runs, or at the end."""
     time = np.arange(steps)
     if course.startswith("wanders"):
         keep = np.exp(-1 / int(course.split()[-1]))
@@ -81,9 +82,9 @@ def paths(rng, course, draws, steps):
 def measurements(rng, path, b_simple, shard, spectrum, correlation=0.0):
     """Estimates of |G|^2 and tr(Sigma), [draws, steps] each.
 
-    In the eigenbasis of Sigma; G has a share in every direction, like the variance. The scatter of
-    the shards about their mean is independent of that mean and chi-squared. With a `correlation`
-    the noise of every shard's gradient goes on from step to step, autoregressive of order one.
+    In the eigenbasis of Sigma, in which |G|^2 is distributed like the variance. The scatter of the
+    shards about their mean is independent of that mean and chi-squared. With a `correlation` the
+    noise of every shard's gradient is autoregressive of order one.
     """
     values = b_simple * spectrum / spectrum.sum()
     batch = SHARDS * shard
@@ -100,7 +101,7 @@ def measurements(rng, path, b_simple, shard, spectrum, correlation=0.0):
 
 
 def _normal(rng, shape, correlation):
-    """Standard normal numbers, each step's correlated with the last one's."""
+    """Standard normal numbers, correlated between successive steps."""
     drawn = rng.standard_normal(shape)
     if not correlation:
         return drawn
@@ -109,24 +110,23 @@ def _normal(rng, shape, correlation):
 
 
 def ours(measured, truth):
-    """Coverage and the rest of `noise_scale`."""
-    found = [noise_scale(*pair) for pair in zip(*measured, strict=True)]
-    held = np.array(
-        [(e.low or 0) <= t <= (e.high or np.inf) for e, t in zip(found, truth, strict=True)]
-    )
-    resolved = np.array([e.resolved for e in found])
-    result = {"coverage": held.mean(), "resolved": resolved.mean()}
+    """Coverage and other statistics of `noise_scale`."""
+    estimates = [noise_scale(*pair) for pair in zip(*measured, strict=True)]
+    pairs = list(zip(estimates, truth, strict=True))
+    covered = np.array([(e.low or 0) <= t <= (e.high or np.inf) for e, t in pairs])
+    resolved = np.array([e.resolved for e in estimates])
+    result = {"coverage": covered.mean(), "resolved": resolved.mean()}
     if resolved.any():
-        some = [(e, t) for e, t in zip(found, truth, strict=True) if e.resolved]
-        ratios = np.array([e.noise_scale / t for e, t in some])
+        ratios = np.array([e.noise_scale / t for e, t in pairs if e.resolved])
+        widths = [e.high / (e.low or np.nan) for e in estimates if e.resolved]
         result |= {
-            "coverage_where_resolved": held[resolved].mean(),
+            "coverage_where_resolved": covered[resolved].mean(),
             "median_over_truth": np.median(ratios),
             "within_10_percent": (abs(ratios - 1) <= 0.1).mean(),
-            "median_high_over_low": np.median([e.high / (e.low or np.nan) for e, _ in some]),
+            "median_high_over_low": np.median(widths),
         }
     if not resolved.all():
-        result["low_known"] = np.mean([e.low is not None for e in found if not e.resolved])
+        result["low_known"] = np.mean([e.low is not None for e in estimates if not e.resolved])
     return {name: None if np.isnan(v) else round(float(v), 3) for name, v in result.items()}
 
 
@@ -144,7 +144,7 @@ def rivals(measured, truth):
     blocks = min(BLOCKS, steps)
     t = {count: stats.t.ppf(0.975, count - 1) for count in (blocks, steps)}
     ratio = means[1] / means[0]
-    # The delta method's standard error is that of tr(Sigma) - ratio |G|^2, at the ratio found.
+    # The delta method's standard error is that of tr(Sigma) - ratio |G|^2, at the estimated ratio.
     rest = measured[1] - ratio[:, None] * measured[0]
     parts = np.stack([part.mean(1) for part in np.array_split(rest, blocks, axis=1)])
     error = parts.std(0, ddof=1) / blocks**0.5 / abs(means[0])
@@ -158,7 +158,7 @@ def rivals(measured, truth):
 def measure(b_simple, shard, steps, spectrum, course, draws):
     """One row of the result."""
     setting = (b_simple, shard, steps, spectrum, course)
-    # A seed of its own for each setting: a new setting leaves the others' numbers as they are.
+    # Each setting has its own seed: adding one does not change the others' numbers.
     rng = np.random.default_rng(zlib.crc32(repr(setting).encode()))
     path = paths(rng, course, draws, steps)
     correlation = float(course.split()[-1]) if "correlate" in course else 0.0

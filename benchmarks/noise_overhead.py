@@ -1,17 +1,17 @@
-"""What tracking the gradient noise scale costs: the same training program with and without it.
+"""Overhead of tracking the gradient noise scale: a training program with and without it.
 
     python benchmarks/noise_overhead.py
 
-Seconds of compiled updates with tracking over those without, call after call in turn, half a second
-or 64 updates each; the overhead is the median of the ratios of neighbours, less 1. A batch in one
-piece is measured in halves at every 64th update, one in microbatches at every 32nd. `live` is the
-time of the running average on the host, over that of the updates it is of.
+Seconds of compiled updates with tracking over those without, in alternating calls of half a second
+or 64 updates; the overhead is the median of the ratios of neighbours, minus 1. A batch in one piece
+is measured in halves every 64th update, one in microbatches every 32nd. `live` is the time of the
+running average on the host, over that of its updates.
 """
 
 import statistics
 import time
 
-from common import machine, program_of, write
+from common import Bare, machine, write
 from loop_overhead import config_of
 
 MLP = {"name": "mlp", "widths": (64, 64, 64)}
@@ -35,7 +35,6 @@ REPEATS = 9
 
 def seconds_of(case, tracked):
     """(() -> seconds of one update, share of that time for the live value)."""
-    import jax
     import numpy as np
 
     from scaling.train.tracking import NoiseTracker
@@ -43,27 +42,25 @@ def seconds_of(case, tracked):
     batch, model, micro_batch = case
     config = config_of(batch, "1000000 steps", model)
     config.micro_batch, config.noise_scale = micro_batch, tracked
-    _, program, feed, state, fixed = program_of(config)
-    batches, held = feed.batches(0, program.capacity), {"state": state}
+    bare = Bare(config)
+    capacity = bare.program.capacity
+    batches = bare.batches(0, capacity)
 
     def call(count):
         start = time.perf_counter()
-        held["state"], metrics = program.chunk(
-            held["state"], feed.data, batches, np.int32(count), *fixed
-        )
-        jax.block_until_ready(metrics)
+        metrics = bare.call(batches, count)
         return time.perf_counter() - start, metrics
 
     call(1)
     one = call(8)[0] / 8
     # Whole rounds of 64 updates, in which everything is measured as often as it will be.
-    count = min(max(64, round(0.5 / one) // 64 * 64), program.capacity // 64 * 64)
+    count = min(max(64, round(0.5 / one) // 64 * 64), capacity // 64 * 64)
     live = 0.0
     if tracked:
         spent, metrics = call(count)
-        metrics = {k: np.asarray(v)[:count] for k, v in metrics.items()}
+        metrics = {k: np.asarray(v)[0, 0, 0, :count] for k, v in metrics.items()}
         tracker, start = NoiseTracker(batch), time.perf_counter()
-        tracker.add(metrics)
+        tracker.updates(1, metrics)
         live = (time.perf_counter() - start) / spent
     return (lambda: call(count)[0] / count), live
 

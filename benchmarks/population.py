@@ -1,16 +1,16 @@
-"""Trial-steps per second of a population on CPU, side by side with PyTorch eager.
+"""Trial-steps per second of a population on CPU, against PyTorch eager.
 
     pip install torch==2.13.0 && python benchmarks/population.py [--name=RESULT]
 
-Ours: 64 trials of an MLP in one program, as a study runs them: one process of one thread per core,
-each with a population of its own (their rates are added), and for comparison one process with all
-threads. PyTorch: the same training steps of one trial after another, the loop that its tutorials
-show, with its own threads. Medians of alternating repeats.
+Ours: 64 trials of an MLP in one program, as in a study: one process with one thread per core, each
+with its own population (rates are added), and for comparison one process with all threads. PyTorch:
+the same training steps, one trial after another, in the loop of its tutorials with its own threads.
+Medians of alternating repeats.
 
-    python benchmarks/population.py --blocks       # why trials go in small blocks on a CPU
+    python benchmarks/population.py --blocks       # why trials run in small blocks on a CPU
 
-times one process of one thread with 1 to 64 trials side by side, next to a step of nothing but JAX,
-and convolutions under each `conv_method`.
+times one process with one thread and 1 to 64 trials in parallel, a minimal JAX step, and
+convolutions with each `conv_method`.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def racers(model, shape, batch, trials=TRIALS, block=None):
     point = resolve(config, ("peak", "momentum"))
     values = [{"peak": 1e-3, "momentum": 0.9}] * trials
     population = Population(point, values, range(trials), block)
-    population.advance(1, evaluate=False)
+    population.advance(1)
     return population
 
 
@@ -55,7 +55,7 @@ def rate_of(population):
     def rate():
         start, first = time.perf_counter(), population.step
         while time.perf_counter() - start < 1.0:
-            population.advance(population.step + 10**6, evaluate=False)
+            population.advance(population.step + 10**6)
         return (population.step - first) * trials / (time.perf_counter() - start)
 
     return rate
@@ -71,9 +71,9 @@ class Processes:
             process.answer()
 
     def rate(self):
-        """Trial-steps per second of all together."""
+        """Trial-steps per second of all processes."""
         for process in self._all:
-            process.ask()
+            process.start()
         return sum(process.answer() for process in self._all)
 
     def stop(self):
@@ -141,9 +141,9 @@ def blocks():
 
 def _medians(contestants):
     rates = side_by_side(contestants, repeats=3)
-    found = {name: round(rate["median"], 1) for name, rate in rates.items()}
-    print(found, flush=True)
-    return found
+    medians = {name: round(rate["median"], 1) for name, rate in rates.items()}
+    print(medians, flush=True)
+    return medians
 
 
 def main():

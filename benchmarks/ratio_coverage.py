@@ -1,12 +1,12 @@
-"""How often the 95% interval of `scaling.ratios.critical_batch_ratio` holds the true ratio.
+"""Coverage of the 95% interval of `scaling.ratios.critical_batch_ratio`.
 
     python benchmarks/ratio_coverage.py [--draws=1000] [--name=RESULT]
 
 Steps of two studies are drawn around hyperbolas with normal noise on log S, B_crit symmetric about
 the middle of the batch sizes on a log scale. Settings: batch sizes of each, noise of each, the
-ratio, the correlation of the noise at equal batch sizes, and points censored by a budget of steps.
+ratio, the correlation of the noise at equal batch sizes, and points censored by a step budget.
 
-Rival: the same interval without pairing, which takes the studies' errors as independent.
+Alternative: the same interval without pairing, which assumes independent errors.
 """
 
 import argparse
@@ -25,8 +25,7 @@ NOISES = ((0.05, 0.05), (0.15, 0.15), (0.3, 0.3), (0.05, 0.3), (0.3, 0.05))
 
 
 def settings():
-    """(points, sds, ratio, correlation, which end of the first is censored); pairs are the first,
-    the other."""
+    """(points, sds, ratio, correlation, censored end of the first); pairs are (first, other)."""
     for ratio in (1, 4):
         for points in ((6, 6), (11, 11), (4, 11), (11, 4)):
             for sds in NOISES:
@@ -43,7 +42,7 @@ def fitted(noise, b_crit, end):
 
 
 def unpaired(fit, reference):
-    """The ratio as if the studies erred independently."""
+    """The ratio under independent errors."""
     measured, ratios._correlation = ratios._correlation, lambda *_: 0.0
     try:
         return critical_batch_ratio(fit, reference)
@@ -64,11 +63,11 @@ def measure(points, sds, ratio, correlation, end, draws):
         other = fitted(sds[1] * noise[1], middle * ratio**0.5, "none")
         ours.append(critical_batch_ratio(other, first))
         rival.append(unpaired(other, first))
-    held = lambda found: [one.interval[0] <= ratio <= one.interval[1] for one in found]
+    covered = lambda results: [r.interval[0] <= ratio <= r.interval[1] for r in results]
     share = lambda values: round(float(np.mean(values)), 3)
 
-    def width(found):
-        low, high = np.array([one.interval for one in found]).T
+    def width(results):
+        low, high = np.array([r.interval for r in results]).T
         bounded = (low > 0) & (high < np.inf)
         return round(float(np.median(high[bounded] / low[bounded])), 2) if bounded.any() else None
 
@@ -78,10 +77,10 @@ def measure(points, sds, ratio, correlation, end, draws):
         "ratio": ratio,
         "correlation": correlation,
         "censored": end,
-        "coverage": share(held(ours)),
-        "indistinguishable": share([not one.differs for one in ours]),
+        "coverage": share(covered(ours)),
+        "indistinguishable": share([not r.differs for r in ours]),
         "median_high_over_low": width(ours),
-        "rival, unpaired": share(held(rival)),
+        "rival, unpaired": share(covered(rival)),
         "rival's median_high_over_low": width(rival),
     }
 

@@ -1,9 +1,9 @@
-"""ResNet-50 in plain PyTorch, and its compiled training step: the peer of benchmarks/gpu.py.
+"""ResNet-50 in plain PyTorch with its compiled training step, for comparison in gpu.py.
 
-The same net as ours, "v1.5" with the stride on the 3x3 convolution; bfloat16 by autocast, batch
-norm, channels_last, Nesterov momentum in one fused operation, `torch.compile` in its default mode
-(max-autotune takes many minutes for a net of this size). Images are uint8 on the device, drawn and
-normalised in the step.
+The same network as ours, "v1.5" with the stride on the 3x3 convolution; bfloat16 by autocast, batch
+norm, channels_last, fused Nesterov momentum, `torch.compile` in its default mode (max-autotune
+takes many minutes for this network). Images are uint8 on the device, drawn and normalised in the
+step.
 """
 
 import time
@@ -17,7 +17,7 @@ STAGES = (3, 4, 6, 3)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, and 1x1 convolution to four times the width, beside the shortcut."""
+    """1x1, 3x3, and 1x1 convolution to four times the width, with a shortcut."""
 
     def __init__(self, before, width, stride):
         super().__init__()
@@ -72,7 +72,7 @@ def step_rate(batch, side, size, stages=STAGES, updates=10):
             loss = loss_of(images[index], labels[index])
             loss.backward()
             optimizer.step()
-        loss.item()  # waits for all of them
+        loss.item()  # synchronises
 
     steps()
     facts = {

@@ -1,14 +1,13 @@
-"""Training steps on CPU, side by side with a PyTorch eager loop.
+"""Training steps on CPU, against a PyTorch eager loop.
 
     pip install torch==2.13.0 && python benchmarks/vs_torch.py [--name=RESULT]
 
-Both sides hold the data in memory, draw shuffled batches, normalise uint8 images, and do softmax
-cross entropy, backward pass and Nesterov momentum at the same batch. Ours is the program that a
-run compiles, `scaling.train.step`; PyTorch is the loop that its tutorials show, convolutions in
-its default layout and in channels_last; on our side with every core a device of its own, as
-launch.py runs convolutions, and with all cores as one device. Rates are examples per second,
-medians of alternating repeats in one process, one process per case: JAX gets the threads that
-launch.py would give it.
+Both have the data in memory, draw shuffled batches, normalise uint8 images, and compute softmax
+cross entropy, backward pass and Nesterov momentum at the same batch. Ours is the compiled program
+of a run, `scaling.train.step`, with each core as a device, as launch.py runs convolutions, and with
+all cores as one device. PyTorch is the loop of its tutorials, with convolutions in its default
+layout and in channels_last. Rates are examples per second, medians of alternating repeats in one
+process per case, with JAX's threads as in launch.py.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import os
 import subprocess
 import sys
 
-from common import machine, program_of, seconds, side_by_side, synthetic_config, write
+from common import Bare, machine, seconds, side_by_side, synthetic_config, write
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
@@ -34,33 +33,25 @@ SIZE = 20_000
 
 
 def ours(config, examples=SIZE):
-    """(() -> examples per second of our compiled chunk, its batch plan, FLOPs of an update).
+    """(() -> examples per second of our compiled program, its batch plan, FLOPs of an update).
 
-    `examples` go into one call of the chunk.
+    `examples` go into one call of it.
     """
-    import jax
-    import numpy as np
-
     from scaling.train import planning
     from scaling.train.threads import threads_for
 
     if threads_for(config) == 1:
         os.environ.setdefault("PJRT_NPROC", "1")
-    point, program, feed, state, fixed = program_of(config)
-    held, batch = {"state": state, "step": 0}, config.global_batch
-    count = max(1, min(program.capacity, examples // batch))
+    bare, done, batch = Bare(config), itertools.count(), config.global_batch
+    count = max(1, min(bare.program.capacity, examples // batch))
 
-    def chunk():
-        batches = feed.batches(held["step"], count)
-        held["state"], metrics = program.chunk(
-            held["state"], feed.data, batches, np.int32(count), *fixed
-        )
-        held["step"] += count
-        jax.block_until_ready(metrics)
+    def call():
+        bare.call(bare.batches(next(done) * count, count), count)
 
-    chunk()
-    flops = planning.step_flops(point, program.plan)
-    return (lambda: batch * count / seconds(chunk)), str(program.plan), flops
+    call()
+    plan = bare.program.plan
+    flops = planning.step_flops(bare.point, plan)
+    return (lambda: batch * count / seconds(call)), str(plan), flops
 
 
 def torch_rate(batch, shape, model, channels_last):
@@ -143,10 +134,10 @@ def _torch_resnet8(channels):
 
 
 def measure(case):
-    """Rates of all contestants and the ratios of ours to the others."""
+    """Rates of all contestants, and ratios of ours to the others."""
     batch, shape, model = CASES[case]
     convolutions = model["name"] != "mlp"
-    if convolutions:  # before JAX starts
+    if convolutions:  # before JAX is initialised
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={os.cpu_count()}"
     config = synthetic_config(model, shape, batch, size=SIZE)
     config.optim.base_lr, config.devices = 1e-3, os.cpu_count() if convolutions else 1

@@ -1,7 +1,7 @@
 """The accuracy studies of the papers: their networks, data sets, batch sizes and recipes.
 
     python launch.py --config=configs/accuracy.py:hoffer_f1                  # on Fashion-MNIST
-    python launch.py --config=configs/accuracy.py:hoffer_resnet44 --dry_run  # what it would cost
+    python launch.py --config=configs/accuracy.py:hoffer_resnet44 --dry_run  # its cost
 
 Hoffer 2017, Table 1: small batch (naive at 128), large batch (naive at 4,096), +LR (sqrt), +GBN,
 +RA (regime adaptation).
@@ -24,14 +24,14 @@ You 2017: with LARS and without, ImageNet, at the batch sizes of the papers' tab
 
     you_alexnet, you_alexnet_bn, you_resnet50
 
-Where these differ from the papers and their code: LARS has one rate and no rule, where You gives a
-rate to each batch (2, 10, 14, 23); `--config.accuracy.trials=8` tunes it at every batch. All of
-You's recipes warm up over equally many epochs (his Table 1b has none), from a share of the rate and
-not from 0.001. Ghost batches are the small batch, 256 for the Wide ResNet too, which is Zagoruyko's
-and not the code's post-activation one; the code's GBN script also clips gradients (`+clip`).
-Augmentation is a crop and a flip of CIFAR's; MNIST's sets have none (Hoffer's code also flips
-digits). C1's momentum, not set in Hoffer's code, is 0. Keskar's nets train for a fixed number of
-epochs.
+Differences from the papers and their code: LARS has one rate and no scaling rule, whereas You has a
+rate for each batch (2, 10, 14, 23); `--config.accuracy.trials=8` tunes it at every batch. All of
+You's recipes have the same warmup epochs (his Table 1b has none), from a fraction of the rate, not
+from 0.001. Ghost batches have the size of the small batch, also 256 for the Wide ResNet, which is
+Zagoruyko's, not the post-activation one of Hoffer's code; the GBN script there also clips gradients
+(`+clip`). CIFAR images are cropped and flipped, MNIST and Fashion-MNIST not augmented (Hoffer's
+code also flips digits). C1's momentum, not set in Hoffer's code, is 0. Keskar's nets train for a
+fixed number of epochs.
 """
 
 from scaling.config import default_config, model_config

@@ -1,13 +1,13 @@
-"""What large batches cost a small CNN in accuracy on Fashion-MNIST, and which rule wins it back.
+"""The accuracy a small CNN loses at large batches on Fashion-MNIST, and which rule recovers it.
 
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/accuracy_fashion_cnn.py              # two CPU cores
     python launch.py --config=configs/accuracy_fashion_cnn.py:full         # for a GPU
     python launch.py --config=configs/accuracy_fashion_cnn.py:full_tuned
 
-Shallue 2018's narrow Simple CNN, without batch norm (as the AlexNet that You 2017 could not train
-at large batches without LARS), ten epochs with polynomial decay. `small` learns from the first
-2,500 images. `full_tuned` tunes the rate of momentum, LARS and others at every batch.
+Shallue 2018's narrow Simple CNN, without batch norm (like the AlexNet that You 2017 could train at
+large batches only with LARS), ten epochs with polynomial decay. `small` trains on the first 2,500
+images. `full_tuned` tunes the rate of momentum, LARS and others at every batch.
 """
 
 from scaling.config import default_config, model_config

@@ -1,4 +1,4 @@
-"""What large batches cost in accuracy on Fashion-MNIST, and which recipe wins it back.
+"""The accuracy an MLP loses at large batches on Fashion-MNIST, and which recipe recovers it.
 
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/accuracy_fashion_mlp.py              # two CPU cores
@@ -10,9 +10,9 @@ F1 of Keskar 2016 and Hoffer 2017, five hidden layers with batch norm, at Hoffer
 batch 128, with polynomial decay (You 2017). At a fixed number of epochs a batch of 16,384 has 128
 times fewer updates. `small` is 128 units wide instead of 512.
 
-The recipes of `small` and `f1` are rules: they say which learning rate a larger batch gets. Those
-of `tuned` and `f1_tuned` differ in more than the rate, which is tuned for each of them alike at
-every batch size (Shallue 2018 on why that matters); there `naive` is plain tuning.
+The recipes of `small` and `f1` are scaling rules of the learning rate. Those of `tuned` and
+`f1_tuned` differ in more than the rate, which is tuned for each of them at every batch size
+(Shallue 2018 discusses why that matters); there `naive` is tuning alone.
 """
 
 from scaling.config import default_config, model_config
@@ -57,7 +57,7 @@ def _small_tuned(c, width):
     c.recipes.names, c.batch_sizes = MEANS, (128, 1024, 8192)
 
 
-# Task -> units of a layer, seeds, and what it compares.
+# Task -> units per layer, seeds, and the comparison.
 TASKS = {
     "small": (128, 5, _rules),
     "tuned": (128, 5, _small_tuned),

@@ -1,4 +1,4 @@
-"""A batch that follows the noise scale, against batches that stay (McCandlish 2018, Fig. 16).
+"""Adaptive batches that follow the noise scale against fixed batches (McCandlish 2018, Fig. 16).
 
     python launch.py --config=configs/adaptive_batch.py:digits
     python launch.py --config=configs/adaptive_batch.py:fashion_mnist
@@ -6,9 +6,9 @@
 Plain SGD, as in the paper's SVHN run: an MLP with 64 hidden units on digits, an MLP 64-64-64 on
 Fashion-MNIST. On two CPU cores the digits take a minute, Fashion-MNIST about three.
 
-The laws of the learning rate are rough: at four batch sizes, the fastest of five rates a factor of
-two apart, on the training loss and with seeds that are not used here (10 and 11; 10 for
-Fashion-MNIST), smoothed by eye and kept below rates that diverge.
+The learning rates as functions of the batch are rough: at four batch sizes, the fastest of five
+rates a factor of two apart, on the training loss and with seeds not used here (10 and 11; 10 for
+Fashion-MNIST), smoothed by eye and below rates that diverge.
 """
 
 from scaling.config import default_config, model_config
@@ -21,7 +21,7 @@ def _digits(c):
     c.adaptive.batches = tuple(2**i for i in range(3, 10))
     c.adaptive.r = (8.0, 32.0, 128.0)
     c.adaptive.goals = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02)
-    # A run is some hundred updates: many seeds, a fine grid, a short memory.
+    # A run is a few hundred updates: many seeds, a fine grid, a short memory.
     c.adaptive.seeds, c.adaptive.resolution, c.adaptive.memory = 10, 0.01, 25.0
     c.adaptive.rate_star, c.adaptive.batch_star = 1.0, 24.0
 

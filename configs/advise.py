@@ -4,10 +4,10 @@ r"""Which batch size, on how many devices, how long and at what cost?
     python launch.py --config=configs/advise.py:digits \
         --config.advise.records="('runs/quickstart',)"
 
-Measures memory and examples per second over per-device batch sizes on the machine at hand, trains
-one run with its gradient noise scale tracked (McCandlish 2018), and answers in a table, a figure of
-time against cost, and a paragraph. With the records of a finished steps-to-target study of the same
-task, steps come from its fitted curve. Set your own price and network: --config.advise.price=2.5
+Measures memory and throughput over per-device batch sizes on this machine, trains one run with
+tracking of the gradient noise scale (McCandlish 2018), and reports a table, a figure of time
+against cost, and a recommendation. With the records of a finished steps-to-target study of the same
+task, steps are those of its fitted curve. Set your price and network: --config.advise.price=2.5
 --config.advise.network=dgx-h100.
 
     digits         the MLP of configs/quickstart.py; two minutes on two CPU cores

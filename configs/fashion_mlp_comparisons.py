@@ -1,6 +1,6 @@
 """Shallue 2018, Sections 4.2 to 4.6, for two CPU cores: what changes the largest useful batch?
 
-One study per choice, then one report over those to compare, the first of them the reference:
+One study per choice, then one report over the compared studies, the first being the reference:
 
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/fashion_mlp_comparisons.py:sgd
@@ -14,8 +14,8 @@ One study per choice, then one report over those to compare, the first of them t
     data-set size    size_6875, size_13750, size_27500, size_55000     Nesterov, to 17%
     label smoothing  nesterov (none), smoothing_0.01, smoothing_0.1    Nesterov
 
-The study of configs/fashion_mlp.py with half as many trials at six batch sizes from 4 to 4,096,
-5 to 20 minutes each. The paper's own, for accelerators, are in configs/shallue_comparisons.py.
+The study of configs/fashion_mlp.py with half as many trials at six batch sizes from 4 to 4,096, 5
+to 20 minutes each. Those of the paper, for accelerators, are in configs/shallue_comparisons.py.
 """
 
 from configs.fashion_mlp import get_config as base
@@ -36,7 +36,7 @@ def _momentum(c):
 
 def _size(c, examples):
     c.data.train_size = examples
-    c.target.goal = 0.17  # what the smallest subset can reach, for all
+    c.target.goal = 0.17  # reachable with the smallest subset
     c.target.budget = ("1000 steps", "275000 examples")  # 5 epochs of all images
 
 

@@ -1,13 +1,13 @@
-"""The gradient noise scale of one tuned run, and what it depends on (McCandlish 2018, Fig. 14, 15).
+"""The gradient noise scale of a tuned run and its dependences (McCandlish 2018, Fig. 14, 15).
 
     python launch.py --config=configs/noise_scale.py:digits
     python launch.py --config=configs/noise_scale.py:fashion_mnist
 
-The run itself; the same at other learning rates, at other batch sizes of equal temperature, and
-with narrower and wider models; and the temperature test, which divides the learning rate by 16 for
-half an epoch. Plain SGD, as in the paper's MNIST and SVHN runs. The learning rates are the best of
-configs/pareto.py at these batch sizes. On two CPU cores the digits take half a minute,
-Fashion-MNIST a few.
+The run; the same at other learning rates, at other batch sizes of equal temperature, and with
+narrower and wider models; and the temperature test, which divides the learning rate by 16 for half
+an epoch. Plain SGD, as in the paper's MNIST and SVHN runs. The learning rates are the best of
+configs/pareto.py at these batch sizes. On two CPU cores digits takes half a minute, Fashion-MNIST a
+few minutes.
 """
 
 from scaling.config import default_config, model_config
@@ -21,7 +21,7 @@ def _digits(c):
     c.optim.base_lr = 0.3
     c.duration, c.eval.every = "20 epochs", "1 epoch"
     c.noise.models = {"narrow": {"widths": (16,)}, "wide": {"widths": (256,)}}
-    c.noise.dip_from, c.noise.dip_to = "5 epochs", "10 epochs"  # an epoch is 19 updates only
+    c.noise.dip_from, c.noise.dip_to = "5 epochs", "10 epochs"  # an epoch has only 19 updates
 
 
 def _fashion_mnist(c):
@@ -44,6 +44,6 @@ def get_config(task: str = "digits"):
     c.noise.rates = (0.25, 0.5, 2.0, 4.0)
     c.noise.exact = True
     look_up("task", task, TASKS)(c)
-    # Other batches run at the same temperature, the rate over the batch.
+    # Constant temperature, rate / batch, at other batch sizes.
     c.optim.scaling_rule, c.optim.base_batch = "linear", c.global_batch
     return c

@@ -1,12 +1,12 @@
-"""Steps against examples for several training losses, the critical batch size of each, and the
-noise scale beside it (McCandlish 2018, Fig. 7, 14 and Table 1).
+"""Steps against examples for several training losses, with the critical batch size and the noise
+scale of each (McCandlish 2018, Fig. 7, 14 and Table 1).
 
     python launch.py --config=configs/pareto.py:digits
     python launch.py --config=configs/pareto.py:digits_cnn
     python launch.py --config=configs/pareto.py:fashion_mnist
 
-At every batch size the learning rate of plain SGD is searched; the best trial then runs once more
-with its gradient noise tracked. Tasks: an MLP with 64 hidden units on digits, the narrow Simple CNN
+At every batch size the learning rate of plain SGD is tuned; the best trial then runs again with
+tracking of the gradient noise. Tasks: an MLP with 64 hidden units on digits, the narrow Simple CNN
 on digits, an MLP 64-64-64 on Fashion-MNIST.
 """
 

@@ -1,11 +1,11 @@
-"""How far can the batch grow? The main job, small enough for two CPU cores and a minute.
+"""How far can the batch size grow? The main study, in a minute on two CPU cores.
 
     python launch.py --config=configs/quickstart.py
 
-An MLP 64-64-10 learns scikit-learn's handwritten digits with Nesterov momentum until fewer than
-2.5% of the validation images are wrong. For every batch size from 1 to all 1,197 training images,
-64 sets of learning rate and momentum are tried (Shallue 2018); the report says how the steps fall
-as the batch grows, and where that stops paying.
+An MLP 64-64-10 trains on scikit-learn's handwritten digits with Nesterov momentum to a validation
+error below 2.5%. At every batch size from 1 to all 1,197 training images, 64 pairs of learning rate
+and momentum are tried (Shallue 2018); the report shows the steps against the batch size, and where
+larger batches stop saving steps.
 """
 
 from scaling.config import default_config, model_config
@@ -24,6 +24,6 @@ def get_config():
         "momentum": ("reverse_log", 0.7, 0.98),
     }
     c.target.goal = 0.025
-    c.target.margin = 3.0  # so that enough trials cross for an interval of the minimum
+    c.target.margin = 3.0  # enough crossings for an interval of the minimum
     c.target.budget = ("200 steps", "20 epochs")
     return c

@@ -1,7 +1,7 @@
 """The ResNet recipe shared by configs/resnet_bs*.py: one model family, nine batch sizes.
 
-Question: what happens to steps, accuracy and images per second as the batch grows from 128 to
-32,768 at a fixed number of epochs? Each task follows the papers where they have one:
+Steps, accuracy and images per second as the batch grows from 128 to 32,768 at a fixed number of
+epochs. Tasks follow the papers where they have one:
 
     cifar10        ResNet-8, the default; Shallue 2018's net for CIFAR-10, here with batch norm
     imagenet       ResNet-50 v1.5, 90 epochs, LARS, warmup, polynomial decay (You 2017, Table 4;
@@ -10,12 +10,12 @@ Question: what happens to steps, accuracy and images per second as the batch gro
                    16k and 2.9 at 32k: --config.optim.scaling_rule=none --config.optim.base_lr=2.9
     fashion_mnist  ResNet-8
     mnist          ResNet-8
-    digits         ResNet-8 on 8x8 images inside scikit-learn: no download
-    synthetic      ResNet-8 on images made on the device: throughput without input
+    digits         ResNet-8 on 8x8 images of scikit-learn, without download
+    synthetic      ResNet-8 on images generated on the device: throughput without input
 
 The small tasks train with Nesterov momentum, a warmup over the first tenth, polynomial decay, and
 the learning rate scaled with the square root of the batch (Hoffer 2017, eq. 7) from 0.1 at 256.
-Ghost batch norm shares statistics among 32 examples whatever the batch (Hoffer 2017).
+Ghost batch norm shares statistics among 32 examples at every batch size (Hoffer 2017).
 
     python launch.py --config=configs/resnet_bs8k.py:digits
     python launch.py --config=configs/resnet_sweep.py:digits          # all nine, one after another
@@ -48,7 +48,7 @@ def _small(c, name, epochs, augment="none"):
     c.optim.weight_decay = 1e-4
     c.schedule.name = "polynomial"
     c.schedule.warmup = f"{epochs / 10:g} epochs"
-    c.schedule.warmup_init = 0.01  # not zero, or the first update of only a few would do nothing
+    c.schedule.warmup_init = 0.01  # not zero, which would waste one of few updates
     c.eval.every = f"{epochs / 10:g} epochs"
 
 

@@ -1,4 +1,4 @@
-"""ResNet at global batch ,128: one point of the sweep that configs/resnet.py describes.
+"""ResNet at global batch 128: one point of the sweep that configs/resnet.py describes.
 
     python launch.py --config=configs/resnet_bs128.py:digits
 

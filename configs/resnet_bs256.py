@@ -1,4 +1,4 @@
-"""ResNet at global batch ,256: one point of the sweep that configs/resnet.py describes.
+"""ResNet at global batch 256: one point of the sweep that configs/resnet.py describes.
 
     python launch.py --config=configs/resnet_bs256.py:digits
 

@@ -1,4 +1,4 @@
-"""ResNet at global batch ,512: one point of the sweep that configs/resnet.py describes.
+"""ResNet at global batch 512: one point of the sweep that configs/resnet.py describes.
 
     python launch.py --config=configs/resnet_bs512.py:digits
 

@@ -3,7 +3,7 @@
     python launch.py --config=configs/resnet_sweep.py:digits
     python launch.py --config=configs/resnet_sweep.py:digits --points=0:3     # only the first three
 
-Every point is the same as its own file's, configs/resnet_bs128.py to configs/resnet_bs32k.py.
+Every point equals that of its own file, configs/resnet_bs128.py to configs/resnet_bs32k.py.
 """
 
 from configs.resnet import recipe

@@ -1,6 +1,6 @@
-"""Shallue 2018, Figure 1: steps to a goal against batch size, searched anew at every size.
+"""Shallue 2018, Figure 1: steps to a goal against batch size, tuned at every size.
 
-    python launch.py --config=configs/shallue.py:mnist_cnn --dry_run      # what it would cost
+    python launch.py --config=configs/shallue.py:mnist_cnn --dry_run      # its cost
     python launch.py --config=configs/shallue.py:fashion_mnist_cnn
 
 Panels, with the paper's models, goals, batch sizes and 100 trials per size:
@@ -11,10 +11,10 @@ Panels, with the paper's models, goals, batch sizes and 100 trials per size:
     imagenet_resnet50   (d) ResNet-50 (v1.5, not the paper's v2), ghost batch 32, below 25%
     imagenet_vgg11      (h) VGG-11, below 35%
 
-The search space of (d) is the paper's for batch 256, its decay steps taken as a share of the
-budget so that they serve every batch. The other spaces and all budgets are ours: the paper states
-none. ImageNet is streamed: its images are decoded once for all trials of a batch size, which
-therefore see them in the same order.
+The search space of (d) is the paper's for batch 256, with decay steps as a fraction of the budget,
+to apply at every batch size. The other spaces and all budgets are ours, as the paper states none.
+ImageNet is streamed: images are decoded once for all trials of a batch size, which therefore share
+their order.
 """
 
 from scaling.config import default_config, model_config

@@ -14,14 +14,14 @@ One study per choice, then one report over all of them:
     data-set size    size_6875, size_13750, size_27500, size_55000   Simple CNN on MNIST (Fig. 6)
     label smoothing  smoothing_0, smoothing_0.01, smoothing_0.1    ResNet-50 on ImageNet
 
-The best effective learning rate against the linear and sqrt heuristics, and a step budget against
-an epoch budget, are in the report of every one of them. Batch sizes are the paper's; the goals of
-the MLPs (3%) and of Fashion-MNIST beside MNIST, the spaces and the budgets are ours.
+Each report also compares the best effective learning rate with the linear and sqrt heuristics, and
+a step budget with an epoch budget. Batch sizes are the paper's; the goals of the MLPs (3%) and of
+the data-set comparison, the spaces and the budgets are ours.
 
 All but the data-set sizes run on digits, the MLPs in minutes and the CNNs in hours, with
 --config.data.name=digits --config.batch_sizes="(1,4,16,64,256,1024)" --config.target.goal=0.03;
 label smoothing with --config.batch_sizes="(32,64,256,1024)" --config.model.depth=8, as its ghost
-batches hold 32 examples. Any of them ends within minutes with --config.search.trials=4
+batches have 32 examples. Each takes minutes with --config.search.trials=4
 --config.target.budget="('300 steps','5 epochs')" --config.target.goal=0.1
 """
 
@@ -73,7 +73,7 @@ def _size(examples):
         c.data.train_size = examples
         c.batch_sizes = tuple(b for b in ALL if b <= examples)
         c.batch_sizes += (examples,) * (examples not in c.batch_sizes)
-        c.target.goal = 0.02  # what the smallest subset can reach, for all
+        c.target.goal = 0.02  # reachable with the smallest subset
 
     return change
 

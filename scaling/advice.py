@@ -1,15 +1,15 @@
-"""From measurements to the answer: which batch size, on how many devices.
+"""From measurements to a recommended batch size and number of devices.
 
 With S(B) steps to the goal (`scaling.fits`) and t(B, n) seconds per step on n devices,
 
     hours = S(B) t(B, n) / 3600        cost = hours n price
 
-More devices and larger batches buy time with cost. Where the devices grow with the batch and t
-stays, hours go as 1 + B_crit / B and cost as 1 + B / B_crit: both are twice their minimum at
-B = B_crit, where their product is least (McCandlish et al. 2018, arXiv:1812.06162, sec. 2.3). The
-knee of real options is found by the same product.
+More devices and larger batches trade cost for time. If the devices grow in proportion to the batch
+and t is constant, hours go as 1 + B_crit / B and cost as 1 + B / B_crit: both are twice their
+minimum at B = B_crit, where their product is least (McCandlish et al. 2018, arXiv:1812.06162, sec.
+2.3). The knee of real options minimises the same product.
 
-Every number that does not lie within what was measured says so in `Option.extrapolated`.
+`Option.extrapolated` lists what lies outside the measured range.
 """
 
 import dataclasses
@@ -25,27 +25,44 @@ from scaling.fits import StepsFit, rounded
 
 Interval = tuple[float, float | None]  # None: unbounded
 
-# Options this close are equal: hours and cost are sums of roundings.
-DIGITS = 9
+DIGITS = 9  # to which hours and costs are compared, because of rounding errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The memory that one update needs on a device at one per-device batch, by the compiler."""
+
+    per_device_batch: int
+    bytes: int | None  # None: too large even to be compiled
+    fits: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """One update on one device, no communication, input on the device."""
+
+    per_device_batch: int
+    seconds: float  # median
+    examples_per_second: float
+    spread: float  # (slowest - fastest) / median over the repeats
 
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """What one device does in one update, without any all-reduce."""
+    """Work of one device in one update, without the all-reduce."""
 
     seconds: float
     accum_steps: int
     micro_batch: int
-    extrapolated: bool  # the microbatch is smaller than any that was measured
+    extrapolated: bool  # the microbatch is smaller than any measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Measured seconds of one update on one device, at batches that fit its memory.
+    """Measured seconds of one update on one device, for batches that fit its memory.
 
     Raises:
-      UserError: no measurement, unequal lengths, sizes that do not increase, or a time that is not
-        positive.
+      UserError: no measurement, unequal lengths, sizes not increasing, or a time not positive.
     """
 
     per_device_batches: tuple[int, ...]  # increasing
@@ -55,8 +72,8 @@ class Throughput:
         sizes, times = list(self.per_device_batches), list(self.seconds)
         if not sizes or len(sizes) != len(times):
             raise UserError(
-                f"There are {len(sizes)} per-device batches and {len(times)} times; pass one time "
-                "for each of at least one batch."
+                f"There are {len(sizes)} per-device batches and {len(times)} times; pass at least "
+                "one batch, with one time each."
             )
         if sizes[0] < 1 or sizes != sorted(set(sizes)):
             raise UserError(
@@ -67,12 +84,12 @@ class Throughput:
             raise UserError(f"One of the times is {wrong[0]} seconds; they must be positive.")
 
     def compute(self, per_device_batch: int) -> Compute:
-        """The work of one update, measured or worked out from what was.
+        """The work of one update, measured or estimated from measurements.
 
-        Between measured batches, linear. Below the smallest, its time: a device that is not full
-        hardly gets faster, and nobody looked. Above the largest, gradient accumulation: equal
-        microbatches one after another, of the measured range where the batch divides so, and of
-        these the fastest. Each counts one optimizer update, so accumulation costs slightly less.
+        Linear between measured batches. Below the smallest, its time, since an underutilised device
+        is hardly faster. Above the largest, gradient accumulation with the fastest of the equal
+        microbatches, within the measured range if the batch divides that way. Each is counted with
+        an optimizer update, so the true time is slightly shorter.
 
         Raises:
           UserError: a batch below 1.
@@ -99,12 +116,12 @@ class Throughput:
 
 
 def throughput_knee(batches: Sequence[int], seconds: Sequence[float], share: float = 0.9) -> int:
-    """The smallest per-device batch that reaches `share` of the most examples per second.
+    """The smallest per-device batch that reaches `share` of the best throughput.
 
     Args:
-      batches: [k] per-device batches, measured, increasing.
+      batches: [k] measured per-device batches, increasing.
       seconds: [k] of one update.
-      share: of the best, above 0 and at most 1.
+      share: above 0 and at most 1.
 
     Raises:
       UserError: as `Throughput`, or a share out of range.
@@ -118,7 +135,7 @@ def throughput_knee(batches: Sequence[int], seconds: Sequence[float], share: flo
 
 @dataclasses.dataclass(frozen=True)
 class CriticalBatch:
-    """A critical batch size in examples, however it was found.
+    """An estimate of the critical batch size, in examples.
 
     Raises:
       UserError: a value that is not positive or outside its bounds, or a negative bound.
@@ -127,27 +144,27 @@ class CriticalBatch:
     value: float | None  # None: not resolved yet
     low: float | None  # None: unbounded, here and in `high`
     high: float | None
-    source: str  # "fit" or "noise scale"
-    measured: tuple[float, float]  # smallest and largest global batch that it rests on
+    range: tuple[float, float]  # smallest and largest global batch that it rests on
+    source: str = ""  # "fit" or "noise scale"
 
     def __post_init__(self):
-        known = [bound for bound in (self.low, self.value, self.high) if bound is not None]
-        if known != sorted(known) or min(known, default=0) < 0 or self.value == 0:
+        numbers = [bound for bound in (self.low, self.value, self.high) if bound is not None]
+        if numbers != sorted(numbers) or min(numbers, default=0) < 0 or self.value == 0:
             raise UserError(
                 f"The critical batch of the {self.source} is {self.value}, between {self.low} and "
-                f"{self.high}; pass positive numbers in rising order."
+                f"{self.high}; pass positive numbers in ascending order."
             )
 
     @classmethod
     def of_fit(cls, fit: StepsFit) -> "CriticalBatch":
-        """The one of a fitted S(B); on an asymptote, 0 or infinity, it is not resolved."""
+        """That of a fitted S(B); not resolved if it is 0 or infinity."""
         low, high = fit.b_crit_interval
         return cls(
             value=fit.b_crit if 0 < fit.b_crit < math.inf else None,
             low=low or None,
             high=high if high < math.inf else None,
+            range=fit.measured,
             source="fit",
-            measured=fit.measured,
         )
 
     def __str__(self) -> str:
@@ -159,13 +176,19 @@ class CriticalBatch:
         return f"{value} (above {rounded(self.low)})" if self.low else value
 
 
+def overlap(one: CriticalBatch, other: CriticalBatch) -> bool:
+    """Whether two intervals do; an open end overlaps whatever could lie beyond it."""
+    above = lambda low, high: low is not None and high is not None and low > high
+    return not (above(one.low, other.high) or above(other.low, one.high))
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """Steps to the goal, S(B) = S_min (1 + B_crit / B): McCandlish et al. 2018, eq. 2.11.
 
-    Without S_min, which a noise scale does not tell, steps are in units of it. With the fit that it
-    came from, steps and intervals are those of the fit, which knows that a larger S_min goes with a
-    smaller B_crit; else the interval pairs the ends of both and is wider than need be.
+    Without S_min, which a noise scale does not determine, steps are in units of S_min. With `fit`,
+    steps and intervals are those of the fit, which include the negative correlation of S_min and
+    B_crit; otherwise the interval combines the ends of both and is conservative.
 
     Raises:
       UserError: neither a value of the critical batch nor a fit, or an S_min that is not positive.
@@ -176,13 +199,13 @@ class Curve:
     s_min_low: float | None = None  # None: unbounded, here and in `s_min_high`
     s_min_high: float | None = None
     fit: StepsFit | None = None
-    anchor: tuple[float, float] | None = None  # (batch, steps) of a run that it goes through
+    anchor: tuple[float, float] | None = None  # (batch, steps) of a run on the curve
 
     def __post_init__(self):
         if self.fit is None and self.critical.value is None:
             raise UserError(
-                f"The critical batch of the {self.critical.source} is not resolved, so it does not "
-                "tell steps; measure longer, or pass a fit."
+                f"The critical batch of the {self.critical.source} is not resolved, so steps are "
+                "unknown; measure longer, or pass a fit."
             )
         if self.fit is None and self.s_min is not None and not self.s_min > 0:
             raise UserError(f"S_min is {self.s_min} steps; it must be positive.")
@@ -196,9 +219,9 @@ class Curve:
 
     @classmethod
     def through(cls, critical: CriticalBatch, batch: float, steps: float) -> "Curve":
-        """The curve of a critical batch on which a run at `batch` took `steps`.
+        """The curve of a critical batch through a run that took `steps` at `batch`.
 
-        Its interval is that of the critical batch alone: one run does not tell its own spread.
+        Its interval is that of the critical batch alone, without the variance of the run.
         """
         at = lambda b_crit: _through(math.inf, b_crit, (batch, steps))
         low, high = (None if end is None else at(end) for end in (critical.high, critical.low))
@@ -233,7 +256,7 @@ class Curve:
 
 
 def _through(batch: float, b_crit: float, anchor: tuple[float, float]) -> float:
-    """S(batch) on the hyperbola of `b_crit`, infinity included, through (batch, steps)."""
+    """S(batch) on the hyperbola of `b_crit`, which may be infinite, through the anchor."""
     at, steps = anchor
     if math.isinf(b_crit):
         return steps * at / batch
@@ -244,7 +267,7 @@ def _through(batch: float, b_crit: float, anchor: tuple[float, float]) -> float:
 class Option:
     """One way to train: a global batch on a number of devices.
 
-    Where `relative`, steps, examples, hours and cost are for S_min = 1: multiply by it once known.
+    Where `relative`, steps, examples, hours and cost are in units of S_min.
     """
 
     devices: int
@@ -256,20 +279,20 @@ class Option:
     examples: float
     step_seconds: float
     compute_seconds: float
-    all_reduce_seconds: float  # all of it, whether hidden behind the backward pass or not
+    all_reduce_seconds: float  # total, including what is hidden behind the backward pass
     hours: float
     hours_low: float
     hours_high: float | None  # None: unbounded, here and in `cost_high`
     cost: float
     cost_low: float
     cost_high: float | None
-    efficiency: float  # weak scaling: the step without its all-reduce, over the step
+    efficiency: float  # weak scaling: time without the all-reduce, over the step time
     relative: bool
-    extrapolated: tuple[str, ...]  # why, in short phrases
+    extrapolated: tuple[str, ...]  # reasons, in short phrases
 
     @property
     def device_hours(self) -> float:
-        """What the cost is a multiple of, also where devices are free."""
+        """The cost in device-hours, also where devices are free."""
         return self.hours * self.devices
 
 
@@ -291,16 +314,15 @@ def plans_table(
     Args:
       curve: steps to the goal.
       throughput: of one device.
-      network: that joins the devices; the all-reduce is the fastest of the known algorithms.
-      gradient_bytes: that each device sends to the all-reduce.
+      network: between the devices; the all-reduce uses the fastest algorithm.
+      gradient_bytes: per device.
       device_counts: to consider.
       batches: global batches to consider.
       price_per_device_hour: in any currency; 0 if devices are free.
-      overlap: share of the all-reduce behind the backward pass, of the last microbatch where there
-        are several.
-      measured_devices: the most devices on which step times were really measured.
-      multiple: what a device's share of a batch must be a multiple of, such as a ghost batch.
-      accumulate: whether a share may be larger than the largest batch measured.
+      overlap: share of the all-reduce hidden behind the backward pass of the last microbatch.
+      measured_devices: the largest device count with measured step times.
+      multiple: that per-device batches must be multiples of, such as a ghost batch.
+      accumulate: whether per-device batches may exceed the largest one measured.
 
     Raises:
       UserError: a negative price, a size below 1, no batch divides over any device count, and as
@@ -323,7 +345,7 @@ def plans_table(
     options = []
     for devices, batch in pairs:
         compute = throughput.compute(batch // devices)
-        # Only the last microbatch's backward pass has gradients to send.
+        # Gradients are sent during the backward pass of the last microbatch only.
         last = compute.seconds / compute.accum_steps
         exposed = step_seconds(last, gradient_bytes, devices, network, overlap, "best") - last
         options.append(
@@ -342,10 +364,9 @@ def plans_table(
 
 
 def front(options: Iterable[Option]) -> list[Option]:
-    """The Pareto front: options that no other beats in time and cost, the fastest first.
+    """The Pareto front of time and cost, fastest first; of equal options, the smaller batch.
 
-    Of options equal in both, the smaller batch. Cost is in device-hours, so that the front is the
-    same at any price, nothing included.
+    Cost is in device-hours, so that the front does not depend on the price, even 0.
     """
     best, cheapest = [], math.inf
     for option in sorted(options, key=_order):
@@ -358,7 +379,7 @@ def front(options: Iterable[Option]) -> list[Option]:
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """Three points of the Pareto front; None where no option keeps within the limits."""
+    """Three points of the Pareto front; None if no option is within the limits."""
 
     least_time: Option | None
     least_cost: Option | None
@@ -368,21 +389,20 @@ class Recommendation:
 def recommend(
     options: Sequence[Option], max_hours: float | None = None, max_cost: float | None = None
 ) -> Recommendation:
-    """The fastest option, the cheapest, and the one between them with the least time x cost.
-
-    Of several with the same product, the one on the fewest devices.
+    """The fastest option, the cheapest, and the one with the least time x cost, ties to the fewest
+    devices.
 
     Args:
       options: from `plans_table`.
-      max_hours: and `max_cost`, limits on the expected values, not on their upper ends.
+      max_hours, max_cost: limits on the expected values, not on the upper ends of intervals.
 
     Raises:
-      UserError: a limit is given and S_min is unknown, so hours and cost are only relative.
+      UserError: a limit is given and S_min is unknown, so hours and cost are relative.
     """
     limits = [limit for limit in (max_hours, max_cost) if limit is not None]
     if limits and any(option.relative for option in options):
         raise UserError(
-            f"A limit of {limits[0]} cannot be kept: S_min is unknown, so hours and cost are "
+            f"A limit of {limits[0]} cannot be applied: S_min is unknown, so hours and cost are "
             "relative; measure steps to the goal first, or drop the limit."
         )
     within = front(
@@ -425,15 +445,15 @@ def _option(curve, compute, *, devices, batch, step, all_reduce, price, reasons)
 
 
 def _reasons(curve, compute, devices, batch, measured_devices) -> list[str]:
-    """What of an option lies beyond what was measured."""
+    """What lies outside the measured range."""
     reasons = []
-    low, high = curve.critical.measured
+    low, high = curve.critical.range
     if not low <= batch <= high:
         span = f"{low:,.0f} to {high:,.0f}" if low < high else f"{low:,.0f}"
-        reasons.append(f"batch beyond the {span} of the {curve.critical.source}")
+        reasons.append(f"batch outside the {span} of the {curve.critical.source}")
     if devices > measured_devices:
         reasons.append(
-            f"devices beyond the {measured_devices:,} measured: modelled without jitter or "
+            f"more devices than the {measured_devices:,} measured: modelled without jitter or "
             f"stragglers ({nearest_published(devices)})"
         )
     if compute.extrapolated:

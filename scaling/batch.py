@@ -1,16 +1,15 @@
-"""How a global batch is laid out: devices x microbatches x examples.
+"""The layout of a global batch: devices x microbatches x examples.
 
-The only place that divides a batch. The global batch is what the experiment is about, so nothing
-here ever changes it: what does not divide is an error that names the nearest sizes that do.
+Batches are divided only here. The global batch is the subject of the experiment and never changed:
+one that does not divide is an error with the nearest sizes that do.
 
 One update reads `global_batch` consecutive positions of the example order. Position
 `k * devices * micro_batch + d * micro_batch + r` is row `r` of microbatch `k` on device `d`, so
-every microbatch covers consecutive positions, whatever the number of devices.
+every microbatch covers consecutive positions for any number of devices.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 from scaling.errors import UserError
 
@@ -21,12 +20,12 @@ class BatchPlan:
 
     global_batch: int
     devices: int
-    accum_steps: int  # microbatches, one after another, in one optimizer update
+    accum_steps: int  # sequential microbatches per optimizer update
     micro_batch: int  # examples per device in one microbatch
 
     @property
     def per_device_batch(self) -> int:
-        """Examples that one device sees in one update."""
+        """Examples per device and update."""
         return self.accum_steps * self.micro_batch
 
     @property
@@ -47,9 +46,9 @@ def plans(global_batch: int, devices: int, ghost_batch: int | None = None) -> li
 
     Args:
       global_batch: examples per optimizer update.
-      devices: devices that share it.
-      ghost_batch: consecutive examples whose normalisation statistics are shared; a microbatch,
-        taken over all devices, must hold whole groups. None where examples do not interact.
+      devices: number of devices.
+      ghost_batch: consecutive examples that share normalisation statistics; a microbatch, over all
+        devices, must consist of whole groups. None where examples do not interact.
 
     Raises:
       UserError: a size below 1, or no layout exists.
@@ -87,7 +86,7 @@ def plan_by_hand(
     """The layout with `micro_batch` examples per device and microbatch.
 
     Raises:
-      UserError: that size does not divide the batch; the message names the ones that do.
+      UserError: that size does not divide the batch.
     """
     layouts = plans(global_batch, devices, ghost_batch)
     for plan in layouts:
@@ -102,47 +101,11 @@ def plan_by_hand(
     )
 
 
-def largest_that_fits(
-    layouts: list[BatchPlan], step_bytes: Callable[[BatchPlan], int], limit_bytes: float
-) -> BatchPlan:
-    """The layout with the fewest microbatches whose step fits the memory of one device.
-
-    Args:
-      layouts: candidates, largest microbatch first (`plans`).
-      step_bytes: bytes that one device needs for one update; found by compiling, so it is called
-        at most log2(len(layouts)) + 1 times.
-      limit_bytes: what a device may use.
-
-    Raises:
-      UserError: not even the smallest microbatch fits.
-    """
-    low, high = 0, len(layouts)  # every layout before `low` is too large, those from `high` on fit
-    need = None
-    while low < high:
-        # The largest microbatch first: it usually fits, and then one compilation is enough.
-        middle = low if need is None else (low + high) // 2
-        need = step_bytes(layouts[middle])
-        if need <= limit_bytes:
-            high = middle
-        else:
-            low = middle + 1
-    if low == len(layouts):
-        raise UserError(
-            f"A microbatch of {layouts[-1].micro_batch} needs {need / 2**30:.2f} GiB and a device "
-            f"may use {limit_bytes / 2**30:.2f} GiB; use more memory, a smaller model, or a "
-            "smaller ghost batch if batch statistics forbid smaller microbatches."
-        )
-    return layouts[low]
-
-
 def _check_ghost(global_batch: int, ghost_batch: int) -> None:
     if ghost_batch < 1:
         raise UserError(f"The ghost batch is {ghost_batch}; it must be at least 1.")
     if global_batch % ghost_batch:
-        near = sorted(
-            _divisors(global_batch),
-            key=lambda g: abs(g - ghost_batch),
-        )[:2]
+        near = sorted(_divisors(global_batch), key=lambda g: abs(g - ghost_batch))[:2]
         raise UserError(
             f"Ghost batch {ghost_batch} does not divide global batch {global_batch}; "
             f"the nearest that do are {' and '.join(map(str, sorted(near)))}."
@@ -156,9 +119,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _whole_groups(micro_batch: int, devices: int, ghost_batch: int | None) -> bool:
-    """Whether a group lies inside one device's rows, or is made of whole devices."""
-    if ghost_batch is None:
-        return True
-    if micro_batch % ghost_batch == 0:
+    """Whether each group lies within one device's rows, or spans whole devices."""
+    if ghost_batch is None or micro_batch % ghost_batch == 0:
         return True
     return ghost_batch % micro_batch == 0 and (devices * micro_batch) % ghost_batch == 0

@@ -1,26 +1,26 @@
-"""How long an all-reduce of the gradients takes, and how much of perfect scaling it leaves.
+"""Time of a gradient all-reduce, and the resulting scaling efficiency.
 
-A message of m bytes takes `latency + m / bandwidth`, whatever else is on the network. So does an
-all-reduce, which is a number of messages one after another and a number of bytes through the link
-of the busiest device. Of S bytes over n devices:
+A message of m bytes takes `latency + m / bandwidth`, independent of other traffic. An all-reduce is
+a number of sequential messages and a number of bytes through the link of the busiest device. For S
+bytes over n devices:
 
     algorithm            messages     bytes
     ring                 2 (n - 1)    2 (n - 1) / n S
     halving_doubling     2 log2 n     2 (n - 1) / n S
     recursive_doubling   log2 n       log2(n) S
 
-The ring: Patarasuk & Yuan 2009 (J. Parallel Distrib. Comput. 69), who show that no algorithm sends
-fewer bytes. Halving and doubling: Rabenseifner 2004 (LNCS 3036). All three, and which to choose
-when: Thakur, Rabenseifner & Gropp 2005 (Int. J. High Perform. Comput. Appl. 19).
+Ring: Patarasuk & Yuan 2009 (J. Parallel Distrib. Comput. 69), who show that no algorithm sends
+fewer bytes. Halving and doubling: Rabenseifner 2004 (LNCS 3036). Comparison of all three: Thakur,
+Rabenseifner & Gropp 2005 (Int. J. High Perform. Comput. Appl. 19).
 
-Where n is no power of two, the last two first fold the devices above the largest power into others
-and tell them the result at the end: 2 messages and 2 S bytes more, as MPICH does it. "best" is the
-fastest of the three, as libraries choose by size and devices.
+If n is not a power of two, the last two algorithms first fold the excess devices into others and
+send them the result at the end: 2 messages and 2 S bytes more, as in MPICH. "best" is the fastest
+of the three, as libraries choose by size and number of devices.
 
-What this leaves out makes a real all-reduce slower: the additions, the start of the call, links
-that are shared or fall short of what they are sold as, and devices that wait for the slowest. No
-term grows with the chance that one of many devices is late, so thousands of them look nearly free:
-`PUBLISHED` holds what was measured on many devices beside what the model gives there.
+A real all-reduce is slower: the model leaves out the additions, launch overhead, shared links and
+links below their nominal bandwidth, and stragglers. No term grows with the probability that one of
+many devices is late, so thousands of devices appear nearly free: `PUBLISHED` compares measurements
+on many devices with the model.
 """
 
 import dataclasses
@@ -28,26 +28,26 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import optimize
 
 from scaling.errors import UserError, look_up
 
-# Of a gradient's time, what the backward pass takes: about twice the operations of the forward one.
+# The backward pass's share of a gradient's time: about twice the operations of the forward pass.
 BACKWARD_SHARE = 2 / 3
 BEST = "best"
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """What joins all devices of a network, each to each.
+    """A link between any two devices of a network.
 
     Raises:
       UserError: a negative latency, or a bandwidth that is not positive.
     """
 
     latency: float  # seconds per message
-    bandwidth: float  # bytes per second that one device sends while it receives as many
+    bandwidth: float  # bytes per second that a device sends, while receiving as many
 
     def __post_init__(self):
         if not 0 <= self.latency < math.inf:
@@ -56,8 +56,7 @@ class Link:
             )
         if not self.bandwidth > 0:
             raise UserError(
-                f"The bandwidth of a link is {self.bandwidth} bytes per second; it must be "
-                "positive."
+                f"The bandwidth of a link is {self.bandwidth} bytes/s; it must be positive."
             )
 
 
@@ -71,13 +70,12 @@ class Nodes:
 
     devices_per_node: int
     inside: Link
-    between: Link  # of one node, all its adapters together
+    between: Link  # of all adapters of a node together
 
     def __post_init__(self):
         if self.devices_per_node < 2:
             raise UserError(
-                f"A node has {self.devices_per_node} device(s); with fewer than 2 there is "
-                "nothing inside it, use a Link."
+                f"A node has {self.devices_per_node} device(s); use at least 2, or a Link."
             )
 
 
@@ -85,8 +83,8 @@ Network = Link | Nodes
 
 PERFECT = Link(latency=0.0, bandwidth=math.inf)
 
-# Nominal: what vendors state, in one direction. All-reduces reach less; `fit_link` tells how much.
-# Latencies of NVLink, PCIe and networks are those per step of a ring by which NVIDIA's NCCL chooses
+# Nominal bandwidths, as stated by vendors, in one direction. All-reduces achieve less: `fit_link`.
+# Latencies of NVLink, PCIe and networks are those per ring step with which NVIDIA's NCCL chooses
 # its algorithm (hwLat, Simple protocol, in src/graph/tuning.cc at commit 01afd20).
 _NVLINK_LATENCY, _PCIE_LATENCY, _NET_LATENCY = 3.4e-6, 5.7e-6, 9.6e-6
 NVLINK3 = Link(_NVLINK_LATENCY, 300e9)  # NVIDIA A100 data sheet: 600 GB/s, both directions
@@ -107,8 +105,8 @@ NETWORKS: dict[str, Network] = {
     "dgx-a100": Nodes(8, inside=NVLINK3, between=Link(_NET_LATENCY, 200e9)),
     "dgx-h100": Nodes(8, inside=NVLINK4, between=Link(_NET_LATENCY, 400e9)),
     # Google Cloud, TPU v4: all-reduce bandwidth per pod 1.1 PB/s, pod of 4,096 chips. About 1 us
-    # per hop: Austin et al. 2025, How to Scale Your Model. A ring through the whole torus counts
-    # more hops than one along each of its axes takes.
+    # per hop: Austin et al. 2025, How to Scale Your Model. One ring through the whole torus has
+    # more hops than a ring along each axis.
     "tpu-v4": Link(1e-6, 1.1e15 / 4096),
 }
 
@@ -116,16 +114,16 @@ NETWORKS: dict[str, Network] = {
 def all_reduce_seconds(
     size_bytes: float, devices: int, network: Network, algorithm: str = "ring"
 ) -> float:
-    """Seconds until all devices have the sum of `size_bytes` from each.
+    """Seconds of an all-reduce of `size_bytes` per device.
 
-    Over nodes: reduce-scatter inside each node, all-reduce of the shares between the nodes, which
-    together use a node's whole bandwidth, all-gather inside; `algorithm` on both levels. So it is
-    an all-reduce inside and one between, as in the hybrid of Kurth et al. 2018 (arXiv:1810.01993).
-    Devices fill one node after another, and the fullest sets the time inside.
+    Over nodes: reduce-scatter inside each node, all-reduce of the shards between nodes, which
+    together use a node's whole bandwidth, all-gather inside; `algorithm` on both levels. The time
+    is that of one all-reduce inside and one between, as in the hybrid of Kurth et al. 2018
+    (arXiv:1810.01993). Devices fill one node after another; the fullest sets the time inside.
 
     Args:
-      size_bytes: of the gradients, as they are sent.
-      devices: that share the batch; one alone takes no time.
+      size_bytes: of the gradients, as sent.
+      devices: number that share the batch; a single one takes no time.
       network: a `Link` or `Nodes`.
       algorithm: "ring", "halving_doubling", "recursive_doubling" or "best".
 
@@ -133,7 +131,7 @@ def all_reduce_seconds(
       UserError: unknown algorithm, a negative size or fewer than 1 device.
     """
     if not 0 <= size_bytes < math.inf:
-        raise UserError(f"The gradients have {size_bytes} bytes; the size must be 0 or more.")
+        raise UserError(f"The gradients have {size_bytes} bytes; the size must be finite and >= 0.")
     if devices < 1:
         raise UserError(f"The device count is {devices}; it must be at least 1.")
     costs = _COSTS.values() if algorithm == BEST else [_cost(algorithm)]
@@ -152,15 +150,15 @@ def step_seconds(
     overlap: float = 0.0,
     algorithm: str = "ring",
 ) -> float:
-    """Seconds of one update: gradients, and what the all-reduce adds to them.
+    """Seconds of one update: gradients, and the exposed part of the all-reduce.
 
     Args:
-      compute_seconds: of one device's gradients; without accumulation, or of the last microbatch.
+      compute_seconds: of one device's gradients; with accumulation, of the last microbatch.
       size_bytes: of the gradients.
-      devices: that share the batch.
+      devices: number that share the batch.
       network: a `Link` or `Nodes`.
-      overlap: share of the all-reduce that runs behind the backward pass, 0 to 1. However much is
-        asked for, no more is hidden than the backward pass lasts, `BACKWARD_SHARE` of the compute.
+      overlap: share of the all-reduce hidden behind the backward pass, 0 to 1; at most the time of
+        the backward pass, `BACKWARD_SHARE` of the compute, is hidden.
       algorithm: as for `all_reduce_seconds`.
 
     Raises:
@@ -169,7 +167,7 @@ def step_seconds(
     """
     _check_positive("compute time", compute_seconds)
     if not 0 <= overlap <= 1:
-        raise UserError(f"The overlap is {overlap}; it is a share, between 0 and 1.")
+        raise UserError(f"The overlap is {overlap}; it must be between 0 and 1.")
     reduce = all_reduce_seconds(size_bytes, devices, network, algorithm)
     return compute_seconds + reduce - min(overlap * reduce, BACKWARD_SHARE * compute_seconds)
 
@@ -182,10 +180,9 @@ def weak_scaling_efficiency(
     overlap: float = 0.0,
     algorithm: str = "ring",
 ) -> float:
-    """Examples per second on n devices, over n times those of one with the same share of a batch.
+    """Throughput of n devices over n times that of one device with the same per-device batch.
 
-    The global batch grows with the devices, so each computes for as long as the one alone.
-    Arguments and errors as for `step_seconds`.
+    The global batch grows with the devices. Arguments and errors as for `step_seconds`.
     """
     return compute_seconds / step_seconds(
         compute_seconds, size_bytes, devices, network, overlap, algorithm
@@ -201,14 +198,13 @@ def strong_scaling_efficiency(
     overlap: float = 0.0,
     algorithm: str = "ring",
 ) -> float:
-    """Examples per second on n devices, over n times those of one with the whole global batch.
+    """Throughput of n devices over n times that of one device with the same global batch.
 
-    The global batch stays, so it counts both the all-reduce and that small shares of a batch may
-    use a device badly.
+    It includes both the all-reduce and the lower utilisation at small per-device batches.
 
     Args:
       seconds_alone: of one update on one device with the whole global batch.
-      compute_seconds: of one of n devices with its share of it.
+      compute_seconds: of one of n devices with its share of the batch.
       size_bytes, devices, network, overlap, algorithm: as for `step_seconds`.
 
     Raises:
@@ -221,11 +217,11 @@ def strong_scaling_efficiency(
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A measured weak-scaling efficiency of many devices, and what the model takes to give its own.
+    """A published weak-scaling efficiency of many devices, with the model's inputs for that run.
 
     Attributes:
-      measured: in percent, as it was published.
-      compute_seconds: of one update without what the efficiency counts as communication.
+      measured: in percent, as published.
+      compute_seconds: of one update without communication.
       size_bytes: of the gradients.
     """
 
@@ -236,13 +232,13 @@ class Published:
     network: Network
 
     def modelled(self, overlap: float) -> float:
-        """What the model gives for the same run, of 1."""
+        """The model's efficiency of the same run, 0 to 1."""
         return weak_scaling_efficiency(
             self.compute_seconds, self.size_bytes, self.devices, self.network, overlap, BEST
         )
 
     def __str__(self) -> str:
-        """Such as "256 GPUs: about 90% measured, 88 to 100% modelled", without overlap to all."""
+        """Such as "256 GPUs: about 90% measured, 88 to 100% modelled", without and with overlap."""
         percent = [round(100 * self.modelled(overlap), 6) for overlap in (0.0, 1.0)]
         low, high = map(math.floor, percent)
         return f"{self.devices:,} GPUs: {self.measured} measured, {low} to {high}% modelled"
@@ -250,15 +246,15 @@ class Published:
 
 PUBLISHED = (
     # Goyal et al. 2017 (arXiv:1706.02677): ResNet-50, 25 million gradients, 8,192 images in 0.256 s
-    # (90 epochs in an hour) at about 90% of what servers of 8 GPUs do alone, so that the inside of
-    # one counts as perfect here; 50 Gbit/s each.
+    # (90 epochs in an hour) at about 90% of the throughput of separate servers of 8 GPUs, so links
+    # inside a server are perfect here; 50 Gbit/s each.
     Published(256, "about 90%", 0.230, 4 * 25e6, Nodes(8, PERFECT, Link(_NET_LATENCY, 6.25e9))),
-    # Kurth et al. 2018 (arXiv:1810.01993), float32. The gradients are our count of the layers in
-    # the authors' code. Tiramisu on Piz Daint: 1.20 images/s on one P100, one to a node; Cray
-    # Aries, 10 GB/s; 7.5 million gradients.
+    # Kurth et al. 2018 (arXiv:1810.01993), float32. We counted the gradients in the authors' code.
+    # Tiramisu on Piz Daint: 1.20 images/s on one P100, one per node; Cray Aries, 10 GB/s; 7.5
+    # million gradients.
     Published(5_300, "79.0%", 1 / 1.20, 4 * 7.5e6, Link(_NET_LATENCY, 10e9)),
-    # DeepLabv3+ on Summit: 0.87 images/s on one V100, 6 to a node; NVLink 2, 50 GB/s between two;
-    # two InfiniBand adapters of 100 Gbit/s to a node; about 44 million gradients.
+    # DeepLabv3+ on Summit: 0.87 images/s on one V100, 6 per node; NVLink 2, 50 GB/s between two;
+    # two InfiniBand adapters of 100 Gbit/s per node; about 44 million gradients.
     Published(
         27_360,
         "90.7%",
@@ -270,7 +266,7 @@ PUBLISHED = (
 
 
 def nearest_published(devices: int) -> Published:
-    """The measurement whose number of devices is nearest, as a ratio."""
+    """The measurement with the nearest number of devices, by ratio."""
     return min(PUBLISHED, key=lambda run: abs(math.log(run.devices / devices)))
 
 
@@ -279,18 +275,18 @@ def fit_link(
 ) -> Link:
     """Latency and bandwidth from measured all-reduces.
 
-    Non-negative least squares of the relative errors, so that short messages, which tell the
-    latency, count as much as long ones, which tell the bandwidth.
+    Non-negative least squares of relative errors, so that short messages, which determine the
+    latency, weigh as much as long ones, which determine the bandwidth.
 
     Args:
       sizes: [k] bytes.
-      seconds: [k] that each all-reduce took.
-      devices: [k] that took part, or one number for all.
-      algorithm: that the library used: any but "best", which mixes several.
+      seconds: [k] per all-reduce.
+      devices: [k] per all-reduce, or one number for all.
+      algorithm: of the library; any but "best", which mixes several.
 
     Raises:
       UserError: unequal lengths, a number that is not positive, fewer than 2 devices, or times that
-        cannot tell latency from bandwidth.
+        do not determine both latency and bandwidth.
     """
     cost = _cost(algorithm)
     try:
@@ -306,25 +302,25 @@ def fit_link(
             raise UserError(f"One of the {name} is {wrong[0]}; they must be positive and finite.")
     if (count < 2).any():
         raise UserError(
-            f"An all-reduce over {count.min()} device(s) sends nothing; measure 2 or more."
+            f"An all-reduce over {count.min()} device(s) sends nothing; measure at least 2."
         )
     terms = np.array([cost(s, int(n)) for s, n in zip(size, count, strict=True)]) / time[:, None]
-    unit = np.linalg.norm(terms, axis=0)  # messages are a few, bytes are billions
+    unit = np.linalg.norm(terms, axis=0)  # scales few messages and billions of bytes
     if np.linalg.matrix_rank(terms / unit) < 2:
         raise UserError(
-            f"{size.size} all-reduce time(s) at {np.unique(size).size} size(s) cannot tell latency "
-            "from bandwidth; measure a few kilobytes and many megabytes."
+            f"{size.size} all-reduce time(s) at {np.unique(size).size} size(s) do not determine "
+            "both latency and bandwidth; measure a few kilobytes and many megabytes."
         )
-    latency, per_byte = optimize.nnls(terms / unit, np.ones(size.size))[0] / unit
+    latency, per_byte = scipy.optimize.nnls(terms / unit, np.ones(size.size))[0] / unit
     if per_byte == 0:
         raise UserError(
             f"All-reduces of {size.max():.3g} bytes took no longer than those of {size.min():.3g}, "
-            "so they do not tell the bandwidth; measure larger ones."
+            "so they do not determine the bandwidth; measure larger ones."
         )
     return Link(latency=float(latency), bandwidth=float(1 / per_byte))
 
 
-# (messages, bytes) of an all-reduce of a size over a number of devices.
+# (size in bytes, devices) -> (messages, bytes).
 Cost = Callable[[float, int], tuple[float, float]]
 
 
@@ -343,7 +339,7 @@ def _recursive_doubling(size: float, devices: int) -> tuple[float, float]:
 
 
 def _rounds(devices: int) -> tuple[int, bool]:
-    """log2 of the largest power of two that is no more, and whether some devices are above it."""
+    """log2 of the largest power of two <= devices, and whether devices exceed it."""
     rounds = int(devices).bit_length() - 1
     return rounds, devices > 1 << rounds
 
@@ -360,7 +356,7 @@ def _cost(algorithm: str) -> Cost:
 
 
 def _fastest(costs, size: float, devices: int, link: Link) -> float:
-    """Seconds of the fastest of some costs over one link."""
+    """Seconds of the fastest algorithm over one link."""
     return min(
         messages * link.latency + sent / link.bandwidth
         for messages, sent in (cost(size, devices) for cost in costs)

@@ -1,20 +1,20 @@
-"""How far weights walk from where they began (Hoffer 2017, section 3). Plain numbers only.
+"""How the distance from initialisation grows in training (Hoffer 2017, section 3), without JAX.
 
-Hoffer et al. model the first phase of training, at a high learning rate, as a random walk on a
-random potential: E ||w_t - w_0||^2 ~ (log t)^(4 / alpha), and find alpha = 2, that is
-||w_t - w_0|| ~ log t, "ultra-slow diffusion". Ordinary diffusion would be sqrt(t).
+Hoffer et al. model the first phase of training, at a high learning rate, as diffusion in a random
+potential: E ||w_t - w_0||^2 ~ (log t)^(4 / alpha). They find alpha = 2, i.e. ||w_t - w_0|| ~ log t,
+"ultra-slow diffusion". Ordinary diffusion would give sqrt(t).
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """y = intercept + slope x, by least squares; r2 is the share of the variance it explains."""
+    """y = intercept + slope x, by least squares; r2 is the fraction of variance explained."""
 
     slope: float
     intercept: float
@@ -24,8 +24,8 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Diffusion:
-    """Three laws of the distance d(t) with two numbers each, all by least squares of d itself, so
-    that their R^2 compare.
+    """Three two-parameter laws of the distance d(t), all by least squares of d itself, so that
+    their R^2 are comparable.
 
     Attributes:
       log: d = intercept + slope ln t.
@@ -39,7 +39,7 @@ class Diffusion:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
-    """Least squares; None from fewer than three points or where x or y does not vary."""
+    """Least squares; None for fewer than three points or constant x or y."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
@@ -50,11 +50,11 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
 
 
 def fit_diffusion(steps: Sequence[float], distances: Sequence[float]) -> Diffusion | None:
-    """The three laws on the same points; None where they are too few (see `fit_line`).
+    """The three laws on the same points; None where `fit_line` is.
 
     Args:
-      steps: updates done, t > 0.
-      distances: ||w_t - w_0|| at each; points at which it is 0 are left out.
+      steps: updates, t > 0.
+      distances: ||w_t - w_0|| at each; zeros are left out.
     """
     t, d = np.asarray(steps, float), np.asarray(distances, float)
     t, d = t[d > 0], d[d > 0]
@@ -65,20 +65,19 @@ def fit_diffusion(steps: Sequence[float], distances: Sequence[float]) -> Diffusi
 
 
 def _fit_power(t, d) -> Line:
-    """The exponent by a search that begins at the fit to the logarithms; the factor follows."""
-    begin = fit_line(np.log(t), np.log(d)).slope
-    # In t over its geometric mean, so that no power of it overflows.
+    """A one-dimensional search for the exponent, from the fit in logs; the factor is linear."""
+    start = fit_line(np.log(t), np.log(d)).slope
+    # t relative to its geometric mean, so that no power overflows.
     middle = np.exp(np.log(t).mean())
     powers = lambda exponent: (t / middle) ** exponent
     factor = lambda exponent: powers(exponent) @ d / (powers(exponent) @ powers(exponent))
     residual = lambda exponent: np.sum((d - factor(exponent) * powers(exponent)) ** 2)
-    exponent = float(optimize.minimize_scalar(residual, bracket=(begin, begin + 0.1)).x)
-    walked = factor(exponent) * powers(exponent)
+    exponent = float(scipy.optimize.minimize_scalar(residual, bracket=(start, start + 0.1)).x)
     intercept = float(np.log(factor(exponent)) - exponent * np.log(middle))
-    return Line(exponent, intercept, _r2(d, walked), len(t))
+    return Line(exponent, intercept, _r2(d, factor(exponent) * powers(exponent)), len(t))
 
 
 def _r2(values, fitted) -> float:
-    """1 - residual over total sum of squares; negative for a law worse than the mean."""
+    """1 - residual / total sum of squares; negative for a law worse than the mean."""
     residual, total = values - fitted, values - values.mean()
     return float(1 - residual @ residual / (total @ total))

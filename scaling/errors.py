@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and the errors of looking things up by name."""
+"""Exceptions shown to the user, and errors of lookups by name."""
 
 import difflib
 import traceback
@@ -9,18 +9,18 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Bad input, told in one clear sentence: what is wrong, the value, what to do.
+    """Bad input, in one sentence: what is wrong, the key and value, what to do.
 
-    `launch.py` prints the sentence and exits with code 2. Anything else that escapes is a bug and
+    `launch.py` prints the sentence and exits with code 2. Any other uncaught exception is a bug and
     keeps its traceback.
     """
 
 
 class UserCodeError(UserError):
-    """Code of the user's own raised an exception; its traceback is what helps to mend it.
+    """The user's own code raised an exception.
 
     Attributes:
-      traceback: of that exception, from the user's code on.
+      traceback: of that exception, starting in the user's code.
     """
 
     def __init__(self, whose: str, error: Exception):
@@ -30,7 +30,7 @@ class UserCodeError(UserError):
 
 
 def call_users(whose: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """function(*args, **kwargs), a function that a user wrote; `whose` calls it "your ...".
+    """function(*args, **kwargs) of the user's own code, which messages call "your `whose`".
 
     Raises:
       UserCodeError: it raised an exception other than a UserError.
@@ -53,14 +53,14 @@ def nearest(word: str, choices) -> str:
 
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """table[name], or a UserError that calls it an unknown `kind` and names the nearest."""
+    """table[name], or a UserError "Unknown `kind`" with the nearest names."""
     if name not in table:
         raise UserError(f"Unknown {kind} {name!r}: {nearest(name, table)}")
     return table[name]
 
 
 def refuse_unread(reader: str, given: Iterable[str], reads: Iterable[str]) -> None:
-    """UserError for the first of `given` that `reader` would silently ignore."""
+    """UserError for the first of `given` that is not in `reads`, and so would be ignored."""
     reads = list(reads)
     for name in given:
         if name not in reads:

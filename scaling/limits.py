@@ -1,4 +1,4 @@
-"""What a value of a config may be: plain Python, of its key's type, within limits."""
+"""Checks of config values: plain Python, of the key's type, within limits."""
 
 import dataclasses
 import math
@@ -22,22 +22,22 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The numbers that a value can be; `ends` tells whether these two are among them."""
+    """An interval of valid numbers; `ends` are its brackets, such as "[)"."""
 
     low: float = -math.inf
     high: float = math.inf
     ends: str = "()"
 
-    def hold(self, value: float) -> bool:
-        """Whether the value can be; NaN never can."""
+    def contains(self, value: float) -> bool:
+        """Whether the value is valid; NaN never is."""
         above = self.low <= value if self.ends[0] == "[" else self.low < value
         below = value <= self.high if self.ends[1] == "]" else value < self.high
         return above and below
 
-    def check(self, told: str, value: float, name: str = "it") -> None:
-        """UserError, "`told`; `name` must be ...", unless the value can be."""
-        if not self.hold(value):
-            raise UserError(f"{told}; {name} must be {self}.")
+    def check(self, statement: str, value: float, name: str = "it") -> None:
+        """UserError, "`statement`; `name` must be ...", unless the value is valid."""
+        if not self.contains(value):
+            raise UserError(f"{statement}; {name} must be {self}.")
 
     def __str__(self) -> str:
         """For example "at least 0 and below 1"."""
@@ -50,7 +50,7 @@ class Limits:
 
 
 FINITE = Limits()
-COUNT = Limits(1, 2**31 - 1, "[]")  # what an int32 counts
+COUNT = Limits(1, 2**31 - 1, "[]")  # int32
 AMOUNT = Limits(0, 2**31 - 1, "[]")
 SHARE, UP_TO_ONE = Limits(0, 1, "[)"), Limits(0, 1, "[]")
 RATE = Limits(0, 10_000, "(]")
@@ -59,8 +59,7 @@ NOT_NEGATIVE = Limits(0, 1_000_000, "[]")
 
 
 def plain(value: Any) -> Any:
-    """The value with NumPy's and JAX's numbers as Python's, and lists and arrays as tuples; of what
-    is neither, itself."""
+    """The value with NumPy and JAX numbers as Python's, and lists and arrays as tuples."""
     if hasattr(value, "items"):
         return {key: plain(inner) for key, inner in value.items()}
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
@@ -73,13 +72,13 @@ def plain(value: Any) -> Any:
 
 
 def check_value(key: str, value: Any, kind: Any, limits: Limits = FINITE, optional=False) -> Any:
-    """The plain value, if the key can have it: whole numbers as float where the key is a float's.
+    """The plain value, if valid for the key; integers become float where `kind` is float.
 
     Args:
       kind: bool, int, float, str or numbers.Real; (int,) and the like for a tuple of such; object
         for any of these.
-      limits: of the number, or of every number of the tuple.
-      optional: whether it may be None.
+      limits: of the number, or of every number in the tuple.
+      optional: whether None is valid.
 
     Raises:
       UserError: another type, a number that is not finite or outside the limits.
@@ -92,17 +91,17 @@ def check_value(key: str, value: Any, kind: Any, limits: Limits = FINITE, option
         raise UserError(f"{key} is {_short(value)}; it must be a tuple of {WORDS[kind[0]][1]}.")
     if len(value) > MOST_VALUES:
         raise UserError(f"{key} has {len(value):,} values; it must have at most {MOST_VALUES:,}.")
-    return tuple(_checked(f"{key} holds {_short(v)}", v, kind[0], limits) for v in value)
+    return tuple(_checked(f"{key} contains {_short(v)}", v, kind[0], limits) for v in value)
 
 
-def _checked(told, value, kind, limits, optional=False):
+def _checked(statement, value, kind, limits, optional=False):
     if kind is object and isinstance(value, tuple):
-        return tuple(_checked(told, inner, object, limits) for inner in value)
+        return tuple(_checked(statement, inner, object, limits) for inner in value)
     types = {float: numbers.Real, object: (str, numbers.Real, type(None))}.get(kind, kind)
     if not isinstance(value, types) or (isinstance(value, bool) and kind not in (bool, object)):
-        raise UserError(f"{told}; it must be {WORDS[kind][0]}{', or None' * optional}.")
+        raise UserError(f"{statement}; it must be {WORDS[kind][0]}{', or None' * optional}.")
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        limits.check(told, value)
+        limits.check(statement, value)
     return float(value) if kind is float else value
 
 

@@ -1,50 +1,49 @@
-"""The fewest steps of a search, and the interval of what searches of as many trials come to.
+"""The fewest steps of a search, and an interval for those of other searches of the same size.
 
-A search of n trials records the fewest steps of all. Another search of n trials, drawn from the
-same space, records another number. `fewest_interval` is about the median of that number over such
-searches, theta: F(theta) = 1 - 2^(-1/n), where F is the distribution of a trial's steps, trials
-that never reach the goal included.
+A search of n trials records the fewest steps of all. `fewest_interval` is for theta, the median of
+that number over searches of n trials drawn from the same space: F(theta) = 1 - 2^(-1/n), where F is
+the distribution of a trial's steps, including trials that never reach the goal.
 
-Upper end: an order statistic, whatever F. The trials at or below theta are Binomial(n, F(theta)),
-and the j-th fewest steps are below theta where there are j of them: for j = 4 in 0.6% of searches.
+Upper end: an order statistic, for any F. The number of trials at or below theta is Binomial(n,
+F(theta)), and the j-th fewest steps are below theta if there are j of them: for j = 4 in 0.6% of
+searches.
 
-Lower end: theta is below all trials half the time, so this end rests on a model of the lower tail,
+Lower end: theta is below all trials half the time, so this end relies on a model of the lower tail,
 F(s) ~ c s^(1 / sigma) (Weissman 1978, doi:10.1080/01621459.1978.10480104). With X_1 <= X_2 <= ...
-the logs of the steps, X_i = mu + sigma log Gamma_i, Gamma_i the arrivals of a Poisson process of
-rate 1, and theta is where that is log 2; the spacings i (X_{i+1} - X_i) are independent and
-exponential with mean sigma (Renyi 1953). So the distribution of
+the logs of the steps, X_i = mu + sigma log Gamma_i, with Gamma_i the arrivals of a Poisson process
+of rate 1, and theta is at Gamma = log 2; the spacings i (X_{i+1} - X_i) are independent and
+exponential with mean sigma (Renyi 1953). The distribution of
 
     T = (X_1 - log theta) / sigma_hat,    sigma_hat = the mean of the first k spacings
 
-depends on k alone, and the end is X_1 less a quantile of T times sigma_hat. Where the lower tail is
-thinner than a power of s, as with a bound or a log-normal, the end is lower than it need be; where
-it is heavier, too high.
+therefore depends on k alone, and the end is X_1 minus a quantile of T times sigma_hat. It is
+conservative where the lower tail is thinner than a power of s, as with a bound or a log-normal, and
+too high where the tail is heavier.
 
 Above X_1 the crossings are a Yule process of rate 1 / sigma. Where training stops before SPACINGS
-more of them, k is the number seen and sigma_hat the sum of the spacings, the one that was cut short
-included, over k.
+more of them, k is the number observed and sigma_hat the sum of the spacings, including the censored
+one, over k.
 
 Measured by `benchmarks/minima_coverage.py`, 1,000 searches of 8 to 64 trials in each of 832
-settings: the 95% interval holds theta in 90 to 100% of the searches (99% in the middle one of the
-settings), and in 86 to 100% of those with an upper end where half have one; least with log-t3
-tails. It holds the mean log of the fewest steps in 82 to 100%, below 85% with log-t3 tails alone.
-Percentiles of the minimum of resampled trials hold theta in about half, for no resample has fewer
-steps than the search had; where those of a quarter as many trials are put around the fewest steps,
-they hold it in 70% or more and often have no lower end.
+settings: the coverage of theta by the 95% interval is 90 to 100% (median over settings 99%), and 86
+to 100% among the searches with an upper end where half have one; lowest with log-t3 tails. That of
+the mean log of the fewest steps is 82 to 100%, below 85% only with log-t3 tails. The percentile
+bootstrap of the minimum covers theta in about half of the searches, since no resample has fewer
+steps than the search; an m out of n bootstrap with m = n / 4, centred on the fewest steps, in 70%
+or more, often without a lower end.
 """
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from scaling.errors import UserError
 
-SPACINGS = 6  # more would tell sigma better, but of a tail further from the minimum
-DRAWS = 100_000  # of T: a quantile of 95% is one of 94.9 to 95.1%
+SPACINGS = 6  # more would estimate sigma better, but farther from the minimum
+DRAWS = 100_000  # of T, whose 95% quantile is then one of 94.9 to 95.1%
 
 
 def fewest_interval(
@@ -54,16 +53,16 @@ def fewest_interval(
     before: float | None = None,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of the median, over searches of as many trials, of the fewest steps.
+    """Interval of the median of the fewest steps over searches with the same number of trials.
 
     Args:
       steps: per trial; None, NaN or inf where it missed the goal or diverged.
-      until: the step to which every trial was trained that might yet have reached the goal; inf if
-        none might. Crossings after it are left out, for others are missing there.
-      before: the evaluation before the fewest steps. A crossing lies between two evaluations: all
-        are taken to be as far apart as these two in proportion, and by at least one step; trials
-        that tie are spread evenly between them.
-      confidence: of both ends together; the upper one misses at most half as often as both may.
+      until: the step to which every trial without a crossing was trained; inf if there is none.
+        Crossings after it are left out, since others may be missing there.
+      before: the evaluation before the fewest steps. A crossing lies between two evaluations, whose
+        ratio is assumed to be that of these two everywhere and their distance at least one step;
+        ties are spread evenly between them.
+      confidence: of both ends together; the upper one takes at most half of the error.
 
     Returns:
       (low, high). low is below the fewest steps, and 0 where fewer than two trials reached the
@@ -75,7 +74,7 @@ def fewest_interval(
     """
     trials = np.asarray(steps, float).ravel()
     if not trials.size:
-        raise UserError("There are no trials to take the minimum of; pass at least one.")
+        raise UserError("There are no trials; pass at least one.")
     if (trials <= 0).any():
         raise UserError(f"One of the steps is {trials[trials <= 0][0]:g}; they must be positive.")
     if not 0 < confidence < 1:
@@ -90,7 +89,7 @@ def fewest_interval(
 
 
 def noise_of(searches: Iterable[tuple[Sequence[float | None], float]]) -> tuple[float, float]:
-    """(sd, degrees of freedom) of the log of the fewest steps of one search, by all of them.
+    """(sd, degrees of freedom) of the log of the fewest steps of one search, pooled over all.
 
     The log of Gamma_1 has variance pi^2 / 6, so that of the fewest steps is sigma^2 pi^2 / 6. An
     estimate of sigma from k spacings has variance sigma^2 / k.
@@ -102,21 +101,21 @@ def noise_of(searches: Iterable[tuple[Sequence[float | None], float]]) -> tuple[
     Returns:
       (nan, 0) where no search has two trials that reached the goal.
     """
-    known = []
+    estimates = []
     for steps, before in searches:
         trials = np.asarray(steps, float)
         _, sigma, spacings = _tail(np.sort(trials[np.isfinite(trials)]), before)
         if spacings:
-            known.append((sigma**2 * spacings / (spacings + 1), spacings))
-    if not known:
+            estimates.append((sigma**2 * spacings / (spacings + 1), spacings))
+    if not estimates:
         return math.nan, 0.0
-    squares, weights = np.array(known).T
+    squares, weights = np.array(estimates).T
     variance = np.average(squares, weights=weights) * math.pi**2 / 6
     return math.sqrt(variance), float(weights.sum()) / 2
 
 
 def _tail(crossed, before, until=math.inf):
-    """(X_1, sigma_hat, k) of sorted crossings, of training that ended at `until`."""
+    """(X_1, sigma_hat, k) of sorted crossings, censored at `until`."""
     spacings = min(SPACINGS, crossed.size - 1)
     if spacings < 1:
         return math.nan, math.nan, 0
@@ -127,48 +126,29 @@ def _tail(crossed, before, until=math.inf):
     return float(logs[0]), total / spacings, spacings
 
 
-def interval_of(result: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The 95% interval of a point's result.json, in whole steps from 1 on.
-
-    Returns:
-      None where the goal was not reached, or by too few trials for an upper end: their lower end
-      would rest on the distance between two or three of them.
-    """
-    if result["status"] != "reached":
-        return None
-    trials = result["trials"]
-    missed = [trial["stopped_at_step"] for trial in trials if trial["outcome"] == "missed"]
-    low, high = fewest_interval(
-        [trial["steps_to_target"] for trial in trials],
-        until=min(missed, default=math.inf),
-        before=result["resolution"][0],
-    )
-    return None if high == math.inf else (max(1, math.floor(low)), int(high))
-
-
 def _spread(crossed, before):
-    """Sorted crossings [n], each moved to its place between its evaluation and the one before."""
+    """Sorted crossings [n], each moved between its evaluation and the one before."""
     first = crossed[0]
     share = 0.0 if before is None or first - before <= 1 else 1 - before / first
     width = np.minimum(np.maximum(1.0, share * crossed), crossed)
     start, end = (np.searchsorted(crossed, crossed, side) for side in ("left", "right"))
-    rank = np.arange(1, crossed.size + 1) - start  # among those that tie
+    rank = np.arange(1, crossed.size + 1) - start  # among ties
     return crossed - width * (1 - rank / (end - start + 1))
 
 
 @functools.cache
 def _upper_place(trials, confidence):
-    """Which of the fewest steps is the upper end, and how often the lower one may miss."""
-    places = np.arange(1, trials + 2)  # the last: no such trial
-    misses = stats.binom.sf(places - 1, trials, 1 - 2 ** (-1 / trials))
+    """(rank of the upper end, error probability left to the lower end)."""
+    places = np.arange(1, trials + 2)  # the last stands for no upper end
+    misses = scipy.stats.binom.sf(places - 1, trials, 1 - 2 ** (-1 / trials))
     index = int(np.argmax(misses <= (1 - confidence) / 2))
     return int(places[index]), float(1 - confidence - misses[index])
 
 
 @functools.cache
 def _pivot(spacings, share):
-    """What T of so many spacings exceeds with probability `share`."""
-    # This generator's numbers are the same in every version of NumPy.
+    """The upper `share` quantile of T for this number of spacings."""
+    # NumPy guarantees the stream of RandomState across versions.
     arrivals = np.random.RandomState(0).exponential(size=(DRAWS, spacings + 1)).cumsum(1)
     logs = np.log(arrivals)
     sigma = np.diff(logs) @ np.arange(1, spacings + 1) / spacings

@@ -1,4 +1,4 @@
-"""The gradient noise scale from norms measured in training, and what follows from it.
+"""The gradient noise scale from gradient norms measured in training, and its implications.
 
 McCandlish, Kaplan, Amodei et al. 2018 (arXiv:1812.06162). G is the gradient of the mean loss, Sigma
 the covariance of one example's gradient, H the Hessian, B a batch size in examples:
@@ -6,33 +6,33 @@ the covariance of one example's gradient, H the Hessian, B a batch size in examp
     B_simple = tr(Sigma) / |G|^2              eq. 2.9, in examples
     B_noise  = tr(H Sigma) / (G^T H G)        eq. 2.8, in examples, see `scaling.noise_exact`
 
-Both averages of B_simple are unbiased and may be negative at a single step, so they are averaged
-apart and divided once. An average of ratios has no meaning: some steps divide by nearly nothing.
+The estimates of both parts of B_simple are unbiased and may be negative at a single step, so each
+is averaged and the averages are divided once. A mean of ratios would be dominated by steps with a
+denominator near zero.
 
-Intervals are Fieller's. The set of all ratios r that the data do not reject, by a t test of
-mean(tr(Sigma)) - r mean(|G|^2) = 0, is bounded if and only if mean(|G|^2) differs from zero at the
-same confidence; otherwise the noise scale is not resolved yet, and only a lower bound is known.
+Intervals are Fieller's: the ratios r not rejected by a t test of mean(tr(Sigma)) - r mean(|G|^2).
+They are bounded if and only if mean(|G|^2) differs from zero at the same confidence; otherwise the
+noise scale is not resolved, and only a lower bound is known.
 
-The variance of the means comes from the differences of successive blocks of measurements. The
-interval is about the average over the measured steps of this run. A trend over training, such as
-the fall of |G|^2, is part of what is measured and widens it little, unless it is over within a
-block or two: what varies from one block to the next counts as noise. It does not tell what a run
-under another seed would give.
+The variance of the means is estimated from differences of successive block means. The interval is
+for the average over the measured steps of this run, not for other seeds. A trend over training,
+such as the fall of |G|^2, widens it little unless it takes place within one or two blocks, since
+variation between neighbouring blocks counts as noise.
 
-Measured by `benchmarks/noise_coverage.py`, 500 draws in each setting. With |G|^2 constant the 95%
-intervals hold the truth in 93 to 98% of the draws, from 8 steps to 1,000 and from B_simple at 2
-times the batch to 1,000 times; where it falls or wanders, 94 to 100%. In 1,000 steps of 8 x 128
-examples with B_simple 2,000 they hold it in 95%, and the ratio is within 10% of it in 85 to 100% of
-the draws, from 4 directions of noise to 256. At 100 times the batch 10% of the draws are resolved
-in 1,000 steps, at 1,000 times 2%: those that the confidence allows to be wrong, far too small.
-Nearly all others have a lower bound. The delta method's intervals hold the truth in 89 to 96% of
-the draws up to 10 times the batch and in 13 to 78% beyond. The variance of block means about their
-overall mean does as well with |G|^2 constant, but doubles the width where |G|^2 falls by e^4, and
-resolves nothing where it starts 100 times higher than it ends.
+Measured by `benchmarks/noise_coverage.py`, 500 draws in each setting. With |G|^2 constant the
+coverage of the 95% intervals is 93 to 98%, from 8 steps to 1,000 and from B_simple at 2 times the
+batch to 1,000 times; where |G|^2 falls or wanders, 94 to 100%. In 1,000 steps of 8 x 128 examples
+with B_simple 2,000 it is 95%, and the ratio is within 10% of the truth in 85 to 100% of the draws,
+from 4 directions of noise to 256. At 100 times the batch 10% of the draws are resolved in 1,000
+steps, at 1,000 times 2%: the ones that the confidence level allows to be wrong, far too small.
+Nearly all others have a lower bound. The coverage of the delta method is 89 to 96% up to 10 times
+the batch and 13 to 78% beyond. The variance of block means about their overall mean performs as
+well with |G|^2 constant, but doubles the width where |G|^2 falls by e^4, and resolves nothing where
+it starts 100 times higher than it ends.
 
-The noise of successive gradients must be independent, as it is where their examples are drawn anew.
-Were it to go on from step to step with a correlation of 0.5, 0.9 or 0.98, the intervals would hold
-the truth in 94, 90 and 72% of the draws of 1,000 steps, and in 86, 33 and 14% of those of 50.
+The noise of successive gradients must be independent, as with freshly drawn examples. With a
+correlation of 0.5, 0.9 or 0.98 between steps the coverage would be 94, 90 and 72% for 1,000 steps,
+and 86, 33 and 14% for 50.
 """
 
 import dataclasses
@@ -42,16 +42,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import signal, stats
 
 from scaling.errors import UserError
 
 Array = NDArray[np.float64]
 
-FEWEST = 8  # measurements: no ratio is given for fewer
-FIRST_WINDOW = 50  # the first window of a run has this part of it
-BLOCKS = 20  # more follow a trend better, fewer hold a longer serial correlation
+FEWEST = 8  # measurements that a ratio needs
+FIRST_WINDOW = 50  # the first window has 1 / 50 of a run's measurements
+BLOCKS = 20  # more follow a trend better, fewer tolerate a longer serial correlation
 
 
 def estimate(
@@ -59,17 +59,17 @@ def estimate(
 ) -> tuple[Array, Array]:
     """|G|^2 and tr(Sigma) from squared gradient norms at two batch sizes, eq. A.2.
 
-    Unbiased, and therefore sometimes negative, if examples are drawn independently. Of batches
-    drawn without replacement from N examples they are estimates of |G|^2 - tr(Sigma) / (N - 1) and
-    of tr(Sigma) N / (N - 1), moments over those N: the values of the distribution that the N were
-    drawn from, as far as the parameters do not depend on them. This is for batches up to N. The
-    parts of a larger one hold whole permutations of the N, whose noise cancels within a part.
+    Unbiased, and therefore sometimes negative, if examples are drawn independently. For batches
+    drawn without replacement from N examples they estimate |G|^2 - tr(Sigma) / (N - 1) and
+    tr(Sigma) N / (N - 1), with moments over those N: the values of the distribution from which the
+    N were drawn, as far as the parameters do not depend on them. This holds for batches up to N.
+    Parts of a larger batch contain whole permutations of the N, whose noise cancels within a part.
 
     Args:
-      small_sq: |G_small|^2, any shape; the mean over the parts of a batch where there are several.
+      small_sq: |G_small|^2, any shape; the mean over the parts of a batch if there are several.
       big_sq: |G_big|^2.
-      b_small: examples behind each small gradient.
-      b_big: examples behind the big one. All four broadcast.
+      b_small: examples per small gradient.
+      b_big: examples per big gradient. All four broadcast.
 
     Returns:
       (grad_sq_norm, grad_variance_trace), of the broadcast shape; NaN where an argument is.
@@ -80,7 +80,7 @@ def estimate(
     small_sq, big_sq, b_small, b_big = (
         np.asarray(a, float) for a in (small_sq, big_sq, b_small, b_big)
     )
-    wrong = (b_small <= 0) | (b_small >= b_big)  # NaN passes: not measured
+    wrong = (b_small <= 0) | (b_small >= b_big)  # NaN, not measured, passes
     if wrong.any():
         small, big = (np.broadcast_to(b, wrong.shape)[wrong][0] for b in (b_small, b_big))
         raise ValueError(
@@ -98,13 +98,13 @@ class Estimate:
 
     Attributes:
       grad_sq_norm: mean of the estimates of |G|^2; may be negative. None without measurements.
-      grad_variance_trace: the same of tr(Sigma).
+      grad_variance_trace: likewise for tr(Sigma).
       noise_scale: B_simple in examples, the ratio of the two; None where not resolved.
-      low, high: its interval; None where unbounded. A lower bound may be known of a noise scale
-        that is not resolved.
+      low, high: its interval; None where unbounded. An unresolved noise scale may have a lower
+        bound.
       resolved: whether the mean |G|^2 is above zero at the confidence of the interval, tr(Sigma) is
         positive, and there are at least `FEWEST` measurements.
-      measurements: how many.
+      measurements: their number.
     """
 
     grad_sq_norm: float | None
@@ -116,7 +116,7 @@ class Estimate:
     measurements: int
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, as JSON takes them."""
+        """All fields, for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -126,23 +126,28 @@ class Window(Estimate):
 
     first_step: int
     last_step: int  # inclusive
-    loss: float | None  # mean of the losses in it; None if one is not finite
+    loss: float | None  # mean training loss; None if a loss is not finite
+
+    @property
+    def middle(self) -> float:
+        """Its place among the steps."""
+        return (self.first_step + self.last_step) / 2
 
 
 def noise_scale(
     grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike, confidence: float = 0.95
 ) -> Estimate:
-    """B_simple and its interval from a series of measurements; see the top of this file.
+    """B_simple and its interval from a series of measurements; see the module docstring.
 
-    Where the noise scale is only just resolved, the ratio is too low: a series is resolved when its
-    |G|^2 came out large by chance. Measured by `benchmarks/noise_coverage.py`, the median of the
+    Where the noise scale is barely resolved the ratio is biased low, since a series is resolved
+    when its |G|^2 is large by chance. Measured by `benchmarks/noise_coverage.py`, the median of the
     resolved ratios is within 2% of the truth where at least 97% of all series are resolved, 0.96
     of it where 86% are, 0.83 to 0.88 at 59 to 67%, 0.61 to 0.69 at 25 to 30%, and 0.35 to 0.52 at
-    10%. The interval allows for it.
+    10%. The interval covers this bias.
 
     Args:
       grad_sq_norms: [n] estimates of |G|^2 in the order of training; see `estimate`. Rows in which
-        either number is not finite were not measured and are skipped.
+        either number is not finite are skipped as not measured.
       grad_variance_traces: [n] of tr(Sigma).
       confidence: of the interval, two-sided.
 
@@ -172,13 +177,13 @@ def windows(
     losses: ArrayLike,
     count: int = 20,
 ) -> list[Window]:
-    """A run in at most `count` consecutive windows, whose lengths grow with the step.
+    """A run in at most `count` consecutive windows of increasing length.
 
-    For the loss and |G|^2 fall fast at first and slowly later: windows of equal lengths would hold
-    much of the fall in the first and too little signal in the last. The first has a fiftieth of the
-    measurements, and none has fewer than `FEWEST`, so that a short run has few windows. Rows before
-    the first measurement belong to the first window, other rows without one to the window of the
-    measurement before. No windows if nothing was measured.
+    The loss and |G|^2 fall fast at first and slowly later: of equal windows, the first would
+    contain much of the fall and the last too little signal. The first has a fiftieth of the
+    measurements, and none has fewer than `FEWEST`, so a short run has few windows. Rows before the
+    first measurement belong to the first window, other rows without one to the window of the
+    previous measurement. No windows without measurements.
 
     Args:
       steps: [n] in the order of training.
@@ -201,10 +206,10 @@ def windows(
     if not measured.size:
         return []
     starts = [measured[end] for end in _window_ends(measured.size, count)[:-1]]
-    found = []
+    result = []
     for start, end in itertools.pairwise([0, *starts, steps.size]):
         loss = float(losses[start:end].mean())
-        found.append(
+        result.append(
             Window(
                 **noise_scale(*pairs[:, start:end]).as_dict(),
                 first_step=int(steps[start]),
@@ -212,11 +217,11 @@ def windows(
                 loss=loss if math.isfinite(loss) else None,
             )
         )
-    return found
+    return result
 
 
 def _window_ends(measurements: int, count: int) -> list[int]:
-    """Measurements up to the end of each window, the last one all."""
+    """Cumulative measurements at the end of each window; the last is `measurements`."""
     first = min(measurements, max(FEWEST, measurements / FIRST_WINDOW))
     ends = []
     for end in np.round(np.geomspace(first, measurements, count)).astype(int).tolist():
@@ -227,7 +232,7 @@ def _window_ends(measurements: int, count: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """B_simple averaged over the steps of a run, in examples; None where nothing is resolved."""
+    """B_simple averaged over the steps of a run, in examples; None if no window is resolved."""
 
     noise_scale: float | None
     low: float | None
@@ -237,12 +242,11 @@ class Average:
 def average(windows: Sequence[Window]) -> Average:
     """Mean of B_simple over the resolved windows of a run, weighted by their steps.
 
-    The "average" column of Table 1. It is about the steps of a run; `noise_scale` over all of them
-    weights each with its |G|^2, and so tells mostly of the steps with large gradients. Windows that
-    are not resolved are missing, most often those where the noise scale is largest.
+    The "average" column of Table 1. Each step counts equally, whereas `noise_scale` over all steps
+    weights each by its |G|^2 and is dominated by steps with large gradients. Unresolved windows are
+    missing, most often those where the noise scale is largest.
 
-    The interval takes the windows' errors as independent: each side is the root of the sum of the
-    squares of theirs.
+    The interval assumes independent errors of the windows, combined in quadrature on each side.
     """
     resolved = [w for w in windows if w.resolved]
     if not resolved:
@@ -262,14 +266,14 @@ def average(windows: Sequence[Window]) -> Average:
 class Tracker:
     """B_simple during training: exponential moving averages of |G|^2 and tr(Sigma), divided.
 
-    The averages of A.2. `Tracker(**tracker.as_dict())` goes on where the first one was, and the
-    state does not depend on how the measurements were cut into calls of `add`.
+    The averages of A.2. `Tracker(**tracker.as_dict())` continues from the same state, which does
+    not depend on how the measurements were split over calls of `add`.
 
     Attributes:
       decay: weight of the past at each measurement, in [0, 1); the average is over about
         1 / (1 - decay) measurements.
-      measurements: how many were added.
-      raw_grad_sq_norm, raw_grad_variance_trace: averages that began at zero.
+      measurements: number added.
+      raw_grad_sq_norm, raw_grad_variance_trace: averages initialised at zero.
 
     Raises:
       UserError: decay is not in [0, 1).
@@ -285,13 +289,13 @@ class Tracker:
             raise UserError(f"decay is {self.decay}; it must be at least 0 and below 1.")
 
     def add(self, grad_sq_norm: ArrayLike, grad_variance_trace: ArrayLike) -> None:
-        """One measurement, or arrays of consecutive ones; those that are not finite are skipped."""
+        """One measurement, or arrays of consecutive ones; non-finite ones are skipped."""
         pairs = _pairs(grad_sq_norm, grad_variance_trace)
         pairs = pairs[:, np.isfinite(pairs).all(0)]
         if not pairs.size:
             return
         last = np.array([[self.raw_grad_sq_norm], [self.raw_grad_variance_trace]])
-        filtered, _ = signal.lfilter(
+        filtered, _ = scipy.signal.lfilter(
             [1 - self.decay], [1, -self.decay], pairs, zi=self.decay * last
         )
         self.raw_grad_sq_norm, self.raw_grad_variance_trace = filtered[:, -1].tolist()
@@ -299,20 +303,20 @@ class Tracker:
 
     @property
     def grad_sq_norm(self) -> float | None:
-        """The average of |G|^2 without its bias towards zero; None before any measurement."""
+        """The bias-corrected average of |G|^2; None before any measurement."""
         return self._unbiased(self.raw_grad_sq_norm)
 
     @property
     def grad_variance_trace(self) -> float | None:
-        """The same of tr(Sigma)."""
+        """Likewise of tr(Sigma)."""
         return self._unbiased(self.raw_grad_variance_trace)
 
     @property
     def noise_scale(self) -> float | None:
         """B_simple in examples.
 
-        None where an average is not positive or has fewer than `FEWEST` measurements. No interval:
-        what is written here may still be far off; `noise_scale` of the recorded series tells.
+        None where an average is not positive or has fewer than `FEWEST` measurements. A running
+        value without an interval; `noise_scale` of the recorded series has one.
         """
         positive = min(self.raw_grad_sq_norm, self.raw_grad_variance_trace) > 0
         if not positive or self.measurements < FEWEST:
@@ -320,20 +324,20 @@ class Tracker:
         return self.raw_grad_variance_trace / self.raw_grad_sq_norm
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole state, as JSON takes it."""
+        """The state, for JSON."""
         return dataclasses.asdict(self)
 
     def _unbiased(self, raw: float) -> float | None:
         return raw / (1 - self.decay**self.measurements) if self.measurements else None
 
 
-# --- what the noise scale says of learning rates and batch sizes ---
+# --- learning rates and batch sizes from the noise scale ---
 
 
 def optimal_rate(batch: ArrayLike, noise_scale: ArrayLike, rate_max: ArrayLike) -> Array:
-    """The learning rate of the best single step at `batch`: rate_max / (1 + B_noise / B), eq. 2.6.
+    """The optimal learning rate of a single step at `batch`: rate_max / (1 + B_noise / B), eq. 2.6.
 
-    The best improvement of the loss depends on the batch by the same factor, eq. 2.7. Arrays
+    The optimal decrease of the loss depends on the batch by the same factor, eq. 2.7. Arrays
     broadcast. `noise_exact.HessianNoise.rate_max` is the rate at an unlimited batch.
     """
     return central_rate(batch, rate_max, noise_scale)
@@ -372,16 +376,16 @@ def adaptive_batch(noise_scale: float, r: float, smallest: int = 1, largest: int
 
 
 def gamma(noise_scales: ArrayLike, s: ArrayLike) -> float:
-    """What an adaptive batch size can save, eq. D.4-D.5: 1 nothing, towards 0 much.
+    """Potential saving of an adaptive batch size, eq. D.4-D.5: 1 for none, near 0 for a large one.
 
     gamma = (int sqrt(B) ds)^2 / (S_min E_min), S_min = int ds, E_min = int B ds, by the trapezoidal
-    rule. The adaptive front is (S / S_min - 1) (E / E_min - 1) = gamma; the one of fixed sizes has
-    1 in its place.
+    rule. The adaptive front is (S / S_min - 1) (E / E_min - 1) = gamma; for fixed batch sizes the
+    right-hand side is 1.
 
     Args:
       noise_scales: [n] noise scale B, positive.
-      s: [n] progress, the steps that an unlimited batch would have taken, increasing. In a run at
-        batch size b, ds = dS / (1 + B / b).
+      s: [n] progress, in steps of an unlimited batch, increasing. In a run at batch size b,
+        ds = dS / (1 + B / b).
 
     Raises:
       UserError: fewer than two points, lengths differ, s does not increase, or a noise scale is
@@ -390,8 +394,8 @@ def gamma(noise_scales: ArrayLike, s: ArrayLike) -> float:
     noise_scales, s = (np.asarray(a, float).ravel() for a in (noise_scales, s))
     if noise_scales.size != s.size or s.size < 2:
         raise UserError(
-            f"There are {noise_scales.size} noise scales at {s.size} points of progress; there "
-            "must be as many of the one as of the other, and at least two."
+            f"There are {noise_scales.size} noise scales at {s.size} points of progress; pass "
+            "equal numbers of both, at least two."
         )
     if not (np.all(np.diff(s) > 0) and np.all(noise_scales > 0)):
         raise UserError("Progress must increase and noise scales be positive at every point.")
@@ -407,8 +411,8 @@ def _pairs(grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike) -> Array:
     rows = [np.asarray(a, float).ravel() for a in (grad_sq_norms, grad_variance_traces)]
     if rows[0].size != rows[1].size:
         raise UserError(
-            f"There are {rows[0].size} estimates of |G|^2 and {rows[1].size} of tr(Sigma); they "
-            "come in pairs."
+            f"There are {rows[0].size} estimates of |G|^2 and {rows[1].size} of tr(Sigma); pass "
+            "them in pairs."
         )
     return np.stack(rows)
 
@@ -416,8 +420,8 @@ def _pairs(grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike) -> Array:
 def _covariance(pairs: Array) -> tuple[Array, float]:
     """Covariance [2, 2] of the means of `pairs` [2, n], and its degrees of freedom.
 
-    From differences of successive block means (von Neumann 1941): (2/3) of the degrees of freedom
-    of the deviations from one overall mean, and a trend counts only for what it does between
+    From differences of successive block means (von Neumann 1941), with 2/3 of the degrees of
+    freedom of deviations from the overall mean; a trend contributes only its change between
     neighbours.
     """
     count = pairs.shape[1]
@@ -425,26 +429,26 @@ def _covariance(pairs: Array) -> tuple[Array, float]:
     starts = np.arange(blocks) * count // blocks
     sizes = np.diff(starts, append=count)
     means = np.add.reduceat(pairs, starts, axis=1) / sizes
-    # Each with the variance of one measurement, whatever the sizes of its two blocks.
+    # Normalised to the variance of one measurement, for any two block sizes.
     steps = np.diff(means) / np.sqrt(1 / sizes[1:] + 1 / sizes[:-1])
     covariance = steps @ steps.T / (blocks - 1) / count
-    # Exact for two moments of normal noise: the variance of the sum of squared differences.
+    # Matches the first two moments of the sum of squared differences under normal noise.
     return covariance, 2 * (blocks - 1) ** 2 / (3 * blocks - 4)
 
 
 def _fieller(
-    top: float, bottom: float, covariance: Array, freedom: float, confidence: float
+    top: float, bottom: float, covariance: Array, dof: float, confidence: float
 ) -> tuple[float | None, float | None]:
-    """Interval of the ratio of two means, as far as it is positive; None where unbounded.
+    """The positive part of the interval of a ratio of two means; None where unbounded.
 
-    `covariance` is that of (bottom, top). The ratios r in question have (top - r bottom)^2 <= t^2
+    `covariance` is that of (bottom, top). The interval has (top - r bottom)^2 <= t^2
     Var(top - r bottom): a quadratic a r^2 - 2 b r + c <= 0, with a > 0 if and only if `bottom`
-    differs from zero. Its roots are c / q and q / a (Fieller 1954).
+    differs significantly from zero. Its roots are c / q and q / a (Fieller 1954).
     """
-    t = stats.t.ppf((1 + confidence) / 2, freedom)
+    t = scipy.stats.t.ppf((1 + confidence) / 2, dof)
     means = np.array([bottom, top])
     (a, b), (_, c) = np.outer(means, means) - t**2 * covariance
     q = b + math.sqrt(max(b * b - a * c, 0.0))
-    if q <= 0 or bottom <= 0 < a:  # one is below zero for certain: no positive ratio fits
+    if q <= 0 or bottom <= 0 < a:  # one is significantly negative: the interval is not positive
         return None, None
     return (float(c / q) if c > 0 else None), (float(q / a) if a > 0 else None)

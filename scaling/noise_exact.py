@@ -1,7 +1,6 @@
 """The gradient noise scale from the gradient of every example, for small models and sets.
 
-McCandlish et al. 2018 (arXiv:1812.06162); the notation is that of `scaling.noise`. Apart from it
-because this needs JAX, and the rest is read where there may be none.
+McCandlish et al. 2018 (arXiv:1812.06162); notation as in `scaling.noise`, which does not need JAX.
 """
 
 import dataclasses
@@ -23,9 +22,9 @@ Loss = Callable[[Any, Any], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Of the gradients of all N examples of a set, the population of the moments.
+    """Population moments of the gradients of all N examples of a set.
 
-    `estimate` agrees with them on batches drawn with replacement; without, see there.
+    `noise.estimate` is unbiased for them on batches drawn with replacement; without, see there.
     """
 
     grad_sq_norm: float  # |G|^2 of the mean gradient
@@ -35,10 +34,10 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class HessianNoise:
-    """B_noise and what it is made of."""
+    """B_noise and its parts."""
 
     noise_scale: float | None  # in examples; None unless numerator and denominator are positive
-    standard_error: float | None  # of noise_scale, from the samples; None where it is exact
+    standard_error: float | None  # of noise_scale, from the samples; None if exact
     hessian_variance_trace: float  # tr(H Sigma)
     gradient_curvature: float  # G^T H G
     rate_max: float | None  # |G|^2 / (G^T H G), eq. 2.6; None where the curvature is not positive
@@ -49,12 +48,12 @@ def per_example_moments(loss: Loss, params: Any, examples: Any, batch: int = 256
     """|G|^2 and tr(Sigma) = E|g_i - G|^2 from the gradient g_i of every example.
 
     Two passes: G first, then the deviations from it. E|g_i|^2 - |G|^2 would lose tr(Sigma) to
-    rounding where it is small beside |G|^2. Sums over batches are in float64.
+    rounding where it is small relative to |G|^2. Sums over batches are in float64.
 
     Costs two gradients per example, and memory for `batch` gradients of all parameters.
 
     Args:
-      loss: (params, example) -> scalar, of one example.
+      loss: (params, example) -> scalar.
       params: any tree of arrays.
       examples: a tree of arrays [N, ...].
       batch: examples at a time; N need not be a multiple.
@@ -79,17 +78,17 @@ def hessian_noise_scale(
 ) -> HessianNoise:
     """B_noise = tr(H Sigma) / (G^T H G), eq. 2.8, H the Hessian of the mean loss of all examples.
 
-    tr(H Sigma) is the mean of z^T H z over z with covariance Sigma, by Hessian-vector products. All
-    deviations z = g_i - G give it exactly, at a cost that grows with N^2: N products, each over all
-    examples, about 4 N^2 gradients. With `samples`, each z is a random mix N^-1/2 sum_i r_i
-    (g_i - G), r_i = 1 or -1; that costs 4 N gradients per sample, and N for every `batch` of them.
+    tr(H Sigma) is the mean of z^T H z over z with covariance Sigma, by Hessian-vector products.
+    Averaging over all deviations z = g_i - G is exact and costs N products over all examples, about
+    4 N^2 gradients. With `samples`, each z is a random combination N^-1/2 sum_i r_i (g_i - G),
+    r_i = 1 or -1; that costs 4 N gradients per sample, and N for every `batch` of them.
 
-    Memory is for 2 `batch` gradients of all parameters, and N numbers for each sample.
+    Memory: 2 `batch` gradients of all parameters, and N numbers per sample.
 
     Args:
       loss, params, examples, batch: as for `per_example_moments`.
-      samples: number of random mixes, at least 2; None for the exact trace.
-      key: random key of the signs; needed with `samples`.
+      samples: number of random combinations, at least 2; None for the exact trace.
+      key: random key of the signs; required with `samples`.
 
     Raises:
       UserError: as for `per_example_moments`; or `samples` is below 2 or has no key.
@@ -105,7 +104,7 @@ def hessian_noise_scale(
         directions = (rows for rows, _ in exact.deviations(mean))
     else:
         directions = exact.mixes(mean, _signs(key, samples, exact.count))
-    values = np.concatenate([exact.curvatures(some) for some in directions])
+    values = np.concatenate([exact.curvatures(rows) for rows in directions])
     trace, error = float(values.mean()), None
     curvature, grad_sq_norm = float(exact.curvatures(mean[None])[0]), float(mean @ mean)
     if samples is not None and curvature > 0:
@@ -122,7 +121,7 @@ def hessian_noise_scale(
 
 
 class _Exact:
-    """Gradients and curvatures over all examples, batch by batch, parameters as one vector [P].
+    """Gradients and curvatures over all examples, by batches, with parameters as one vector [P].
 
     Sums over batches are in float64, on the host.
     """
@@ -144,8 +143,8 @@ class _Exact:
             return rows, jnp.square(rows).sum(1)
 
         def curvature(vector, chunk, direction):
-            # Forward over reverse, because a function with a gradient of its own
-            # (`jax.custom_vjp`) has no forward derivative until it is differentiated.
+            # Forward over reverse: a `jax.custom_vjp` function has no forward derivative, its
+            # gradient has.
             gradient = lambda vector: jax.grad(together)(vector, chunk)
             direction = direction.astype(vector.dtype)
             return dot(direction, jax.jvp(gradient, (vector,), (direction,))[1])
@@ -161,22 +160,22 @@ class _Exact:
         return total / self.count
 
     def deviations(self, mean: Array) -> Iterator[tuple[jax.Array, Array]]:
-        """(g_i - G, [batch, P]; the squared norm of each, [batch]) of batch after batch."""
+        """(g_i - G, [batch, P]; the squared norm of each, [batch]) of each batch."""
         for start in self._starts():
             rows, squares = self._deviations(self._params, self._take(start), mean)
             yield rows, np.asarray(squares, float)
 
     def mixes(self, mean: Array, signs: NDArray) -> Iterator[Array]:
-        """N^-1/2 sum_i signs_i (g_i - G), [batch, P] for so many rows of signs [samples, N]."""
+        """N^-1/2 sum_i signs_i (g_i - G), [batch, P] per `batch` rows of signs [samples, N]."""
         for first in range(0, len(signs), self._batch):
-            some = signs[first : first + self._batch]
-            total = np.zeros((len(some), self._params.size))
+            chunk = signs[first : first + self._batch]
+            total = np.zeros((len(chunk), self._params.size))
             for start, (rows, _) in zip(self._starts(), self.deviations(mean), strict=True):
-                total += np.asarray(self._dot(some[:, start : start + self._batch], rows))
+                total += np.asarray(self._dot(chunk[:, start : start + self._batch], rows))
             yield total / math.sqrt(self.count)
 
     def curvatures(self, directions: ArrayLike) -> Array:
-        """z^T H z of every z, [K] of [K, P]."""
+        """z^T H z for each row z of [K, P], [K]."""
         total = np.zeros(len(directions))
         for start in self._starts():
             chunk = self._take(start)
@@ -199,7 +198,7 @@ def _count(leaves: Sequence[Any], batch: int) -> int:
     counts = sorted({len(leaf) for leaf in leaves})
     if len(counts) != 1 or counts[0] == 0:
         raise UserError(
-            f"The arrays of the examples have the lengths {counts}; they need one in common, "
-            "above zero."
+            f"The arrays of the examples have the lengths {counts}; pass arrays of one positive "
+            "length."
         )
     return counts[0]

@@ -1,7 +1,7 @@
-"""Comparing two recipes that ran under the same seeds. Plain numbers only.
+"""Paired comparison of two recipes under the same seeds, without JAX.
 
-A seed fixes the initial weights and the order of examples of both, so what they have in common
-cancels in the difference: the test is Student's on the differences, seed by seed.
+A seed fixes the initial weights and the order of examples of both, so the variation they share
+cancels in the differences, to which Student's t test is applied.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Paired:
     """The mean of second - first over the pairs in which both have a value.
 
     Attributes:
-      low, high: the interval of the mean at `level`.
+      low, high: interval of the mean at `level`.
       p: two-sided, of no difference in the mean.
 
-    All three are None from fewer than two pairs, and where all differences are equal, for then
-    there is no spread to judge by: errors are multiples of 1 / n, a few easily alike by chance.
+    All three are None for fewer than two pairs, and where all differences are equal: errors are
+    multiples of 1 / n, so a few may be equal by chance, and would have no spread.
     """
 
     pairs: int
@@ -34,39 +34,39 @@ class Paired:
 def paired(
     first: Sequence[float | None], second: Sequence[float | None], level: float = 0.95
 ) -> Paired:
-    """Student's paired test. Values are matched by place; a pair that lacks one is left out."""
+    """Student's paired t test. Values are matched by index; incomplete pairs are left out."""
     both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not both:
         return Paired(0, None, None, None, None)
     a, b = np.asarray(both, float).T
     differences = b - a
     mean, count = float(differences.mean()), len(both)
-    error = float(stats.sem(differences)) if count > 1 else 0.0
+    error = float(scipy.stats.sem(differences)) if count > 1 else 0.0
     if error <= 1e-9 * float(np.abs(a).max() + np.abs(b).max()):
         return Paired(count, mean, None, None, None)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * error
+    p = float(2 * scipy.stats.t.sf(abs(mean) / error, count - 1))
     return Paired(count, mean, mean - half, mean + half, p)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values adjusted for being the smallest of several (Holm 1979); None stays None.
+    """p values adjusted for multiple comparisons (Holm 1979); None stays None.
 
-    The i-th smallest of n is multiplied by n - i + 1; none becomes smaller than one before it.
+    The i-th smallest of n is multiplied by n - i + 1, then made at least the one before it.
     """
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    ascending = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     least = 0.0
-    for rank, (p, place) in enumerate(known):
-        least = max(least, min(1.0, p * (len(known) - rank)))
-        adjusted[place] = least
+    for rank, (p, i) in enumerate(ascending):
+        least = max(least, min(1.0, p * (len(ascending) - rank)))
+        adjusted[i] = least
     return adjusted
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation (n - 1) of the values there are; None where too few are."""
-    known = [value for value in values if value is not None]
-    if not known:
+    """Mean and standard deviation (n - 1), ignoring None; None where there are too few values."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return None, None
-    mean = math.fsum(known) / len(known)
-    return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
+    mean = math.fsum(numbers) / len(numbers)
+    return mean, float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None

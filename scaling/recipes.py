@@ -1,13 +1,12 @@
 """Recipes for large batches: named pieces, joined by "+", that change a config.
 
 `linear+warmup` is Goyal 2017's, `sqrt+gbn+adapt` Hoffer 2017's, `lars+warmup+poly` You 2017's. A
-config describes training at the small batch, `optim.base_batch`; a recipe says what changes at
-`global_batch`. `PIECES` documents each piece with its paper, and `recipes.pieces` of a config adds
-more or replaces these. The order in which a name lists them says nothing.
+config describes training at the small batch, `optim.base_batch`; a recipe changes it for
+`global_batch`. `PIECES` documents each piece with its paper; `recipes.pieces` of a config adds or
+replaces pieces. Their order in a name has no effect.
 
-At the base batch most recipes come to the same: a rule scales nothing there, nothing is warmed up
-to, and a ghost batch is the batch. `apply` writes such configs the same way, so that a study
-measures them once.
+At the base batch most recipes are identical: no rate is scaled or warmed up, and a ghost batch is
+the batch. `apply` gives identical recipes equal configs, so that a study measures them once.
 """
 
 import re
@@ -21,26 +20,26 @@ from scaling.errors import UserError, look_up
 Change = Callable[[ConfigDict, int], None]  # changes a config; train_size is the second argument
 
 # Defaults of `recipes.rates`. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others are
-# their papers' or their authors' customary values. Places to start from, not tuned ones.
+# customary values of the papers or their authors. Starting points, not tuned.
 RATES = {"lars": 2.0, "lamb": 2e-3, "novograd": 0.01, "adamw": 1e-3, "muon": 0.02}
 OPTIMIZERS = {
-    "lars": "LARS, a rate for every layer (You 2017, eq. 6).",
-    "larc": "LARC, LARS that may only lower the rate (Kurth 2018).",
-    "lamb": "LAMB, LARS's ratio on Adam's step (You 2019).",
-    "novograd": "NovoGrad, a second moment per layer (Ginsburg 2019).",
+    "lars": "LARS, layer-wise learning rates (You 2017, eq. 6).",
+    "larc": "LARC, LARS clipped at the learning rate (Kurth 2018).",
+    "lamb": "LAMB, layer-wise trust ratios on Adam's step (You 2019).",
+    "novograd": "NovoGrad, layer-wise second moments (Ginsburg 2019).",
     "adamw": "Adam with decoupled decay (Loshchilov and Hutter 2019).",
     "muon": "Muon, orthogonalised momentum (Jordan 2024).",
 }
-# In these, momentum and weight decay are SGD's, and the config's own stay.
+# Optimizers that keep the momentum and weight decay of the config, which are those of SGD.
 COUPLED = ("lars", "larc")
-# Pieces of which a recipe has one at most.
+# Mutually exclusive pieces.
 RIVALS = (tuple(OPTIMIZERS), ("naive", "linear", "sqrt"), ("warmup", "constant_warmup"))
-# What a piece of one's own may not change: what the study compares at, and with which seeds.
+# Keys that all recipes of a study share, which a piece of `recipes.pieces` may not change.
 FIXED = ("study", "seed", "global_batch", "batch_sizes", "data", "recipes")
 
 
 def _naive(c, train_size):
-    """The small batch's learning rate, kept."""
+    """The learning rate of the small batch, unchanged."""
 
 
 def _linear(c, train_size):
@@ -54,9 +53,9 @@ def _sqrt(c, train_size):
 
 
 def _warmup(c, train_size, shape="gradual"):
-    """Gradual warmup over `recipes.warmup` from the base batch's rate (Goyal 2017, section 2.2);
-    where no rule scales the rate, from B_base / B of it, as if the linear rule had. None up to the
-    base batch."""
+    """Gradual warmup over `recipes.warmup` from the rate of the base batch (Goyal 2017, section
+    2.2); where no rule scales the rate, from B_base / B times the rate. None up to the base
+    batch."""
     if c.global_batch <= c.optim.base_batch:
         return
     c.schedule.warmup, c.schedule.warmup_shape = c.recipes.warmup, shape
@@ -66,7 +65,7 @@ def _warmup(c, train_size, shape="gradual"):
 
 
 def _constant_warmup(c, train_size):
-    """As `warmup`, but the rate stays where that starts from (Goyal 2017, Table 1)."""
+    """As `warmup`, but constant at its initial rate (Goyal 2017, Table 1)."""
     _warmup(c, train_size, shape="constant")
 
 
@@ -78,7 +77,7 @@ def _poly(c, train_size):
 
 
 def _optimizer(name):
-    """The piece that trains with another optimizer, at a learning rate of its own."""
+    """The piece that trains with another optimizer, at its rate of `recipes.rates`."""
 
     def change(c, train_size):
         for key in ("trust_coefficient", "fallback", "b1", "b2", "eps"):
@@ -97,19 +96,19 @@ def _gbn(c, train_size):
     if c.model.get("norm") not in ("batch", "ghost"):
         raise UserError(
             f"The recipe piece 'gbn' changes batch norm, and model.norm is "
-            f"{c.model.get('norm')!r}; set it to 'batch' or leave the piece out."
+            f"{c.model.get('norm')!r}; set it to 'batch' or drop the piece."
         )
     c.model.norm, c.model.ghost_batch = "ghost", c.optim.base_batch
 
 
 def _zero_gamma(c, train_size):
-    """The last norm scale of every residual block starts at 0 (Goyal 2017, section 5.1)."""
+    """The last norm scale of every residual block initialised at 0 (Goyal 2017, section 5.1)."""
     normed = c.model.get("norm", "none") != "none" and not c.model.get("preactivation")
     if "zero_init_residual" not in c.model or not normed:
         raise UserError(
-            "The recipe piece 'zero_gamma' is of residual networks whose blocks end in a norm, and "
+            "The recipe piece 'zero_gamma' needs residual blocks that end in a norm, and "
             f"model is {c.model.name}(norm={c.model.get('norm')!r}, "
-            f"preactivation={c.model.get('preactivation')}); leave the piece out."
+            f"preactivation={c.model.get('preactivation')}); drop the piece."
         )
     c.model.zero_init_residual = True
 
@@ -120,20 +119,20 @@ def _smoothing(c, train_size):
 
 
 def _clip(c, train_size):
-    """Gradients of a norm above 5 are scaled down to it (Hoffer 2017's code)."""
+    """Gradients clipped to norm 5 (Hoffer 2017's code)."""
     c.optim.max_grad_norm = 5.0
 
 
 def _noise(c, train_size):
     """Each example's gradient times z ~ N(1, sigma^2), sigma^2 = B / B_base - 1 (Hoffer 2017,
-    section 4: sigma^2 in proportion to B). The gradients' second moment over the batch then weighs
-    in the update's covariance as at the base batch: (1 + sigma^2) / B = 1 / B_base."""
+    section 4: sigma^2 in proportion to B). The second moment of the gradients then contributes to
+    the covariance of the update as at the base batch: (1 + sigma^2) / B = 1 / B_base."""
     c.loss.gradient_noise = max(0.0, c.global_batch / c.optim.base_batch - 1.0)
 
 
 def _adapt(c, train_size):
-    """Regime adaptation (Hoffer 2017, section 6): every phase of e epochs lasts e B / B_base, so
-    that there are as many updates as at the base batch."""
+    """Regime adaptation (Hoffer 2017, section 6): e epochs become e B / B_base, for as many updates
+    as at the base batch."""
     if c.global_batch == c.optim.base_batch:
         return
     steps = lambda d: f"{durations.to_steps(d, c.optim.base_batch, train_size)} steps"
@@ -160,22 +159,22 @@ PIECES: dict[str, Change] = {
 
 
 def apply(config: ConfigDict, recipe: str, train_size: int) -> ConfigDict:
-    """A copy of the config, changed by a recipe at its global batch.
+    """A copy of the config, changed by a recipe for its global batch.
 
     Args:
       recipe: pieces joined by "+".
-      train_size: examples in the training set; `adapt` needs it.
+      train_size: examples in the training set, for `adapt`.
 
     Raises:
-      UserError: an unknown piece, one that is named twice or beside a rival, one that the model
-        cannot have, or one of the config's own that sets what is not there.
+      UserError: an unknown, repeated or mutually exclusive piece, one that does not apply to the
+        model, or one of `recipes.pieces` that sets a key that does not exist.
     """
     c = config.copy_and_resolve_references()
     own, pieces = c.recipes.pieces, recipe.split("+")
     for piece in pieces:
         look_up("recipe piece", piece, {**PIECES, **own})
         if pieces.count(piece) > 1:
-            raise UserError(f"The recipe {recipe!r} names {piece!r} twice; name each piece once.")
+            raise UserError(f"The recipe {recipe!r} has {piece!r} twice; use each piece once.")
     for rivals in RIVALS:
         named = [piece for piece in pieces if piece in rivals and piece not in own]
         if len(named) > 1:
@@ -185,37 +184,37 @@ def apply(config: ConfigDict, recipe: str, train_size: int) -> ConfigDict:
             _apply_own(c, piece, own[piece])
         else:
             PIECES[piece](c, train_size)
-    return _written_alike(c)
+    return _canonical(c)
 
 
 def _apply_own(c, name, changes):
-    """A piece of the config's own."""
-    told = f"recipes.pieces has {name!r}"
+    """A piece of `recipes.pieces`."""
+    where = f"recipes.pieces has {name!r}"
     if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{told}; name it by letters, digits, '_', '-' and '.'.")
+        raise UserError(f"{where}; use letters, digits, '_', '-' and '.' in the name.")
     if not isinstance(changes, ConfigDict | dict):
-        raise UserError(f'{told}: {changes!r}; write sections, {{"optim": {{"base_lr": 0.5}}}}.')
+        raise UserError(f'{where}: {changes!r}; write sections, {{"optim": {{"base_lr": 0.5}}}}.')
     for key in changes:
         if key in FIXED:
-            raise UserError(f"{told}, which sets {key!r}: all recipes share it; leave it out.")
+            raise UserError(f"{where}, which sets {key!r}: all recipes share it; remove it.")
     try:
         c.lock()  # no new keys
         c.update_from_flattened_dict(_flat(changes))
         c.unlock()
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0].strip("'\"")
-        raise UserError(f"{told}, which cannot be set: {reason.rstrip('.')}.") from None
+        raise UserError(f"{where}, which cannot be set: {reason.rstrip('.')}.") from None
 
 
 def _rank(piece):
-    """Optimizers first, for a warmup starts from their rate; `adapt` last, for it stretches all."""
+    """Optimizers first: a warmup starts from their rate; `adapt` last: it scales all durations."""
     if piece in OPTIMIZERS:
         return 0
     return {"warmup": 2, "constant_warmup": 2, "adapt": 3}.get(piece, 1)
 
 
-def _written_alike(c):
-    """One form for what is the same."""
+def _canonical(c):
+    """Identical recipes in one form."""
     if c.global_batch == c.optim.base_batch:
         c.optim.scaling_rule = "none"
     if c.model.get("norm") == "ghost" and (c.model.ghost_batch or 0) >= c.global_batch:
@@ -224,7 +223,7 @@ def _written_alike(c):
 
 
 def settings(config: ConfigDict, changed: ConfigDict) -> dict[str, object]:
-    """The keys in which a recipe's config differs, "section.key" -> value."""
+    """The keys that a recipe changed, "section.key" -> value."""
     before, after = _flat(config), _flat(changed)
     return {
         key: value

@@ -30,12 +30,12 @@ import numpy as np
 
 from scaling.config import differences, without_logistics
 from scaling.errors import UserError
-from scaling.files import write_atomically, write_error
+from scaling.files import json_text, write_atomically, write_error
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
 
 
-def _says_what_to_do(method):
+def _write_errors(method):
     """Turn a failed write into the one sentence that a user needs."""
 
     @functools.wraps(method)
@@ -79,7 +79,7 @@ class RunDir:
         self._lock = None
         self._metrics = None
 
-    @_says_what_to_do
+    @_write_errors
     def __enter__(self) -> "RunDir":
         self.path.mkdir(parents=True, exist_ok=True)
         # The kernel drops the lock with the process, however it ends.
@@ -114,7 +114,7 @@ class RunDir:
         """What an earlier launch resolved the config to, or None."""
         return self._read("resolved.json")
 
-    @_says_what_to_do
+    @_write_errors
     def continues(self, config: dict[str, Any], goes_on: GoesOn | None = None) -> bool:
         """Whether this is a longer run than an earlier launch recorded here. Writes nothing.
 
@@ -138,7 +138,7 @@ class RunDir:
             )
         return False
 
-    @_says_what_to_do
+    @_write_errors
     def begin(self, config: dict[str, Any], goes_on: GoesOn | None = None) -> None:
         """Record the config, or that the run here becomes a longer one; see `continues`."""
         if self.continues(config, goes_on):
@@ -147,7 +147,7 @@ class RunDir:
         if self._read("config.json") != _as_json(config):
             self._write("config.json", _as_json(config))
 
-    @_says_what_to_do
+    @_write_errors
     def resolve(self, resolved: dict[str, Any]) -> None:
         """Record what the config came to on these devices."""
         self._write("resolved.json", resolved)
@@ -159,34 +159,7 @@ class RunDir:
         launch = provenance() | {"devices": resolved["devices"]}
         self.resolve(resolved | {"launches": [*before, launch]})
 
-    @_says_what_to_do
-    def rewind(self, step: int, eval_every: int = 1) -> None:
-        """Drop the metrics after `step`, and those of the end of a run, which are written again:
-        of the test split, and of a validation that is not at a multiple of `eval_every`.
-
-        Raises:
-          UserError: a step up to `step` is missing, as after a power failure.
-        """
-        path = self.path / "metrics.jsonl"
-        kept, trained = [], 0
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the write that a kill cut short
-                of_end = row["split"] == "validation" and row["step"] % eval_every
-                if row["step"] <= step and row["split"] != "test" and not of_end:
-                    kept.append(line + "\n")
-                    trained += row["split"] == "train"
-        if trained != step:
-            raise UserError(
-                f"{path} holds {trained:,} of the {step:,} steps before the checkpoint; delete "
-                f"{self.path} to start this run anew."
-            )
-        self._rewrite(kept)
-
-    @_says_what_to_do
+    @_write_errors
     def truncate(self, lines: int) -> None:
         """Keep the first `lines` lines of the metrics: what follows is written again.
 
@@ -200,49 +173,49 @@ class RunDir:
                 f"{path} holds {len(kept):,} of the {lines:,} lines before the checkpoint; delete "
                 f"{self.path} to start this run anew."
             )
-        self._rewrite(kept)
-
-    def _rewrite(self, lines):
-        """Make `lines` all there is in metrics.jsonl; more are added after them."""
         if self._metrics:
             self._metrics.close()
-        path = self.path / "metrics.jsonl"
-        write_atomically(path, "".join(lines))
+        write_atomically(path, "".join(kept))
         self._metrics = open(path, "a")  # noqa: SIM115
 
-    @_says_what_to_do
-    def keep(self, name: str, content: Any) -> None:
+    def rows(self, split: str, first: int = 0, last: int | None = None) -> list[dict[str, Any]]:
+        """The rows of a split among lines `first` to `last` of the metrics."""
+        lines = (self.path / "metrics.jsonl").read_text().splitlines()[first:last]
+        return [json.loads(line) for line in lines if f'"split":"{split}"' in line]
+
+    @_write_errors
+    def save_json(self, name: str, content: Any) -> None:
         """Write `content` as NAME.json, in one piece."""
         self._write(f"{name}.json", content)
 
-    def kept(self, name: str) -> Any | None:
-        """What `keep` wrote under that name, or None."""
+    def load_json(self, name: str) -> Any | None:
+        """What `save_json` wrote under that name, or None."""
         return self._read(f"{name}.json")
 
-    @_says_what_to_do
-    def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    @_write_errors
+    def save_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Write arrays as NAME.npz, in one piece."""
         content = io.BytesIO()
         np.savez(content, **arrays)
         write_atomically(self.path / f"{name}.npz", content.getvalue())
 
-    def kept_arrays(self, name: str) -> dict[str, np.ndarray]:
-        """What `keep_arrays` wrote under that name."""
+    def load_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What `save_arrays` wrote under that name."""
         with np.load(self.path / f"{name}.npz") as arrays:
             return dict(arrays)
 
-    @_says_what_to_do
+    @_write_errors
     def append(self, lines: str) -> None:
         """Add whole lines to metrics.jsonl; they are with the operating system on return."""
         self._metrics.write(lines)
         self._metrics.flush()
 
-    @_says_what_to_do
+    @_write_errors
     def sync(self) -> None:
         """Return when the metrics are on disk: a checkpoint must never be ahead of them."""
         os.fsync(self._metrics.fileno())
 
-    @_says_what_to_do
+    @_write_errors
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json; the point is finished once it stands."""
         if self._metrics:
@@ -262,8 +235,7 @@ class RunDir:
             ) from None
 
     def _write(self, name, content):
-        text = json.dumps(content, indent=2, allow_nan=False)
-        write_atomically(self.path / name, text + "\n")
+        write_atomically(self.path / name, json_text(content) + "\n")
 
 
 def _as_json(config):
@@ -320,15 +292,18 @@ _NOT_FINITE = re.compile(r"-?\b(?:nan|inf)\b")
 
 
 def _command():
-    """As the user would give it: a worker's says at its end that it is one."""
-    return sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
+    """As the user would give it: a worker's ends with a word that says it is one."""
+    program, *arguments = sys.argv[:-1] if sys.argv[-1] == "--worker" else sys.argv
+    name = Path(program).name
+    begin = [name] if name == "scaling" else ["python", program]
+    return shlex.join([*begin, *arguments])
 
 
 def provenance() -> dict[str, Any]:
     """Where a result comes from: code, packages, machine, command."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *_command()]),
+        "command": _command(),
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -1,4 +1,4 @@
-"""What a model is trained to do: losses and metrics, example by example."""
+"""Training tasks: per-example losses and metrics."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Classification:
 
         Args:
           batch: {"image": [N, H, W, C], "label": [N]}.
-          positions: [N], what names the examples of the global batch (keys dropout).
+          positions: [N] indices in the global batch (dropout keys depend on them).
           key: of this update.
           hparams: "label_smoothing" s: the target is 1 - s on the true class and s / (K - 1) on
             each of the others (Shallue 2018).
@@ -71,9 +71,8 @@ class Classification:
 def _classification(logits, labels, smoothing):
     classes = logits.shape[-1]
     target = jax.nn.one_hot(labels, classes)
-    # (1 - s) on the true class and s / (K - 1) elsewhere, s possibly traced.
     target = target * (1.0 - smoothing) + (1.0 - target) * smoothing / (classes - 1)
-    # The largest of logits that are not numbers is the first, which may be the right one.
+    # argmax of NaN logits is the first class, which may be the correct one.
     wrong = (logits.argmax(-1) != labels) | ~jnp.isfinite(logits).all(-1)
     return {
         "loss": optax.softmax_cross_entropy(logits, target),

@@ -1,5 +1,7 @@
 """Eight simulated devices for every test, and a cache of compiled programs between them.
 
+Where no file is named, tests run in a process per core, file by file.
+
 And small TFDS directories of array_record files, written without TensorFlow.
 """
 
@@ -13,8 +15,11 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    + " --xla_backend_optimization_level=0"  # most of the time is compilation
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["PJRT_NPROC"] = "1"  # the other cores have processes of their own
 CACHE = os.path.join(tempfile.gettempdir(), f"scaling-tests-{os.getuid()}")
 os.environ["SCALING_CACHE_DIR"] = CACHE
 
@@ -22,9 +27,16 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from scaling.data import sources  # noqa: E402
+from scaling.models import cnn  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker takes seconds to start, and has eight devices: none for a few tests."""
+    named = any(".py" in argument for argument in config.args)
+    return 0 if named else min(os.cpu_count(), 8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,6 +45,13 @@ def _let_go_of_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def tiny_cnn(monkeypatch):
+    """A config of a convolutional net that compiles and trains fast."""
+    monkeypatch.setitem(cnn.SIZES, "tiny", (4, 4, 16))
+    return {"name": "simple_cnn", "size": "tiny"}
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from scaling.batch import BatchPlan, largest_that_fits, plan_by_hand, plans
+from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.errors import UserError
 
 
@@ -52,22 +52,3 @@ def test_by_hand():
     assert plan_by_hand(96, 2, 12).per_device_batch == 48
     with pytest.raises(UserError, match=r"Microbatch 10 .* are 12 and 8"):
         plan_by_hand(96, 2, 10)
-
-
-def test_the_largest_microbatch_that_fits():
-    layouts = plans(1024, 1)
-    asked = []
-
-    def step_bytes(plan):
-        asked.append(plan.micro_batch)
-        return 100 * plan.micro_batch + 1000
-
-    for limit in (10**9, 10**5, 5000, 1100):
-        asked.clear()
-        best = largest_that_fits(layouts, step_bytes, limit)
-        fitting = [p for p in layouts if 100 * p.micro_batch + 1000 <= limit]
-        assert best == fitting[0]
-        assert len(asked) <= 6
-    assert asked[0] == 1024  # the usual case costs one compilation
-    with pytest.raises(UserError, match="microbatch of 1 needs"):
-        largest_that_fits(layouts, step_bytes, 1000)

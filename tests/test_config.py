@@ -7,7 +7,8 @@ from mutations import tiny
 from configs import resnet
 from scaling.config import checked, default_config, differences
 from scaling.errors import UserError
-from scaling.studies import STUDIES, points_of, run_study
+from scaling.studies import STUDIES
+from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import batch_name
 from scaling.train.point import resolve
 
@@ -75,7 +76,7 @@ def test_unknown_and_missing_keys():
     c = default_config()
     del c["optim"]
     c.optim = 3
-    with pytest.raises(UserError, match="'optim' must hold keys"):
+    with pytest.raises(UserError, match="'optim' must be a section"):
         checked(c)
 
 

@@ -1,24 +1,31 @@
 """Crossings against written-out answers."""
 
-import dataclasses
 import itertools
-import json
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from scaling.crossings import Curve, constant_metrics, fewest_of, first_crossing, next_evaluation
+from scaling.crossings import (
+    History,
+    constant_metrics,
+    fewest_of,
+    first_crossing,
+    next_evaluation,
+)
 
 
-def curve(*metrics, goal=0.5, steps=None):
-    """A curve of evaluations at steps 0, 1, 2... or `steps`; None stands for a trial that died."""
-    added = Curve()
+def history(*metrics, steps=None):
+    """Of evaluations at steps 0, 1, 2... or `steps`; None stands for a trial that died."""
+    added = History()
     for step, metric in zip(steps or range(len(metrics)), metrics, strict=True):
-        alive = metric is not None
-        added.add(step, metric if alive else math.nan, 1.0 / (step + 1), alive, goal)
+        added.add({"step": step, "error": metric, "loss": metric})
     return added
+
+
+def crossing(*metrics, goal=0.5):
+    return history(*metrics).crossing("error", goal)
 
 
 # ---- The grid ----
@@ -79,50 +86,36 @@ def test_the_grid_far_out():
 
 
 def test_reached_is_strictly_below_the_goal_and_the_first_time_counts():
-    assert curve(0.9, 0.5).crossed is None
-    assert curve(0.9, 0.5, 0.49, 0.6, 0.3).crossed == 2
-    assert curve(0.1).crossed == 0
+    assert crossing(0.9, 0.5) is None
+    assert crossing(0.9, 0.5, 0.49, 0.6, 0.3) == (1, 2)
+    assert crossing(0.1) == (0, 0)
 
 
 def test_what_is_known_of_a_trial():
-    known = curve(0.9, 0.7, 0.4, 0.6, steps=(0, 10, 25, 40))
-    assert (known.crossed, known.before, known.best, known.last_step) == (25, 10, 0.4, 40)
-    assert known.outcome == "reached" and known.last_train_loss == 1 / 41
-    missed = curve(0.9, 0.7, steps=(0, 10))
-    assert (missed.crossed, missed.before, missed.outcome) == (None, None, "missed")
+    known = history(0.9, 0.7, 0.4, 0.6, steps=(0, 10, 25, 40))
+    assert known.crossing("error", 0.5) == (10, 25) and known.best("error") == 0.4
+    assert known.outcome("error", 0.5) == "reached" and known.last["step"] == 40
+    assert known.known("loss") == [(0, 0.9), (10, 0.7), (25, 0.4), (40, 0.6)]
+    missed = history(0.9, 0.7)
+    assert missed.crossing("error", 0.5) is None and missed.outcome("error", 0.5) == "missed"
+    assert History().best("error") is None and History().outcome("error", 0.5) == "missed"
 
 
 def test_divergence_before_the_goal_is_infeasible_and_after_it_is_not():
-    for end in ((None, 0.1), (math.nan, 0.1), (math.inf,)):
-        died = curve(0.9, 0.8, *end)
-        assert (died.outcome, died.crossed, died.best) == ("infeasible", None, 0.8)
-        assert died.last_step == 1
-    late = curve(0.9, 0.4, None, 0.1)
-    assert (late.outcome, late.crossed, late.diverged, late.best) == ("reached", 1, True, 0.4)
-    at_once = curve(None)
-    assert (at_once.outcome, at_once.best) == ("infeasible", None)
-
-
-def test_a_training_loss_that_is_not_known_leaves_the_last_one():
-    known = Curve()
-    known.add(0, 0.9, math.nan, True, 0.5)
-    assert known.last_train_loss is None
-    known.add(1, 0.8, 2.5, True, 0.5)
-    known.add(2, 0.7, math.nan, True, 0.5)
-    assert known.last_train_loss == 2.5
-
-
-def test_curves_are_json():
-    known = curve(0.9, 0.7, 0.4)
-    assert Curve(**json.loads(json.dumps(dataclasses.asdict(known)))) == known
+    died = history(0.9, 0.8, None)
+    assert (died.outcome("error", 0.5), died.best("error")) == ("infeasible", 0.8)
+    assert died.diverged_at == 2 and died.known("error")[-1] == (1, 0.8)
+    late = history(0.9, 0.4, None)
+    assert late.outcome("error", 0.5) == "reached" and late.diverged_at == 2
+    assert history(None).outcome("error", 0.5) == "infeasible"
 
 
 def test_the_first_crossing_of_all_and_ties_to_the_lower_trial():
-    slow, fast, as_fast = curve(0.9, 0.9, 0.4), curve(0.9, 0.4, 0.4), curve(0.9, 0.2)
-    assert first_crossing([slow, fast, as_fast]) == (1, 1)
-    assert first_crossing([slow, as_fast, fast]) == (1, 1)
-    assert first_crossing([slow]) == (2, 0)
-    assert first_crossing([curve(0.9), curve(None)]) is None and first_crossing([]) is None
+    first = lambda *histories: first_crossing(histories, "error", 0.5)
+    slow, fast, as_fast = history(0.9, 0.9, 0.4), history(0.9, 0.4, 0.4), history(0.9, 0.2)
+    assert first(slow, fast, as_fast) == first(slow, as_fast, fast) == (1, 1)
+    assert first(slow) == (2, 0)
+    assert first(history(0.9), history(None)) is None and first() is None
 
 
 # ---- The fewest of so many trials ----

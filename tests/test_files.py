@@ -21,5 +21,5 @@ def test_only_a_tilde_at_the_start_is_expanded(monkeypatch):
 def test_paths_that_name_nothing_are_told():
     with pytest.raises(UserError, match="--workdir is empty"):
         user_path("", "--workdir")
-    with pytest.raises(UserError, match="--workdir is ~no-such-user/a, and that home"):
+    with pytest.raises(UserError, match="--workdir is ~no-such-user/a, an unknown home"):
         user_path("~no-such-user/a", "--workdir")

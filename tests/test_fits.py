@@ -6,7 +6,7 @@ from scipy import optimize, stats
 
 from scaling import curves
 from scaling.errors import UserError
-from scaling.fits import Turn, fit_steps, read_off, regimes
+from scaling.fits import Breakpoint, fit_steps, read_off, regimes
 
 BATCH = 2.0 ** np.arange(4, 14)  # 16 to 8,192
 
@@ -66,15 +66,15 @@ def test_the_same_least_squares_as_a_general_solver(decades):
     assert fit.residual_sd == pytest.approx(math.sqrt(2 * best.cost / 6))
 
 
-def test_intervals_are_the_projections_of_the_believed_region():
+def test_intervals_are_the_projections_of_the_confidence_region():
     """Each end by constrained minimisation, instead of by the scan over B_crit."""
     batch = 2.0 ** np.arange(3, 11)
     steps = noisy(batch, 0.15, seed=1, b_crit=100.0)
     fit = fit_steps(batch, steps, confidence=0.9)
     squares = lambda x: np.sum((np.log(steps) - x[0] - np.log1p(np.exp(x[1]) / batch)) ** 2)
     # Points 8, fitted numbers 2: t(6) at 95% is 1.943, and F(1, 6) at 90% is its square.
-    believed = squares(np.log([fit.s_min, fit.b_crit])) * (1 + 1.943180**2 / 6)
-    inside = {"type": "ineq", "fun": lambda x: believed - squares(x)}
+    threshold = squares(np.log([fit.s_min, fit.b_crit])) * (1 + 1.943180**2 / 6)
+    inside = {"type": "ineq", "fun": lambda x: threshold - squares(x)}
     for quantity, interval in [
         (lambda x: x[0], fit.s_min_interval),
         (lambda x: x[1], fit.b_crit_interval),
@@ -91,7 +91,7 @@ def test_intervals_are_the_projections_of_the_believed_region():
             assert np.log(end) == pytest.approx(sign * found.fun, abs=1e-4)
 
 
-def test_intervals_of_the_bent_curve_hold_what_a_fine_mesh_believes():
+def test_intervals_of_the_bent_curve_agree_with_a_fine_mesh():
     batch = 2.0 ** np.arange(3, 13)
     rng = np.random.default_rng(3)
     log_steps = np.log(bent(batch, 2.0, b_crit=100.0)) + 0.05 * rng.standard_normal(len(batch))
@@ -101,8 +101,8 @@ def test_intervals_of_the_bent_curve_hold_what_a_fine_mesh_believes():
     level = residuals.mean(-1)
     squares = ((residuals - level[..., None]) ** 2).sum(-1)
     # Points 10, fitted numbers 3: t(7) at 95% is 2.365, and F(1, 7) is its square.
-    believed = squares.min() * (1 + 2.364624**2 / 7)
-    inside = squares <= believed
+    threshold = squares.min() * (1 + 2.364624**2 / 7)
+    inside = squares <= threshold
     useful = np.array(
         [optimize.brentq(lambda b, p=p: bent(2 * b, p) / bent(b, p) - 0.9, 1, 1e5) for p in bend[0]]
     )
@@ -114,17 +114,17 @@ def test_intervals_of_the_bent_curve_hold_what_a_fine_mesh_believes():
         ends = quantity[inside].min(), quantity[inside].max()
         assert interval == pytest.approx(ends, rel=0.01)
     # Away from the best level the squares grow by n times the distance squared.
-    spread = np.sqrt(np.maximum(believed - squares, 0) / len(batch))
+    spread = np.sqrt(np.maximum(threshold - squares, 0) / len(batch))
     at_50 = np.log(bent(50, bend, 1.0, b_crit)) + level
     ends = (at_50 - spread)[inside].min(), (at_50 + spread)[inside].max()
     assert np.log(fit.band(50)) == pytest.approx(ends, abs=0.003)
 
 
 @pytest.mark.parametrize("bend", [0.5, 1.0, 2.35, 4.0])
-def test_the_bend_and_the_turns_of_a_curve_without_noise(bend):
+def test_the_bend_and_the_breakpoints_of_a_curve_without_noise(bend):
     fit = fit_steps(BATCH, bent(BATCH, bend))
     assert fit.curve.bend == pytest.approx(bend, rel=0.02)  # the penalty pulls towards 1
-    for turn, share, batch in [
+    for point, share, batch in [
         (fit.perfect_scaling_end, 1.2, None),
         (fit.max_useful_batch, None, 0.9),
     ]:
@@ -134,8 +134,8 @@ def test_the_bend_and_the_turns_of_a_curve_without_noise(bend):
             else bent(2 * b, bend) / bent(b, bend) - saved
         )
         truth = optimize.brentq(excess, 1e-3, 1e6)
-        assert turn.batch == pytest.approx(truth, rel=0.02)
-        assert turn.interval[0] <= truth * 1.001 and truth * 0.999 <= turn.interval[1]
+        assert point.batch == pytest.approx(truth, rel=0.02)
+        assert point.interval[0] <= truth * 1.001 and truth * 0.999 <= point.interval[1]
     assert fit.bend_interval == pytest.approx((bend, bend), rel=1e-3)
     assert (fit.bend_p < 1e-6) == (bend != 1)
 
@@ -154,7 +154,7 @@ def test_the_f_test_of_the_bend():
     assert fit.curve.residual_sd == pytest.approx(math.sqrt(free / 7), rel=1e-4)
 
 
-def test_three_batch_sizes_leave_the_turns_open():
+def test_three_batch_sizes_leave_the_breakpoints_open():
     fit = fit_steps(BATCH[:3], hyperbola(BATCH[:3]))
     assert fit.perfect_scaling_end.interval == fit.max_useful_batch.interval == (0, math.inf)
     assert fit.bend_p is None and not fit.doubts
@@ -201,17 +201,18 @@ def test_scatter_beyond_the_noise_is_said():
     fit = fit_steps(BATCH, steps, noise=(0.05, 60))
     expected = stats.f.sf((fit.curve.residual_sd / 0.05) ** 2, 7, 60)
     assert fit.scatter_p == pytest.approx(expected, rel=1e-3)
-    assert "more than their own noise explains" in fit.doubts[-1]
+    assert "more than their noise explains" in fit.doubts[-1]
 
 
+@pytest.mark.parametrize("draws", [20, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bend", [1.0, 2.35])
-def test_the_turns_are_held_or_the_doubt_is_said(bend):
-    """benchmarks/turns_coverage.py is the full measurement."""
+def test_the_breakpoints_are_covered_or_a_doubt_is_reported(bend, draws):
+    """benchmarks/breakpoints_coverage.py is the full measurement."""
     batch = 2.0 ** np.arange(4, 12)
-    turns = fit_steps(batch, bent(batch, bend, b_crit=180.0))
-    truth = turns.perfect_scaling_end.batch, turns.max_useful_batch.batch
+    fit = fit_steps(batch, bent(batch, bend, b_crit=180.0))
+    truth = fit.perfect_scaling_end.batch, fit.max_useful_batch.batch
     held, said = [], []
-    for seed in range(40):
+    for seed in range(draws):
         noise = np.exp(0.15 * np.random.default_rng(seed).standard_normal(len(batch)))
         fit = fit_steps(batch, bent(batch, bend, b_crit=180.0) * noise)
         ends = fit.perfect_scaling_end.interval, fit.max_useful_batch.interval
@@ -223,7 +224,7 @@ def test_the_turns_are_held_or_the_doubt_is_said(bend):
     assert np.mean(said) <= 0.1 or bend != 1
 
 
-def test_turns_read_off_the_points():
+def test_breakpoints_read_off_the_points():
     # Examples 100, 100, 110, 160, 300, 580: beyond 1.2 times the fewest after 4. Doublings save
     # 50, 45, 27, 6 and 3%.
     batch, steps = [1, 2, 4, 8, 16, 32], [100, 50, 27.5, 20, 18.75, 18.125]
@@ -272,13 +273,14 @@ def test_the_band_has_the_shape_of_its_batches():
     assert (narrow[0] > low.ravel()).all() and (narrow[1] < high.ravel()).all()
 
 
+@pytest.mark.parametrize("draws", [40, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("points, sd", [(8, 0.05), (12, 0.15)])
-def test_coverage_of_the_intervals(points, sd):
-    """benchmarks/fits_coverage.py is the full measurement; 87 to 100% is 4 standard errors."""
+def test_coverage_of_the_intervals(points, sd, draws):
+    """benchmarks/fits_coverage.py is the full measurement; 87% is 4 standard errors of 100 off."""
     batch = 2.0 ** np.arange(4, 4 + points)
     b_crit = math.sqrt(batch[0] * batch[-1])
     held = []
-    for seed in range(100):
+    for seed in range(draws):
         fit = fit_steps(batch, noisy(batch, sd, seed, b_crit=b_crit))
         pairs = [
             (100, fit.s_min_interval),
@@ -306,9 +308,9 @@ def test_slope_minus_one_bounds_b_crit_from_below_only(sd):
     assert fit.steps(256) == pytest.approx(1e6 / 256, rel=0.1)
     assert np.isfinite(fit.band(BATCH)).all()
     # Noise may bend the best curve inside the range; the interval says that it need not bend.
-    turn = fit.perfect_scaling_end if sd == 0 else fit.max_useful_batch
-    assert turn.where == "above" and turn.interval[1] > 1e6
-    assert turn.describe().startswith("not reached up to 8,192 (95%: above ")
+    point = fit.perfect_scaling_end if sd == 0 else fit.max_useful_batch
+    assert point.where == "above" and point.interval[1] > 1e6
+    assert point.describe().startswith("not reached up to 8,192 (95%: above ")
     assert regimes(fit, BATCH[:-1]) == ["perfect scaling"] * (len(BATCH) - 1)
 
 
@@ -321,9 +323,9 @@ def test_flat_steps_bound_b_crit_from_above_only(sd):
     low, high = fit.s_min_interval
     assert low < 300 < high < 1.5 * low
     assert fit.steps(256) == pytest.approx(300, rel=0.1)
-    turn = fit.max_useful_batch
-    assert turn.where == "below" and turn.interval[0] == 0
-    assert turn.describe().startswith("below 16, the smallest measured (95%: below ")
+    point = fit.max_useful_batch
+    assert point.where == "below" and point.interval[0] == 0
+    assert point.describe().startswith("below 16, the smallest measured (95%: below ")
     assert regimes(fit, BATCH) == ["maximal data parallelism"] * len(BATCH)
 
 
@@ -347,10 +349,10 @@ def test_three_wild_points_have_unbounded_intervals_and_no_nonsense(confidence):
     assert not any(np.isnan(value).any() for value in everything)
 
 
-# --- the turns ---
+# --- the breakpoints ---
 
 
-def test_the_turns_are_where_their_words_say():
+def test_the_breakpoints_are_where_their_words_say():
     fit = fit_steps(BATCH, hyperbola(BATCH))
     perfect, useful = fit.perfect_scaling_end, fit.max_useful_batch
     # 1.2 times the slope -1 line, which is the curve itself at a vanishing batch.
@@ -362,15 +364,15 @@ def test_the_turns_are_where_their_words_say():
     assert (perfect.where, useful.where) == ("inside", "inside")
 
 
-def test_the_thresholds_of_the_turns():
+def test_the_thresholds_of_the_breakpoints():
     fit = fit_steps(BATCH, hyperbola(BATCH), perfect_within=1.5, least_saving=0.25)
     assert fit.perfect_scaling_end.batch == pytest.approx(0.5 * 500)
     steps, doubled = hyperbola([fit.max_useful_batch.batch, 2 * fit.max_useful_batch.batch])
     assert doubled == pytest.approx(0.75 * steps)
 
 
-def test_turns_outside_the_reached_range():
-    fit = fit_steps(BATCH[4:7], hyperbola(BATCH[4:7]))  # 256 to 1,024, turns at 100 and 2,000
+def test_breakpoints_outside_the_reached_range():
+    fit = fit_steps(BATCH[4:7], hyperbola(BATCH[4:7]))  # 256 to 1,024, breakpoints at 100 and 2,000
     assert (fit.perfect_scaling_end.where, fit.max_useful_batch.where) == ("below", "above")
     assert fit.max_useful_batch.describe().startswith("not reached up to 1,024")
     # A batch size that was only tried does not count as measured.
@@ -382,29 +384,35 @@ def test_turns_outside_the_reached_range():
 
 
 @pytest.mark.parametrize(
-    "turn, text",
+    "point, text",
     [
-        (Turn(256.4, (180, 410), "inside", (16, 1024), 0.95), "about 256 (95%: 180 to 410)"),
-        (Turn(25.64, (9.5, math.inf), "inside", (16, 64), 0.9), "about 25.6 (90%: above 9.5)"),
-        # What lies far beyond the measured batches was not measured.
-        (Turn(25.64, (1.5, 300), "inside", (16, 64), 0.95), "about 25.6 (95%: any size)"),
+        (Breakpoint(256.4, (180, 410), "inside", (16, 1024), 0.95), "about 256 (95%: 180 to 410)"),
         (
-            Turn(3e-4, (0, 4e-4), "below", (1, 64), 0.95),
+            Breakpoint(25.64, (9.5, math.inf), "inside", (16, 64), 0.9),
+            "about 25.6 (90%: above 9.5)",
+        ),
+        # What lies far beyond the measured batches was not measured.
+        (Breakpoint(25.64, (1.5, 300), "inside", (16, 64), 0.95), "about 25.6 (95%: any size)"),
+        (
+            Breakpoint(3e-4, (0, 4e-4), "below", (1, 64), 0.95),
             "below 1, the smallest measured (95%: below 1)",
         ),
-        (Turn(12345, (0, 54321), "inside", (1, 2**20), 0.95), "about 12,300 (95%: below 54,300)"),
         (
-            Turn(2e6, (1e6, math.inf), "above", (1, 2**20), 0.95),
+            Breakpoint(12345, (0, 54321), "inside", (1, 2**20), 0.95),
+            "about 12,300 (95%: below 54,300)",
+        ),
+        (
+            Breakpoint(2e6, (1e6, math.inf), "above", (1, 2**20), 0.95),
             "not reached up to 1,048,576 (95%: above 1,000,000)",
         ),
     ],
 )
-def test_turns_in_words(turn, text):
-    assert turn.describe() == text
+def test_breakpoints_in_words(point, text):
+    assert point.describe() == text
 
 
-def test_regimes_change_at_the_turns():
-    fit = fit_steps(BATCH, hyperbola(BATCH))  # turns at 100 and 2,000
+def test_regimes_change_at_the_breakpoints():
+    fit = fit_steps(BATCH, hyperbola(BATCH))  # breakpoints at 100 and 2,000
     assert regimes(fit, [1, 99, 101, 1999, 2001]) == [
         "perfect scaling",
         "perfect scaling",
@@ -426,7 +434,7 @@ def test_a_censored_point_below_the_curve_changes_nothing():
     fit = fit_steps(BATCH, steps, censored_at=tried)
     assert (fit.s_min, fit.b_crit) == pytest.approx((plain.s_min, plain.b_crit), rel=1e-7)
     assert fit.residual_sd == pytest.approx(plain.residual_sd)
-    # It says nothing new: what lies this far off was not believed without it either.
+    # It adds nothing: values this far off were excluded without it.
     assert fit.b_crit_interval == pytest.approx(plain.b_crit_interval, rel=1e-5)
 
 
@@ -480,7 +488,7 @@ def test_a_point_without_any_number_is_left_out():
         ),
         ([16, 32, 64], [9, 5], {}, ("3 batch sizes", "2 step counts")),
         ([16, 32, 64], [9, 5, 4], {"censored_at": [1]}, ("1 censoring",)),
-        ([16, 32, 32, 64], [9, 5, 5, 4], {}, ("32 is given more than once",)),
+        ([16, 32, 32, 64], [9, 5, 5, 4], {}, ("32 appears more than once",)),
         ([16, 32, None], [9, 5, 4], {}, ("batch size is missing",)),
         ([16, 32, 64], [9, 5, 4], {"censored_at": [9, None, None]}, ("16 has both",)),
         ([16, 32, 64], [9, 5, 4], {"confidence": 95}, ("confidence is 95",)),

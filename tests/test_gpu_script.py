@@ -41,7 +41,7 @@ def test_bash_can_read_it_and_an_unknown_part_is_refused(tmp_path):
     run = subprocess.run(
         command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
     )
-    assert run.returncode == 2 and "no part resnet5; name some of resnet50" in run.stderr
+    assert run.returncode == 2 and "no part resnet5; choose from resnet50" in run.stderr
 
 
 def test_a_part_that_fails_or_does_not_end_stops_no_other(gpu, monkeypatch, tmp_path):
@@ -55,7 +55,7 @@ def test_a_part_that_fails_or_does_not_end_stops_no_other(gpu, monkeypatch, tmp_
     told = {part: (d["status"], d["result"]) for part, d in summary["parts"].items()}
     assert told == {
         "memory": ("exit code 3", {}),
-        "steps_cnn": ("ended at its limit", {"first": 1}),
+        "steps_cnn": ("stopped at its limit", {"first": 1}),
         "populations": ("done", {"rate": 2}),
     }
     status = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")

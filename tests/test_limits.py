@@ -13,11 +13,14 @@ from program import launch
 
 from scaling import config as config_module
 from scaling import search
-from scaling.config import LATER_SEEDS, LIMITS, checked, default_config, limits_of, model_config
+from scaling.config import LATER_SEEDS, checked, default_config, limits_of, model_config
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
-from scaling.studies import STUDIES, accuracy, points_of
-from scaling.train import memory, point_search
+from scaling.studies import STUDIES
+from scaling.studies.accuracy import measure as accuracy
+from scaling.studies.running import points_of, study_of
+from scaling.train import memory
+from scaling.train import search as point_search
 
 NAN, INF = math.nan, math.inf
 
@@ -41,21 +44,21 @@ def _refusal(study="train", **changes):
         holder[key] = value
     with pytest.raises(UserError) as error:
         for point in points_of(config).values():
-            STUDIES[study].check(point)
+            study_of(point).check(point)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_number_has_limits_and_none_is_infinite(study):
-    """NaN and infinity, as a value or in a tuple, in every key that holds numbers."""
+    """NaN and infinity, as a value or in a tuple, in every numeric key."""
     found = 0
     for path, _, holder in _leaves(default_config(study)):
         kind = holder.get_type(path.split(".")[-1])
         value = holder[path.split(".")[-1]]
         several = kind is tuple
         if several:
-            kind = config_module.HOLDS.get(path) or type(value[0])
+            kind = config_module._of_studies("HOLDS").get(path) or type(value[0])
         if kind not in (int, float) or path.startswith("search.space"):
             continue
         found += 1
@@ -64,7 +67,7 @@ def test_every_number_has_limits_and_none_is_infinite(study):
         for bad in (NAN, INF, -INF, np.float32(NAN), jnp.inf, 1e308, 2**63, limits.low - 1):
             told = _refusal(study, **{path: (bad,) if several else bad})
             value = plain(bad) if several or kind is int else float(bad)
-            assert told.startswith(f"{path} {'holds' if several else 'is'} {value!r}"), told
+            assert told.startswith(f"{path} {'contains' if several else 'is'} {value!r}"), told
     assert found >= 30
 
 
@@ -98,30 +101,35 @@ def test_a_rule_cannot_lead_beyond_the_limits():
 @pytest.mark.parametrize(
     "study, path, value, told",
     [
-        ("accuracy", "recipes.names", (1.5,), "recipes.names holds 1.5; it must be text."),
-        ("accuracy", "recipes.names", (1,), "recipes.names holds 1; it must be text."),
+        ("accuracy", "recipes.names", (1.5,), "recipes.names contains 1.5; it must be text."),
+        ("accuracy", "recipes.names", (1,), "recipes.names contains 1; it must be text."),
         ("accuracy", "recipes.names", "naive", "is 'naive'; it must be a tuple of texts."),
-        ("accuracy", "accuracy.span", (0.1, "a"), "accuracy.span holds 'a'; it must be a number."),
-        ("train", "batch_sizes", (8, 1.5), "batch_sizes holds 1.5; it must be a whole number."),
-        ("train", "batch_sizes", (True,), "batch_sizes holds True"),
-        ("train", "batch_sizes", ((8,),), "batch_sizes holds (8,)"),
+        (
+            "accuracy",
+            "accuracy.span",
+            (0.1, "a"),
+            "accuracy.span contains 'a'; it must be a number.",
+        ),
+        ("train", "batch_sizes", (8, 1.5), "batch_sizes contains 1.5; it must be a whole number."),
+        ("train", "batch_sizes", (True,), "batch_sizes contains True"),
+        ("train", "batch_sizes", ((8,),), "batch_sizes contains (8,)"),
         ("train", "batch_sizes", tuple(range(1, 1002)), "has 1,001 values"),
-        ("train", "model.widths", (8.5,), "model.widths holds 8.5; it must be a whole number."),
+        ("train", "model.widths", (8.5,), "model.widths contains 8.5; it must be a whole number."),
         ("train", "model.norm", 1, "model.norm is 1; it must be text."),
-        ("train", "data.image_shape", (8, "8", 1), "data.image_shape holds '8'"),
-        ("train", "schedule.boundaries", (3,), "schedule.boundaries holds 3; it must be text."),
-        ("train", "schedule.decay_factors", ("x",), "holds 'x'; it must be a number."),
+        ("train", "data.image_shape", (8, "8", 1), "data.image_shape contains '8'"),
+        ("train", "schedule.boundaries", (3,), "schedule.boundaries contains 3; it must be text."),
+        ("train", "schedule.decay_factors", ("x",), "contains 'x'; it must be a number."),
         ("train", "duration", 10, "duration is 10; it must be text."),
         ("train", "noise_scale", 1, "noise_scale is 1; it must be True or False."),
         ("train", "seed", None, "seed is None; it must be a whole number."),
         ("train", "micro_batch", 1.5, "micro_batch is 1.5; it must be a whole number, or None."),
-        ("pareto", "pareto.goals", ("low",), "pareto.goals holds 'low'; it must be a number."),
-        ("pareto", "search.space", 3, "'search.space' must hold keys of its own"),
-        ("pareto", "target.budget", (20,), "target.budget holds 20; it must be text."),
+        ("pareto", "pareto.goals", ("low",), "pareto.goals contains 'low'; it must be a number."),
+        ("pareto", "search.space", 3, "'search.space' must be a section with keys"),
+        ("pareto", "target.budget", (20,), "target.budget contains 20; it must be text."),
         ("noise_scale", "noise.models", {"a/b": {}}, "noise.models has 'a/b'"),
         ("noise_scale", "noise.models", {"wide": 3}, "noise.models has 'wide': 3; write"),
-        ("advise", "advise.devices", (2.5,), "advise.devices holds 2.5"),
-        ("advise", "advise.records", (3,), "advise.records holds 3; it must be text."),
+        ("advise", "advise.devices", (2.5,), "advise.devices contains 2.5"),
+        ("advise", "advise.records", (3,), "advise.records contains 3; it must be text."),
     ],
 )
 def test_a_value_of_another_type_is_refused(study, path, value, told):
@@ -234,14 +242,14 @@ def test_seeds_that_jax_would_take_for_others():
 )
 def test_seeds_of_trials_do_not_wrap(study):
     most = 2**32 - 1 - LATER_SEEDS
-    assert "trials have those after it" in _refusal(study, seed=most + 1)
+    assert "trials use those after it" in _refusal(study, seed=most + 1)
     checked(tiny(study, seed=most))
-    tuned = LIMITS["accuracy.trials"].high * (1 + LIMITS["accuracy.widen"].high)
+    tuned = limits_of("accuracy.trials").high * (1 + limits_of("accuracy.widen").high)
     for last in (
-        point_search.REPEAT_SEED + LIMITS["target.repeats"].high,
+        point_search.REPEAT_SEED + limits_of("target.repeats").high,
         accuracy.TUNING_SEED + tuned,
-        LIMITS["recipes.seeds"].high,
-        LIMITS["adaptive.seeds"].high,
+        limits_of("recipes.seeds").high,
+        limits_of("adaptive.seeds").high,
     ):
         assert last <= LATER_SEEDS
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from scipy import integrate, optimize, stats
 
 from scaling.errors import UserError
-from scaling.minima import SPACINGS, fewest_interval, interval_of, noise_of
+from scaling.minima import SPACINGS, fewest_interval, noise_of
+from scaling.report.reading import from_json
+from scaling.studies.steps_to_target.record import Record
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 HUGE = 1e9  # so many steps that one step more or less is nothing
@@ -131,16 +134,16 @@ def test_less_confidence_is_narrower():
 
 def test_of_a_record():
     path = RESULTS / "quickstart" / "bs64" / "result.json"
-    result = json.loads(path.read_text())
-    low, high = interval_of(result)
-    steps = sorted(t["steps_to_target"] for t in result["trials"] if t["steps_to_target"])
-    assert isinstance(low, int) and 1 <= low < steps[0] == result["steps_to_target"]
+    record = from_json(Record, json.loads(path.read_text()))
+    low, high = record.steps_interval
+    steps = sorted(t.steps_to_target for t in record.trials if t.steps_to_target)
+    assert isinstance(low, int) and 1 <= low < steps[0] == record.steps_to_target
     assert high == steps[3]
-    few = [t | {"steps_to_target": None} for t in result["trials"] if t["outcome"] == "missed"]
-    reached = [t for t in result["trials"] if t["outcome"] == "reached"]
-    assert interval_of(result | {"trials": few + reached[:3]}) is None
-    assert interval_of(result | {"trials": few + reached[:4]}) is not None
-    assert interval_of(result | {"status": "met_at_start"}) is None
+    few = [replace(t, steps_to_target=None) for t in record.trials if t.outcome == "missed"]
+    reached = [t for t in record.trials if t.outcome == "reached"]
+    assert replace(record, trials=few + reached[:3]).steps_interval is None
+    assert replace(record, trials=few + reached[:4]).steps_interval is not None
+    assert replace(record, status="met_at_start").steps_interval is None
 
 
 @pytest.mark.parametrize(

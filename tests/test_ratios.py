@@ -19,7 +19,7 @@ def noisy(batch, sd, seed, **truth):
     return hyperbola(batch, **truth) * np.exp(sd * rng.standard_normal(len(batch)))
 
 
-def test_the_ratio_holds_what_two_curves_can_be_believed_to_have():
+def test_the_ratio_interval_is_the_profile_likelihood_of_two_curves():
     """Each end by constrained minimisation over all four numbers of the two curves."""
     batches = 2.0 ** np.arange(3, 10), 4.0 ** np.arange(2, 8)
     steps = [
@@ -62,12 +62,13 @@ def test_the_ratio_holds_what_two_curves_can_be_believed_to_have():
     )
 
 
+@pytest.mark.parametrize("draws", [25, pytest.param(80, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sds", [(0.15, 0.15), (0.05, 0.3)])
-def test_coverage_of_the_ratio(sds):
-    """benchmarks/ratio_coverage.py is the full measurement; the least is 4 standard errors off."""
+def test_coverage_of_the_ratio(sds, draws):
+    """benchmarks/ratio_coverage.py is the full measurement."""
     batch = 4.0 ** np.arange(1, 7)
     held, told = [], []
-    for seed in range(80):
+    for seed in range(draws):
         ends = zip((60.0, 240.0), sds, (0, 1), strict=True)
         first, other = (
             fit_steps(batch, noisy(batch, sd, 2 * seed + i, b_crit=b)) for b, sd, i in ends
@@ -75,7 +76,7 @@ def test_coverage_of_the_ratio(sds):
         ratio = critical_batch_ratio(other, first)
         held.append(ratio.interval[0] <= 4 <= ratio.interval[1])
         told.append(ratio.differs)
-    assert 0.88 <= np.mean(held) <= 0.99
+    assert 0.88 <= np.mean(held) <= (0.99 if draws > 25 else 1.0)
     assert np.mean(told) > 0.5
 
 
@@ -83,7 +84,7 @@ def test_studies_that_err_alike_are_compared_the_more_surely():
     """Both draw the same trials, so their residuals correlate."""
     batch, widths, held = np.geomspace(4, 4096, 8), {}, {}
     for correlation in (0.0, 0.9):
-        for seed in range(40):
+        for seed in range(15):
             own = np.random.default_rng(seed).standard_normal((2, 8))
             own[1] = correlation * own[0] + math.sqrt(1 - correlation**2) * own[1]
             pair = [

@@ -9,7 +9,7 @@ from scaling import recipes
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.recipes import PIECES, apply, settings
-from scaling.studies import points_of
+from scaling.studies.running import points_of
 from scaling.train.point import resolve
 
 SIZE = 1197  # digits
@@ -139,11 +139,11 @@ def test_pieces_of_ones_own():
     "recipe, changes, words",
     [
         ("lnear", {}, "Unknown recipe piece 'lnear': did you mean 'linear'?"),
-        ("sqrt+sqrt", {}, "names 'sqrt' twice"),
+        ("sqrt+sqrt", {}, "has 'sqrt' twice"),
         ("lars+lamb", {}, "has lars and lamb; choose one"),
         ("linear+naive", {}, "has linear and naive; choose one"),
         ("gbn", {"model.norm": "none"}, "model.norm is 'none'; set it to 'batch'"),
-        ("zero_gamma", {}, "residual networks whose blocks end in a norm, and model is mlp"),
+        ("zero_gamma", {}, "needs residual blocks that end in a norm, and model is mlp"),
     ],
 )
 def test_what_cannot_be_is_told(recipe, changes, words):
@@ -158,7 +158,7 @@ def test_what_cannot_be_is_told(recipe, changes, words):
         ({"hot": {"optim": {"bas_lr": 0.5}}}, "recipes.pieces has 'hot', which cannot be set"),
         ({"hot": {"optm": {"base_lr": 0.5}}}, "recipes.pieces has 'hot', which cannot be set"),
         ({"hot": 0.5}, "recipes.pieces has 'hot': 0.5; write sections"),
-        ({"a/b": {"optim": {"base_lr": 0.5}}}, "recipes.pieces has 'a/b'; name it by letters"),
+        ({"a/b": {"optim": {"base_lr": 0.5}}}, "recipes.pieces has 'a/b'; use letters"),
     ],
 )
 def test_pieces_of_ones_own_that_cannot_be(piece, words):

@@ -28,28 +28,28 @@ def test_what_is_not_finite_is_null_and_valid_json():
     assert strict[1]["split"] == "train"
 
 
-def test_rewind_keeps_every_step_once(tmp_path):
+def test_lines_after_a_checkpoint_are_dropped(tmp_path):
     with RunDir(tmp_path / "run") as run:
-        run.rewind(0)
+        run.truncate(0)
         run.append(metric_lines("train", 1, {"loss": np.arange(5.0)}))
-        run.append(metric_lines("validation", 5, {"loss": np.arange(1.0)}))
-        run.append(metric_lines("test", 3, {"loss": np.arange(1.0)}))  # a test run is repeated
         run.append('{"step":6,"spl')  # what a kill leaves
     with RunDir(tmp_path / "run") as run:
-        run.rewind(3)
+        run.truncate(3)
         run.append(metric_lines("train", 4, {"loss": np.arange(2.0)}))
+        run.append(metric_lines("test", 5, {"loss": np.arange(1.0)}))
         assert [row["step"] for row in read_metrics(run.path, "train")] == [1, 2, 3, 4, 5]
-        assert read_metrics(run.path, "validation") == read_metrics(run.path, "test") == []
+        assert run.rows("train", 1, 4) == read_metrics(run.path, "train")[1:4]
+        assert run.rows("test", 2) == read_metrics(run.path, "test") != []
 
 
 def test_a_curve_with_a_gap_is_not_resumed(tmp_path):
     with RunDir(tmp_path) as run:
-        run.rewind(0)
+        run.truncate(0)
         run.append(metric_lines("train", 1, {"loss": np.arange(5.0)}))
-    with RunDir(tmp_path) as run, pytest.raises(UserError, match="5 of the 8 steps"):
-        run.rewind(8)
+    with RunDir(tmp_path) as run, pytest.raises(UserError, match="5 of the 8 lines"):
+        run.truncate(8)
     with RunDir(tmp_path) as run:
-        run.rewind(5)
+        run.truncate(5)
 
 
 def test_another_config_is_refused(tmp_path):
@@ -80,7 +80,7 @@ def test_a_disk_that_fills_while_metrics_are_written(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "try:\n"
         f"    with RunDir({str(tmp_path)!r}) as run:\n"
-        "        run.rewind(0)\n"
+        "        run.truncate(0)\n"
         "        for _ in range(100): run.append('x' * 999 + chr(10))\n"
         "except UserError as error: print(error); sys.exit(2)\n"
     )
@@ -113,7 +113,7 @@ def test_places_that_cannot_be_written(tmp_path):
 def test_a_full_disk_is_told_and_leaves_no_half_result(tmp_path, monkeypatch):
     with RunDir(tmp_path) as run:
         run.begin({})
-        run.rewind(0)
+        run.truncate(0)
 
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")

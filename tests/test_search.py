@@ -318,11 +318,11 @@ def test_a_second_round_where_nothing_was_added_says_so():
         ({}, ("search space is empty",)),
         ({"momentun": ("log", 0.1, 1)}, ("does not read 'momentun'", "did you mean 'momentum'")),
         ({"power": ("lgo", 0.1, 1)}, ("'power'", "unknown scale 'lgo'", "did you mean 'log'")),
-        ({"power": ("log", 1, 0.1)}, ("'power' goes from 1 to 0.1", "low bound comes first")),
+        ({"power": ("log", 1, 0.1)}, ("'power' goes from 1 to 0.1", "write the low bound first")),
         ({"power": ("linear", 1, 1)}, ("from 1 to 1",)),
-        ({"power": ("log", 0, 1)}, ("'power' has the bound 0;", "'log'", "between 0 and inf")),
+        ({"power": ("log", 0, 1)}, ("'power' has the bound 0;", "'log'", "must be above 0")),
         ({"power": ("log", -1, 1)}, ("bound -1",)),
-        ({"momentum": ("reverse_log", 0.9, 1)}, ("bound 1;", "between -inf and 1")),
+        ({"momentum": ("reverse_log", 0.9, 1)}, ("bound 1;", "must be below 1")),
         ({"power": ("linear", 0, math.nan)}, ("bound nan",)),
         ({"power": ("linear", -math.inf, 0)}, ("bound -inf",)),
         ({"power": ("integer", 1, 2.5)}, ("bound 2.5; use whole numbers",)),
@@ -336,26 +336,29 @@ def test_a_second_round_where_nothing_was_added_says_so():
         ({"power": 0.1}, ("is 0.1; write a scale",)),
         ({"power": (0.1, 1)}, ("is (0.1, 1); write a scale",)),
         ({"power": "log"}, ("is 'log'; write a scale",)),
-        ({"learning_rate": ("linear", 0.0, 1.0)}, ("holds 0; learning_rate must be above 0",)),
+        ({"learning_rate": ("linear", 0.0, 1.0)}, ("contains 0; learning_rate must be above 0",)),
         (
             {"momentum": ("linear", -0.1, 0.9)},
-            ("holds -0.1; momentum must be at least 0 and below 1",),
+            ("contains -0.1; momentum must be at least 0 and below 1",),
         ),
-        ({"momentum": ("discrete", 0.9, 1)}, ("holds 1; momentum must be at least 0 and below 1",)),
-        ({"momentum": ("reverse_log", -1.0, 0.9)}, ("holds -1;",)),
+        (
+            {"momentum": ("discrete", 0.9, 1)},
+            ("contains 1; momentum must be at least 0 and below 1",),
+        ),
+        ({"momentum": ("reverse_log", -1.0, 0.9)}, ("contains -1;",)),
         (
             {"label_smoothing": ("linear", 0.0, 1.0)},
             ("label_smoothing must be at least 0 and below 1",),
         ),
         ({"decay_share": ("linear", 0.0, 1.0)}, ("decay_share must be above 0 and at most 1",)),
-        ({"decay_share": ("linear", 0.5, 1.1)}, ("holds 1.1;",)),
+        ({"decay_share": ("linear", 0.5, 1.1)}, ("contains 1.1;",)),
         ({"decay_steps": ("integer", 0, 9)}, ("decay_steps must be at least 1",)),
         ({"weight_decay": ("linear", -1e-4, 0.1)}, ("weight_decay must be at least 0",)),
         ({"warmup_steps": ("integer", -1, 9)}, ("warmup_steps must be at least 0",)),
         ({"b1": ("linear", 0.5, 1.0)}, ("b1 must be at least 0 and below 1",)),
         ({"b2": ("discrete", -0.1)}, ("b2 must be at least 0 and below 1",)),
         ({"eps": ("discrete", 0.0, 1e-8)}, ("eps must be above 0",)),
-        ({"weight_decay": ("discrete", math.nan)}, ("holds nan;",)),
+        ({"weight_decay": ("discrete", math.nan)}, ("contains nan;",)),
     ],
 )
 def test_what_is_no_space(space, words):
@@ -368,7 +371,7 @@ def test_what_is_no_space(space, words):
 def test_every_hyperparameter_has_limits_that_its_default_is_within(reader):
     for name, default in reader.items():
         if name != "boundaries" and math.isfinite(default):
-            assert LIMITS[name].hold(default), name
+            assert LIMITS[name].contains(default), name
 
 
 def test_bounds_that_are_just_possible():

@@ -60,7 +60,7 @@ def test_accuracy(folder):
     assert code == 0, err
     points = sorted(path.parent.name for path in (folder / "accuracy").glob("*/result.json"))
     assert points == ["bs16_naive", "bs256_linear+warmup", "bs256_naive", "bs256_sqrt"]
-    assert "the naive recipe is" in out and (folder / "accuracy/report.html").exists()
+    assert "validation picks naive" in out and (folder / "accuracy/report.html").exists()
 
 
 def test_single_training(folder):
@@ -79,7 +79,7 @@ def test_advice(folder):
     result = json.loads((folder / "advice/advice/result.json").read_text())
     assert result["gradient_bytes"] == 4 * PARAMETERS
     assert result["price_per_device_hour"] == 2.5
-    assert result["options"] and result["paragraph"] in out
+    assert result["options"] and "The critical batch size is" in out
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_advice(folder):
             "images[ROWS[split]], digits",
             "None, None, digits",
             (),
-            "load gives a tuple of 3; return",
+            "load returns a tuple of 3; return",
         ),
         ("num_classes: int", "classes: int = 10", (), "no field `num_classes: int`"),
         ("features=8)\n", "feature=8)\n", (), "did you mean 'features'"),

@@ -1,5 +1,5 @@
-"""Data sets: where they come from, and how their examples reach a device.
+"""Data sets, on the host and on devices, without TensorFlow.
 
-`sources` reads small sets whole, `streaming` reads ImageNet a batch at a time, `prepare` writes
-TFDS directories without TensorFlow. Nothing here imports TensorFlow.
+`sources` reads small sets into memory, `resident` serves them from the device, `streaming` reads
+ImageNet in batches, `prepare` writes TFDS directories.
 """

@@ -1,12 +1,12 @@
-"""Prepares a small image set as TFDS does, without TensorFlow.
+"""Prepare a small image set as TFDS does, without TensorFlow.
 
     python -m scaling.data.prepare fashion_mnist                # downloads
     python -m scaling.data.prepare fashion_mnist --from=DIR     # uses the original files in DIR
 
-TFDS's own builders read their downloads through TensorFlow. The subclass here replaces only that
-reading, so name, version, features, record order and checksums stay TFDS's, and
-`tfds.data_source(name)` reads the result. The files are always array_record: TFDS reads it without
-TensorFlow, and its parquet writer drops rows.
+TFDS's builders read their downloads with TensorFlow. The subclass here replaces only that step, so
+name, version, features, record order and checksums are those of TFDS, and `tfds.data_source(name)`
+reads the result. The files are always array_record: TFDS reads it without TensorFlow, and its
+parquet writer drops rows.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from scaling.data import sources
 from scaling.errors import UserError
 from scaling.files import user_path
 
-# Debian strips time and name from the gzip headers of Fashion-MNIST's files to build its package
-# reproducibly. With these times (seconds since 1970) put back, the checksums match again.
+# Debian removes time and name from the gzip headers of Fashion-MNIST's files for a reproducible
+# package. With these times (seconds since 1970) restored, the checksums match.
 _GZIP_TIMES = {
     "train-images-idx3-ubyte.gz": 1504176606,
     "train-labels-idx1-ubyte.gz": 1504176606,
@@ -41,19 +41,19 @@ _GZIP_TIMES = {
 
 
 def prepare(name: str, data_dir=None, from_dir=None) -> None:
-    """Writes TFDS's directory for data set `name`, all of it or nothing, and prints progress.
+    """Write the TFDS directory of data set `name`, completely or not at all, and print progress.
 
     Args:
-      name: a data set; one that needs no files, or is already prepared, is left alone.
+      name: a data set; nothing is written if it needs no files or is already prepared.
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
       from_dir: folder of the original files; None downloads them.
 
     Raises:
       UserError: unknown name, missing file, wrong checksum, failed download, unwritable folder, or
-        a half-prepared set in the way.
+        an existing incomplete set.
     """
     if name not in READERS:
-        sources.check_available(name, data_dir)  # Says how, for a set prepared by other means.
+        sources.check_available(name, data_dir)  # its error has the instructions for such a set
         print(f"{name} needs no preparation.")
         return
     root = sources.data_root(data_dir)
@@ -71,14 +71,16 @@ def prepare(name: str, data_dir=None, from_dir=None) -> None:
             built.path.rename(target)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"can't write {name} under {root}: {reason}.") from error
+        raise UserError(
+            f"Cannot write {name} under {root}: {reason}; choose another --data_dir."
+        ) from error
     counts = [f"{sum(n for _, n in shards):,} {split}" for split, shards in built.shards.items()]
     seconds = time.monotonic() - start
     print(f"{name}: {' and '.join(counts)} examples in {target}, {seconds:.0f} s.")
 
 
 def _build(name: str, scratch: Path, from_dir) -> sources.Prepared:
-    """Prepares `name` under the folder `scratch` and counts what was written."""
+    """Prepare `name` in the folder `scratch`."""
     import tensorflow_datasets as tfds
     from absl import logging
 
@@ -88,7 +90,7 @@ def _build(name: str, scratch: Path, from_dir) -> sources.Prepared:
     files = {info.filename: _original(url, info, from_dir) for url, info in stock.url_infos.items()}
     builder = _builder_class(stock, files, READERS[name])(data_dir=scratch)
     print(f"writing {name} {builder.version} ...", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would announce the scratch folder.
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would print the scratch folder
         builder.download_and_prepare(
             file_format="array_record",
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
@@ -97,23 +99,23 @@ def _build(name: str, scratch: Path, from_dir) -> sources.Prepared:
 
 
 def _builder_class(stock, files: dict[str, bytes], read: Callable):
-    """TFDS's builder class `stock`, but reading `files` by way of `read`."""
+    """TFDS's builder class `stock` with `files` read by `read`."""
 
     class Builder(stock, skip_registration=True):
         name = stock.name
-        __module__ = stock.__module__  # Recorded in dataset_info.json as the set's origin.
+        __module__ = stock.__module__  # recorded in dataset_info.json
 
         def _split_generators(self, dl_manager):
-            # The running index is the key that TFDS shuffles by: as stock, so the order is too.
+            # TFDS shuffles by these keys; they are those of `stock`, and so is the order.
             return {split: enumerate(examples) for split, examples in read(self, files).items()}
 
     return Builder
 
 
 def _original(url: str, info, from_dir) -> bytes:
-    """One original file, from `from_dir` or downloaded, with the checksum TFDS registered."""
+    """One original file, from `from_dir` or downloaded, verified by TFDS's checksum."""
     if from_dir is None:
-        where, how = url, "use --from=DIR to give a file you already have"
+        where, how = url, "use --from=DIR for a file you already have"
         print(f"downloading {url} ({info.size}) ...", flush=True)
         read = lambda: urllib.request.urlopen(url, timeout=60).read()
     else:
@@ -122,18 +124,18 @@ def _original(url: str, info, from_dir) -> bytes:
     try:
         data = read()
     except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"can't read {where} ({error}); {how}.") from error
+        raise UserError(f"Cannot read {where} ({error}); {how}.") from error
     for candidate in (data, _with_gzip_header(data, info.filename)):
         if hashlib.sha256(candidate).hexdigest() == info.checksum:
             return candidate
     raise UserError(
-        f"{where} is not the file that TFDS registered: its sha256 is "
+        f"{where} does not match the checksum in TFDS: its sha256 is "
         f"{hashlib.sha256(data).hexdigest()} and should be {info.checksum}; {how}."
     )
 
 
 def _with_gzip_header(data: bytes, filename: str) -> bytes:
-    """`data` with the time and name that Debian stripped from its gzip header put back."""
+    """`data` with the time and name in its gzip header that Debian removes."""
     if filename not in _GZIP_TIMES:
         return data
     has_name = b"\x08"
@@ -156,7 +158,7 @@ def _read_mnist(builder, files: dict[str, bytes]) -> dict[str, Iterator[dict]]:
 
 
 def _idx_array(data: bytes) -> np.ndarray:
-    """The uint8 array of an IDX file: a magic number ending in the rank, the shape, the values."""
+    """The uint8 array of an IDX file: a 4-byte magic number with the rank last, shape, values."""
     raw = gzip.decompress(data)
     rank = raw[3]
     shape = np.frombuffer(raw, ">i4", rank, offset=4)
@@ -171,7 +173,7 @@ def _read_cifar(builder, files: dict[str, bytes]) -> dict[str, Iterator[dict]]:
             for member in tar
             if member.isfile()
         }
-    layout = builder._cifar_info  # Which members hold what, for CIFAR-10 and CIFAR-100.
+    layout = builder._cifar_info  # files and label keys of CIFAR-10 or CIFAR-100
     for key, file in zip(layout.label_keys, layout.label_files, strict=True):
         builder.info.features[key].names = members[file].decode().split()
 
@@ -195,7 +197,7 @@ def _read_cifar(builder, files: dict[str, bytes]) -> dict[str, Iterator[dict]]:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """A grey [H, W] or RGB [H, W, 3] image, encoded. OpenCV's channels are in reverse order."""
+    """PNG of a grey [H, W] or RGB [H, W, 3] image. OpenCV's channel order is BGR."""
     import cv2
 
     encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1]
@@ -211,7 +213,7 @@ READERS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code, 2 after an error told on stderr."""
+    """The command line; returns the exit code, 2 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m scaling.data.prepare",
         description="Prepare an image set in TFDS's format, without TensorFlow.",
@@ -221,14 +223,14 @@ def main(argv: list[str] | None = None) -> int:
         "--from",
         dest="from_dir",
         metavar="DIR",
-        help="folder with the original files, to work offline: the four .gz files of MNIST or "
+        help="folder of the original files, for offline use: the four .gz files of MNIST or "
         "Fashion-MNIST (Debian's package dataset-fashion-mnist puts the latter in "
         "/usr/share/datasets/fashion-mnist), cifar-10-binary.tar.gz or cifar-100-binary.tar.gz",
     )
     parser.add_argument(
         "--data_dir",
         metavar="DIR",
-        help="where TFDS keeps its data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+        help="root of TFDS's data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets",
     )
     args = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Data sets that live on the device: gathered, augmented and normalised inside the step."""
+"""Device-resident data sets: gathered, augmented and normalised inside the step."""
 
 import functools
 
@@ -10,10 +10,9 @@ PAD = 4  # pixels on each side before the random crop (He et al. 2015, section 4
 
 
 def synthetic(seed: int, size: int, image_shape: tuple[int, int, int], num_classes: int):
-    """{"image": uint8 [size, H, W, C], "label": int32 [size]}, made on the device.
+    """{"image": uint8 [size, H, W, C], "label": int32 [size]}, generated on the device.
 
-    Every class has a pattern of its own under the noise, so that training has something to learn
-    and the error of a run that works falls.
+    Every class has its own pattern under the noise, so that the error of a working run decreases.
     """
     return _synthetic(jax.random.key(seed), size, tuple(image_shape), num_classes)
 
@@ -30,7 +29,7 @@ def _labels(key, size, num_classes):
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _synthetic(key, size, image_shape, num_classes):
-    # The patterns depend on the shape only: train, validation and test share them.
+    # The patterns depend only on the shape: train, validation and test share them.
     patterns = jax.random.uniform(jax.random.key(0), (num_classes, *image_shape), maxval=128.0)
     label = _labels(key, size, num_classes)
     noise = jax.random.bits(jax.random.split(key)[1], (size, *image_shape), jnp.uint8) // 2
@@ -38,20 +37,20 @@ def _synthetic(key, size, image_shape, num_classes):
 
 
 def normalize(image: jax.Array, mean, std) -> jax.Array:
-    """uint8 [..., C] on 0..255 to float32 with the data set's mean and deviation taken out."""
+    """uint8 [..., C] on 0..255 to float32, standardised by the data set's mean and deviation."""
     scale = 1.0 / (255.0 * np.asarray(std, np.float32))
     offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
     return image.astype(jnp.float32) * scale - offset
 
 
 def crop_and_flip(key: jax.Array, image: jax.Array, positions: jax.Array) -> jax.Array:
-    """Pad with zeros, crop at random and mirror half the images (He et al. 2015, section 4.2).
+    """Pad with zeros, crop at random and flip half of the images (He et al. 2015, section 4.2).
 
     Args:
       key: of this update.
       image: [N, H, W, C], normalised, so that zero is the mean colour.
-      positions: [N] places in the global batch. An image's crop depends on (key, position) alone,
-        so it is the same on any number of devices.
+      positions: [N] indices in the global batch. A crop depends only on (key, position), so it is
+        the same on any number of devices.
     """
     n, height, width, _ = image.shape
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
@@ -67,11 +66,11 @@ def crop_and_flip(key: jax.Array, image: jax.Array, positions: jax.Array) -> jax
 
 
 class EpochOrder:
-    """Which example stands at which position of the run: a pure function of (seed, position).
+    """The example at each position of a run, a pure function of (seed, position).
 
     Position p belongs to epoch p // size, and every epoch is a fresh permutation of the whole set
-    (Goyal 2017, Remark 4: one shuffle per epoch, split across workers). A batch may span epochs,
-    also several of them.
+    (Goyal 2017, Remark 4: one shuffle per epoch, split across workers). A batch may span several
+    epochs.
     """
 
     def __init__(self, seed: int, size: int):
@@ -85,22 +84,20 @@ class EpochOrder:
 
     def __getitem__(self, positions: slice) -> np.ndarray:
         """int32 example indices at positions start to stop - 1."""
-        parts = []
-        start = positions.start
+        parts, start = [], positions.start
         while start < positions.stop:
             epoch, offset = divmod(start, self.size)
-            part = self._permutation(epoch)[offset : offset + positions.stop - start]
-            parts.append(part)
-            start += len(part)
+            parts.append(self._permutation(epoch)[offset : offset + positions.stop - start])
+            start += len(parts[-1])
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
 def make_preprocess(mean, std, augment: str):
-    """The function that turns a batch of positions or raw images into what the model reads.
+    """The function from a batch of indices or raw images to the model's input.
 
-    The result is called as `preprocess(data, batch, key, positions)`: `batch` holds "index" [N]
-    into `data`, or "image" uint8 [N, H, W, C] and "label" [N] themselves; a key of None means
-    evaluation, without augmentation.
+    The result is called as `preprocess(data, batch, key, positions)`: `batch` contains "index" [N]
+    into `data`, or "image" uint8 [N, H, W, C] and "label" [N]; without a key there is no
+    augmentation, for evaluation.
     """
 
     def preprocess(data, batch, key=None, positions=None):

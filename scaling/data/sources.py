@@ -1,11 +1,11 @@
-"""Image sets by name: what is known about each, whether it can be read, and its arrays.
+"""Image sets by name: metadata, availability and arrays.
 
 MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
-TFDS reads without TensorFlow. `digits` is scikit-learn's own file, and `synthetic` has no files.
-`register` adds sets of the user's own.
+TFDS reads without TensorFlow. `digits` is a file of scikit-learn, and `synthetic` has no files.
+`register` adds user-defined sets.
 
-Splits are the papers': MNIST and Fashion-MNIST hold out the last 5,000 training images, CIFAR the
-last 5,000, ImageNet the last 50,000 (its official validation set is then the test set).
+Splits are those of the papers: MNIST, Fashion-MNIST and CIFAR hold out the last 5,000 training
+images, ImageNet the last 50,000 (its official validation set is then the test set).
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from scaling.files import user_path
 
 @dataclasses.dataclass(frozen=True)
 class DataInfo:
-    """What is known of a data set before any file is opened.
+    """Metadata of a data set, without opening files.
 
     Attributes:
       image_shape: (height, width, channels).
       sizes: split name -> number of examples.
       mean, std: per channel, of the training images on the 0..1 scale.
-      streaming: True when the set does not fit on a device and is read by `streaming`.
+      streaming: whether the set does not fit on a device and is read by `streaming`.
     """
 
     name: str
@@ -59,8 +59,8 @@ class Prepared:
     """A complete TFDS directory of array_record files.
 
     Attributes:
-      path: the version's directory, such as .../fashion_mnist/3.0.1.
-      shards: TFDS split name -> its shards, each a path and the number of its records.
+      path: of the version, such as .../fashion_mnist/3.0.1.
+      shards: TFDS split name -> (path, number of records) of each shard.
     """
 
     path: Path
@@ -109,56 +109,56 @@ INFOS = {
 
 OWN = (*INFOS, "synthetic")
 SPLITS = ("train", "validation", "test")
-# Registered set -> its splits by name.
+# Registered set -> function from split name to split.
 _LOADERS: dict[str, Callable[[str], Split]] = {}
 
-# Identities of the prepared sets whose splits this process has read.
+# Identities of the prepared sets of which this process has read all splits.
 _CHECKED: set[str] = set()
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
-# Where our names and TFDS's differ: the data set, and the split that serves as our test split.
+# TFDS's names where they differ from ours: of the data set, and of our test split.
 _TFDS_NAMES = {"imagenet": "imagenet2012"}
 _TEST_SPLITS = {"imagenet": "validation"}
 
 
 def describe(name: str, **options) -> DataInfo:
-    """What is known of `name` without touching a file.
+    """Metadata of data set `name`, without file access.
 
     Args:
       name: a data set.
-      **options: for `synthetic` only: image_shape, num_classes and sizes, in place of CIFAR-10's.
+      **options: for `synthetic` only: image_shape, num_classes and sizes, instead of CIFAR-10's.
 
     Raises:
       UserError: unknown name or option.
     """
     if name not in INFOS and name != "synthetic":
-        raise UserError(f"unknown data set {name!r}: {nearest(name, [*INFOS, 'synthetic'])}")
+        raise UserError(f"Unknown data set {name!r}: {nearest(name, [*INFOS, 'synthetic'])}")
     known = ("image_shape", "num_classes", "sizes") if name == "synthetic" else ()
     for option in options:
         if option not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise UserError(f"data set {name!r} has no option {option!r}; {takes}.")
+            takes = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"Data set {name!r} has no option {option!r}; {takes}.")
     return INFOS[name] if name in INFOS else _synthetic(**options)
 
 
 def _synthetic(image_shape=(32, 32, 3), num_classes=10, sizes=None) -> DataInfo:
-    """As `resident.synthetic` draws them: a pixel is the sum of two uniform integers 0..127, so
-    its mean is 127/255 and its standard deviation sqrt((128^2 - 1) / 6) / 255."""
+    """Pixels of `resident.synthetic` are sums of two uniform integers 0..127: mean 127/255,
+    standard deviation sqrt((128^2 - 1) / 6) / 255."""
     sizes = dict(sizes or INFOS["cifar10"].sizes)
     mean, std = ((value,) * image_shape[-1] for value in (0.4980, 0.2049))
     return DataInfo("synthetic", tuple(image_shape), num_classes, sizes, mean, std)
 
 
 def check_available(name: str, data_dir=None) -> None:
-    """Returns if every split of `name` can be loaded: none shall fail when it is first needed, the
-    test split after the last update. Once a set is decoded this takes well under a second.
+    """Check that every split of `name` can be loaded, so that none fails when it is first used, the
+    test split after the last update. Well under a second once a set is decoded.
 
     Args:
-      name: a data set; of one that is streamed, the records are counted and not read.
+      name: a data set; if streamed, its records are counted and not read.
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: as `load`; of a missing set, says how to get it.
+      UserError: as `load`; for a missing set, with instructions.
     """
     info = describe(name)
     if name == "digits":
@@ -178,8 +178,8 @@ def check_available(name: str, data_dir=None) -> None:
 
 
 def load(name: str, split: str, data_dir=None) -> Split:
-    """Reads one split whole. A decoded copy is kept under `cache_dir()` for the next time, of a
-    registered set in memory only: nothing tells when what its function reads has changed.
+    """Read one split into memory. A decoded copy is cached under `cache_dir()`; that of a
+    registered set only in memory, since changes of its source cannot be detected.
 
     Args:
       name: a set that fits in memory: any but `imagenet` (see `streaming`) and `synthetic`.
@@ -187,11 +187,11 @@ def load(name: str, split: str, data_dir=None) -> Split:
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Returns:
-      The split, in TFDS's order; its arrays may be read-only maps of the cached files.
+      The split, in TFDS's order; its arrays may be read-only memory maps of the cached files.
 
     Raises:
-      UserError: unknown name or split; missing, half-prepared or damaged files; arrays that are
-        not as registered.
+      UserError: unknown name or split; missing, incomplete or corrupted files; arrays that are not
+        as registered.
     """
     info = describe(name)
     check_split(info, split)
@@ -206,7 +206,7 @@ def load(name: str, split: str, data_dir=None) -> Split:
 
 
 def _load_prepared(info: DataInfo, split: str, prepared: Prepared, identity: str) -> Split:
-    """One split from its cache entry, or decoded into it."""
+    """One split, from the cache or decoded and cached."""
     entry = cache_dir() / f"{info.name}-{split}-{identity}"
     cached = _read_cache(entry)
     if cached is None:
@@ -216,12 +216,12 @@ def _load_prepared(info: DataInfo, split: str, prepared: Prepared, identity: str
 
 
 def check_split(info: DataInfo, split: str) -> None:
-    """Raises UserError unless `split` is one of the set's."""
+    """UserError unless the set has the split."""
     if split not in info.sizes:
         raise UserError(f"{info.name} has no split {split!r}: {nearest(split, info.sizes)}")
 
 
-# ---- Sets of the user's own ----
+# ---- User-defined sets ----
 
 
 def register(
@@ -234,34 +234,39 @@ def register(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
 ) -> None:
-    """Makes arrays in memory a data set that configs can name; see docs/your_model.md.
+    """Make arrays in memory available to configs as a data set; see docs/your_model.md.
 
-    The newest registration of a name counts, for a config file may be loaded more than once.
+    The latest registration of a name is used, since a config file may be loaded more than once.
 
     Args:
       name: for `data.name`.
-      load: split -> (images uint8 [N, H, W, C], labels int [N], from 0). Called for every split
-        before a study starts, at most once each in a process; every process of a study calls it,
-        so it must give the same arrays each time.
+      load: split -> (images uint8 [N, H, W, C], labels int [N], from 0). Called before a study
+        starts, once per split and process; it must be deterministic, as every process of a study
+        calls it.
       image_shape: (H, W, C).
-      sizes: examples in "train", "validation" and "test"; `load` must give as many.
-      mean, std: of the pixels on the 0..1 scale, to normalise by; one number, or one per channel.
-        The defaults bring pixels to -2..2.
+      sizes: examples in "train", "validation" and "test", as returned by `load`.
+      mean, std: of the pixels on the 0..1 scale, for normalisation; one number, or one per channel.
+        The defaults map pixels to -2..2.
 
     Raises:
-      UserError: the name is one of the program's own, or a value that can not be.
+      UserError: the name is taken by a set of the program, or an invalid value.
     """
     if name in OWN:
-        raise UserError(f"data set {name!r} exists already; register yours under another name.")
+        raise UserError(f"Data set {name!r} already exists; register yours under another name.")
 
-    check = functools.partial(_check_given, name)
+    check = functools.partial(_check_argument, name)
     whole = lambda *values: all(isinstance(v, int | np.integer) for v in values)
     check("load", load, callable, "a function of a split's name")
     good = lambda shape: np.shape(shape) == (3,) and whole(*shape) and min(shape) >= 1
     check("image_shape", image_shape, good, "(height, width, channels)")
     check("num_classes", num_classes, lambda n: whole(n) and n >= 2, "at least 2, a whole number")
     good = lambda s: set(s) == set(SPLITS) and whole(*s.values()) and min(s.values()) >= 1
-    check("sizes", sizes, good, "the examples in train, validation and test, at least 1 in each")
+    check(
+        "sizes",
+        sizes,
+        good,
+        "the numbers of examples in train, validation and test, 1 or more each",
+    )
     channels, statistics = image_shape[-1], []
     for key, value in (("mean", mean), ("std", std)):
         good = lambda v, key=key: (
@@ -276,71 +281,69 @@ def register(
     _LOADERS[name] = functools.cache(functools.partial(_load_registered, INFOS[name], load))
 
 
-def _check_given(name, key, value, is_good, wanted):
+def _check_argument(name, key, value, is_valid, expected):
     try:
-        good = is_good(value)
-    except (TypeError, ValueError, AttributeError):  # of another type altogether
-        good = False
-    if not good:
-        raise UserError(f"data set {name!r} is registered with {key} {value!r}; give {wanted}.")
+        valid = is_valid(value)
+    except (TypeError, ValueError, AttributeError):  # another type
+        valid = False
+    if not valid:
+        raise UserError(f"Data set {name!r} is registered with {key} {value!r}; use {expected}.")
 
 
 def _load_registered(info: DataInfo, load, split: str) -> Split:
-    """What `load` gives for the split, if it is as registered."""
-    given = call_users(f"load({split!r}) of data set {info.name!r}", load, split)
-    size, told = info.sizes[split], f"data set {info.name!r}, split {split!r}"
-    several = isinstance(given, tuple | list)
-    if not (several and len(given) == 2):
-        what = f"a {type(given).__name__} of {len(given)}" if several else type(given).__name__
-        raise UserError(f"{told}: load gives {what}; return two arrays, (images, labels).")
-    images, labels = (_array(told, *pair) for pair in zip(("images", "labels"), given, strict=True))
+    """The split returned by `load`, checked against the registration."""
+    pair = call_users(f"load({split!r}) of data set {info.name!r}", load, split)
+    size, where = info.sizes[split], f"Data set {info.name!r}, split {split!r}"
+    several = isinstance(pair, tuple | list)
+    if not (several and len(pair) == 2):
+        what = f"a {type(pair).__name__} of {len(pair)}" if several else type(pair).__name__
+        raise UserError(f"{where}: load returns {what}; return two arrays, (images, labels).")
+    images, labels = (_array(where, *x) for x in zip(("images", "labels"), pair, strict=True))
     shapes = {"images": (images, (size, *info.image_shape)), "labels": (labels, (size,))}
     for what, (array, shape) in shapes.items():
         if array.shape != shape:
             raise UserError(
-                f"{told}: load gives {what} of shape {array.shape}, and {shape} is registered; "
+                f"{where}: load returns {what} of shape {array.shape}, and {shape} is registered; "
                 "make them agree."
             )
     if images.dtype != np.uint8:
         raise UserError(
-            f"{told}: load gives {images.dtype} images; give uint8 from 0 to 255, of floats from 0 "
-            "to 1 np.round(255 * images).astype(np.uint8)."
+            f"{where}: load returns {images.dtype} images; return uint8 from 0 to 255, for floats "
+            "from 0 to 1 np.round(255 * images).astype(np.uint8)."
         )
     whole = labels.dtype.kind in "iu"
     if not whole or labels.min() < 0 or labels.max() >= info.num_classes:
-        reach = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""
+        span = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""
         raise UserError(
-            f"{told}: load gives {labels.dtype} labels{reach}; give integers from 0 to "
+            f"{where}: load returns {labels.dtype} labels{span}; return integers from 0 to "
             f"{info.num_classes - 1}."
         )
     return Split(images, labels.astype(np.int32))
 
 
-def _array(told, what, values):
+def _array(where, what, values):
     try:
         return np.asarray(values)
-    except (TypeError, ValueError) as error:  # rows of several lengths
-        raise UserError(f"{told}: the {what} that load gives are no array ({error}).") from None
+    except (TypeError, ValueError) as error:  # rows of unequal lengths
+        raise UserError(f"{where}: load returns {what} that are not an array ({error}).") from None
 
 
 # ---- digits: inside scikit-learn ----
 
 
 def _digits_file() -> Path:
-    """The file behind sklearn.datasets.load_digits, found without the seconds sklearn's import
-    takes."""
+    """The file of sklearn.datasets.load_digits, without importing sklearn, which takes seconds."""
     import importlib.util
 
     spec = importlib.util.find_spec("sklearn")
     path = spec and Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
     if not path or not path.is_file():
-        raise UserError("data set 'digits' is part of scikit-learn: pip install scikit-learn.")
+        raise UserError("Data set 'digits' is part of scikit-learn: pip install scikit-learn.")
     return path
 
 
 def _load_digits(info: DataInfo, split: str) -> Split:
-    """1,197/300/300 images of one fixed permutation. RandomState, because NumPy froze its
-    stream for good."""
+    """1,197/300/300 images of a fixed permutation. NumPy guarantees RandomState's stream."""
     table = np.loadtxt(_digits_file(), delimiter=",", dtype=np.uint8)
     table = table[np.random.RandomState(0).permutation(len(table))]
     ends = np.cumsum(list(info.sizes.values()))
@@ -356,7 +359,7 @@ def data_root(data_dir=None) -> Path:
     """TFDS's root directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: that is the folder of one data set, or of a version of it.
+      UserError: it is the folder of one data set, or of a version of it.
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = user_path(data_dir or default, "the data sets' folder")
@@ -364,23 +367,22 @@ def data_root(data_dir=None) -> Path:
     own = here.parent if _VERSION.fullmatch(here.name) else here
     if newest_version(own):
         raise UserError(
-            f"{root} is the folder of one data set, and sets are looked for by name in the folder "
-            f"above; name {own.parent} instead."
+            f"{root} is the folder of one data set; use {own.parent}, that of all sets."
         )
     return root
 
 
 def find_prepared(name: str, data_dir=None) -> Prepared:
-    """The newest version of TFDS data set `name`, with all its files present and counted.
+    """The newest version of TFDS data set `name`, with all its files and records.
 
     Raises:
-      UserError: it is missing, half-prepared, or in a format that needs TensorFlow.
+      UserError: it is missing, incomplete, or in a format that needs TensorFlow.
     """
     folder = data_root(data_dir) / _TFDS_NAMES.get(name, name)
     path = newest_version(folder)
     if path is None:
         if any(folder.glob("incomplete.*")):
-            raise _half_prepared(folder, "its preparation was interrupted")
+            raise _incomplete(folder, "its preparation was interrupted")
         raise _missing(name, folder.parent)
     prepared = Prepared(path, _declared_shards(path))
     _check_records(name, prepared)
@@ -389,8 +391,8 @@ def find_prepared(name: str, data_dir=None) -> Prepared:
 
 def newest_version(folder: Path) -> Path | None:
     """The directory of the highest version in one data set's folder, complete or not."""
-    found = [path for path in folder.glob("*.*.*") if _VERSION.fullmatch(path.name)]
-    return max(found, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+    versions = [path for path in folder.glob("*.*.*") if _VERSION.fullmatch(path.name)]
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
 def _missing(name: str, root: Path) -> UserError:
@@ -405,29 +407,29 @@ def _missing(name: str, root: Path) -> UserError:
             "--from=DIR to use files you already have)"
         )
     return UserError(
-        f"data set {name!r} is not in {root}: {how}, name another folder with --config.data.dir or "
+        f"Data set {name!r} is not in {root}: {how}, name another folder with --config.data.dir or "
         "$TFDS_DATA_DIR, or use digits or synthetic, which need no download."
     )
 
 
-def _half_prepared(path: Path, what: str) -> UserError:
-    return UserError(f"{path} is half-prepared: {what}; delete it and prepare it again.")
+def _incomplete(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is incomplete: {what}; delete it and prepare it again.")
 
 
 def _declared_shards(path: Path) -> dict[str, list[tuple[Path, int]]]:
-    """The shards that dataset_info.json declares. Plain JSON, so that TFDS need not be imported."""
+    """The shards in dataset_info.json, without importing TFDS."""
     for file in ("dataset_info.json", "features.json"):
         if not (path / file).is_file():
-            raise _half_prepared(path, f"it has no {file}")
+            raise _incomplete(path, f"it has no {file}")
     try:
         info = json.loads((path / "dataset_info.json").read_text())
         formats = [info["fileFormat"], *info.get("alternativeFileFormats", [])]
         lengths = {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise _half_prepared(path, "its dataset_info.json is unreadable") from error
+        raise _incomplete(path, "its dataset_info.json is unreadable") from error
     if "array_record" not in formats:
         raise UserError(
-            f"{path} holds {formats[0]} files, which can't be read at random without TensorFlow: "
+            f"{path} has {formats[0]} files, which have no random access without TensorFlow; "
             "prepare the set as array_record, in another data_dir."
         )
     return {
@@ -440,7 +442,7 @@ def _declared_shards(path: Path) -> dict[str, list[tuple[Path, int]]]:
 
 
 def _check_records(name: str, prepared: Prepared) -> None:
-    """The splits, files and records that `name` needs are all there."""
+    """Check that all splits, files and records of `name` are there."""
     sizes, test = INFOS[name].sizes, _TEST_SPLITS.get(name, "test")
     needed = {"train": sizes["train"] + sizes["validation"], test: sizes["test"]}
     for split, expected in needed.items():
@@ -448,32 +450,31 @@ def _check_records(name: str, prepared: Prepared) -> None:
         declared = sum(count for _, count in shards)
         if declared != expected:
             what = f"it declares {declared:,} {split} records of {expected:,}"
-            raise _half_prepared(prepared.path, what)
+            raise _incomplete(prepared.path, what)
         for file, count in shards:
             if not file.is_file():
-                raise _half_prepared(prepared.path, f"{file.name} is missing")
-            held = _count_records(file)
-            if held != count:
-                what = f"{file.name} holds {held:,} records of {count:,}"
-                raise _half_prepared(prepared.path, what)
+                raise _incomplete(prepared.path, f"{file.name} is missing")
+            present = _count_records(file)
+            if present != count:
+                what = f"{file.name} has {present:,} records of {count:,}"
+                raise _incomplete(prepared.path, what)
 
 
 def _count_records(file: Path) -> int:
-    """The count in an array_record file's footer; 0 when the file was cut short."""
+    """The count in an array_record file's footer; 0 if the file is truncated."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     reader = ArrayRecordReader(str(file))
     count = reader.num_records()
     try:
-        reader.close()  # Only here it tells that the footer could not be read.
+        reader.close()  # raises if the footer was unreadable
     except RuntimeError:
         return 0
     return count
 
 
 def open_records(info: DataInfo, split: str, prepared: Prepared):
-    """Random access to the serialized examples of one of our splits: `len`, `[i]` and
-    `__getitems__`. It can be pickled."""
+    """Picklable random access to the serialized examples of a split: `[i]` and `__getitems__`."""
     import tensorflow_datasets as tfds
 
     held_out = info.sizes["train"]
@@ -490,7 +491,7 @@ def open_records(info: DataInfo, split: str, prepared: Prepared):
 
 
 def parse_example(record: bytes) -> tuple[bytes, int]:
-    """(encoded image, label) of one serialized example, without TFDS's slow feature decoding."""
+    """(encoded image, label) of a serialized example, without TFDS's slow feature decoding."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(record).features.feature
@@ -504,9 +505,9 @@ def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
     source = open_records(info, split, prepared)
     try:
         records = source.__getitems__(range(len(source)))
-    except (RuntimeError, ValueError) as error:  # Riegeli's checksum of a chunk did not match.
+    except (RuntimeError, ValueError) as error:  # checksum mismatch of a chunk
         raise UserError(
-            f"{prepared.path} is damaged ({error}); delete it and prepare it again."
+            f"{prepared.path} is corrupted ({error}); delete it and prepare it again."
         ) from error
     images = np.empty((len(records), *info.image_shape), np.uint8)
     labels = np.empty(len(records), np.int32)
@@ -516,7 +517,7 @@ def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
             png, labels[i] = parse_example(record)
             image = cv2.imdecode(np.frombuffer(png, np.uint8), mode)
             images[i] = image.reshape(info.image_shape)
-        except Exception as error:  # whatever a decoder makes of other bytes than it expects
+        except Exception as error:  # decoders raise many types
             raise _other_records(info, split, prepared, f"record {i} cannot be decoded") from error
     if labels.min() < 0 or labels.max() >= info.num_classes:
         what = f"labels go from {labels.min()} to {labels.max()}"
@@ -544,28 +545,28 @@ def cache_dir() -> Path:
 
 
 def _identity(info: DataInfo, prepared: Prepared) -> str:
-    """Changes whenever the prepared files, or the way they are split, do."""
+    """A hash that changes with the prepared files and their splits."""
     files = [file for shards in prepared.shards.values() for file, _ in shards]
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     declared = (prepared.path / "dataset_info.json").read_text()
-    known = repr((str(prepared.path.resolve()), declared, stats, info))
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
+    content = repr((str(prepared.path.resolve()), declared, stats, info))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _read_cache(entry: Path) -> Split | None:
-    """The split kept in `entry`, as memory maps, or None if there is none that is whole."""
+    """The split cached in `entry`, as memory maps; None if it is missing or corrupted."""
     try:
         images = np.load(entry / "images.npy", mmap_mode="r")
         labels = np.load(entry / "labels.npy", mmap_mode="r")
         sums = json.loads((entry / "crc32.json").read_text())
     except (OSError, ValueError, EOFError):
         return None
-    whole = sums == [zlib.crc32(images), zlib.crc32(labels)]
-    return Split(images, labels) if whole else None
+    intact = sums == [zlib.crc32(images), zlib.crc32(labels)]
+    return Split(images, labels) if intact else None
 
 
 def _write_cache(entry: Path, split: Split) -> None:
-    """Keeps `split` in `entry`, all at once or, where nothing can be written, not at all."""
+    """Cache `split` in `entry` atomically, or not at all where nothing can be written."""
     scratch = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
     try:
         scratch.mkdir(parents=True)
@@ -573,7 +574,7 @@ def _write_cache(entry: Path, split: Split) -> None:
         np.save(scratch / "labels.npy", split.labels)
         sums = [zlib.crc32(split.images), zlib.crc32(split.labels)]
         (scratch / "crc32.json").write_text(json.dumps(sums))
-        shutil.rmtree(entry, ignore_errors=True)  # What was there could not be read.
+        shutil.rmtree(entry, ignore_errors=True)  # an unreadable entry
         scratch.rename(entry)
-    except OSError:  # A full or read-only disk, or another process was first.
+    except OSError:  # a full or read-only disk, or another process was first
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,10 +1,9 @@
-"""Image sets that do not fit on a device: decoded from JPEG and cropped as they are needed.
+"""Streaming of image sets that do not fit on a device: JPEG decoding and cropping on the host.
 
-Reading and decoding run ahead in Grain's threads or worker processes. Which record stands at which
-position of a run, and how it is cropped, depend on (seed, position) alone. So a batch is the same
-on any number of hosts, threads and workers; each host decodes only its own part; and (seed, step)
-is the whole state: a checkpoint keeps the step, and `batches(step)` goes on from there, mid-epoch,
-without replaying anything.
+Grain's threads or worker processes read and decode ahead. The record at a position of a run and its
+crop depend only on (seed, position). A batch is therefore the same on any number of hosts, threads
+and workers; each host decodes only its own part; and (seed, step) is the whole state: a checkpoint
+stores the step, and `batches(step)` resumes there, mid-epoch, without replay.
 
 Worker processes are spawned: with `workers` > 0 a program needs the usual
 `if __name__ == "__main__":` guard.
@@ -20,19 +19,19 @@ from scaling.data import sources
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
 
-# Images that a thread reads in one go: enough to hide Grain's cost per item, few enough that all
-# threads share the work of the first batch.
+# Images per read: enough to amortise Grain's cost per item, few enough to divide the first batch
+# over all threads.
 _CHUNK = 32
 
-_ATTEMPTS = 10  # at a random crop that fits into the image, before a central one is taken
+_ATTEMPTS = 10  # at a random crop that fits the image; then a central crop
 
 
 class JpegRecords:
-    """Random access to one split: `[i]` is (JPEG bytes, label). It can be pickled.
+    """Random access to one split: `[i]` is (JPEG bytes, label). Picklable.
 
     Args:
       records: `[i]` is a serialized TFDS example with an image and a label.
-      name: what and where the records are, for messages.
+      name: of the records with their path, for messages.
     """
 
     def __init__(self, records: Sequence[bytes], name: str):
@@ -45,9 +44,9 @@ class JpegRecords:
     def __getitem__(self, i: int) -> tuple[bytes, int]:
         try:
             record = self._records[i]
-        except RuntimeError as error:  # Its chunk's checksum does not match.
+        except RuntimeError as error:  # checksum mismatch of its chunk
             raise UserError(
-                f"record {i} of {self} is damaged ({error}); prepare the data set again."
+                f"Record {i} of {self} is corrupted ({error}); prepare the data set again."
             ) from error
         return sources.parse_example(record)
 
@@ -56,7 +55,7 @@ class JpegRecords:
 
 
 def open_imagenet(split: str, data_dir=None) -> JpegRecords:
-    """ImageNet's JPEG files and labels, from a prepared TFDS directory `imagenet2012`.
+    """ImageNet's JPEG images and labels, from a prepared TFDS directory `imagenet2012`.
 
     Args:
       split: 'train', 'validation' (the last 50,000 of TFDS's train split, held out) or 'test' (the
@@ -64,7 +63,7 @@ def open_imagenet(split: str, data_dir=None) -> JpegRecords:
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      UserError: unknown split; missing or half-prepared directory.
+      UserError: unknown split; missing or incomplete directory.
     """
     info = sources.describe("imagenet")
     sources.check_split(info, split)
@@ -76,21 +75,21 @@ def open_imagenet(split: str, data_dir=None) -> JpegRecords:
 class ImageStream:
     """Batches of decoded images for the devices of one host.
 
-    Step s holds positions s*G to (s+1)*G - 1, where G = accum_steps * devices * micro_batch is the
-    global batch. Within a step they are laid out as [accum_steps, devices, micro_batch].
+    Step s has positions s*G to (s+1)*G - 1, where G = accum_steps * devices * micro_batch is the
+    global batch, in the shape [accum_steps, devices, micro_batch].
 
     Args:
-      source: `source[i]` is (JPEG bytes, label); its repr names it in messages. With `workers` it
-        must pickle.
+      source: `source[i]` is (JPEG bytes, label); its repr is used in messages. Picklable if there
+        are `workers`.
       layout: (accum_steps, devices, micro_batch) of the whole run, over all hosts.
       host_devices: this host's devices, as indices into `devices`. Only their rows are read.
       seed: of the order and the crops, 0 <= seed < 2**63.
       image_size: S, the side of the square images, in pixels.
-      train: True for epochs without end, each a fresh permutation (Goyal 2017, Remark 4), with
-        random crops and flips. False for one pass in order over the centres of the images, with
-        a mask over the rows of the last step that hold no record; `seed` then has no effect.
-      threads: that read and decode, in each process; 0 reads in the caller's.
-      workers: processes that read and decode; 0 reads in this one.
+      train: True for endless epochs, each a fresh permutation (Goyal 2017, Remark 4), with random
+        crops and flips. False for one pass in order over central crops, with a mask for the padding
+        of the last step; `seed` then has no effect.
+      threads: reading and decoding threads per process; 0 for the caller's.
+      workers: reading and decoding processes; 0 for this one.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class ImageStream:
         self.workers = workers
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the batches of `start_step` and the steps after it.
+        """Yield the batches from `start_step` on.
 
         Each is a dict, where shape = [accum_steps, len(host_devices), micro_batch]:
           image: uint8 [*shape, S, S, 3], RGB;
@@ -123,12 +122,12 @@ class ImageStream:
           mask: bool [*shape], only when not training.
 
         Raises:
-          UserError: a record is not a readable JPEG image; raised at the step that needs it.
+          UserError: a record is not a readable JPEG image; raised at its step.
         """
         accum_steps, _, micro_batch = self.layout
         shape = (accum_steps, len(self.host_devices), micro_batch)
-        chunks = math.prod(shape) // self._chunk  # in a step, on this host
-        # A training stream has no end, but Grain wants a length that fits into 64 bits.
+        chunks = math.prod(shape) // self._chunk  # per step, on this host
+        # A training stream is endless, but Grain needs a length that fits into 64 bits.
         steps = 2**40 if self.train else -(-len(self.source) // math.prod(self.layout))
         batches = _read_ahead(
             self._read_chunk,
@@ -166,7 +165,7 @@ class ImageStream:
             image = _decode(jpeg)
             if image is None:
                 raise UserError(
-                    f"record {record} of {self.source!r} is not a readable JPEG image "
+                    f"Record {record} of {self.source!r} is not a readable JPEG image "
                     f"({len(jpeg):,} bytes); prepare the data set again."
                 )
             if self.train:
@@ -193,7 +192,7 @@ def eval_batches(
     threads: int = 16,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every record of `source` once, in order, as the centre of its image.
+    """Every record of `source` once, in order, as a central crop.
 
     All hosts yield the same number of batches; the last is padded.
 
@@ -227,28 +226,28 @@ def _read_ahead(
 ) -> Iterator[dict]:
     """read(i) for i in indices, in that order, `batch` of them stacked at a time.
 
-    While a batch is used, the next one is read: the buffers hold one batch and a bit.
+    The next batch is read while one is used: the buffers contain a little more than one batch.
     """
     import grain
     from absl import flags
 
-    buffer = batch // max(workers, 1) + threads + 1  # Items ahead, in each process.
+    buffer = batch // max(workers, 1) + threads + 1  # items ahead, per process
     items = grain.MapDataset.range(indices.start, indices.stop).map(read)
     items = items.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer if threads else 0)
     )
     if workers:
-        if not flags.FLAGS.is_parsed():  # Starting a process, Grain reads its flags: the defaults.
+        if not flags.FLAGS.is_parsed():  # Grain reads its flags when it starts a process
             flags.FLAGS.mark_as_parsed()
         items = items.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer)
         )
-    yield from items.batch(batch)  # Closing this generator ends the threads and processes.
+    yield from items.batch(batch)  # closing this generator ends the threads and processes
 
 
 @functools.lru_cache(maxsize=2)
 def _epoch_order(seed: int, size: int) -> EpochOrder:
-    """One for each process, not for each stream: its cached permutations do not pickle."""
+    """One per process, not per stream: its cached permutations are not picklable."""
     return EpochOrder(seed, size)
 
 
@@ -257,7 +256,7 @@ def _epoch_order(seed: int, size: int) -> EpochOrder:
 
 @functools.cache
 def _opencv():
-    """OpenCV without threads of its own: Grain's fill the cores, and more slow each other down."""
+    """OpenCV without its own threads: Grain's threads already use all cores."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -265,17 +264,17 @@ def _opencv():
 
 
 def _decode(jpeg: bytes) -> np.ndarray | None:
-    """uint8 [H, W, 3] in RGB, of grey, RGB and CMYK files alike; None if it can't be read."""
+    """uint8 [H, W, 3] in RGB from grey, RGB and CMYK files; None if unreadable."""
     cv2 = _opencv()
-    # The orientation in EXIF is ignored, as TensorFlow's decoder does.
+    # Ignores the EXIF orientation, like TensorFlow's decoder.
     mode = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(jpeg, np.uint8), mode) if jpeg else None
 
 
 def random_crop(image: np.ndarray, size: int, seed: int, position: int) -> np.ndarray:
-    """The random-resized crop of Inception and Goyal 2017, mirrored half the time.
+    """The random-resized crop of Inception and Goyal 2017, flipped half of the time.
 
-    It covers 8% to 100% of the area at an aspect ratio of 3/4 to 4/3, uniform in its logarithm.
+    It covers 8% to 100% of the area at a log-uniform aspect ratio of 3/4 to 4/3.
 
     Args:
       image: uint8 [H, W, 3].
@@ -285,8 +284,8 @@ def random_crop(image: np.ndarray, size: int, seed: int, position: int) -> np.nd
     Returns:
       uint8 [S, S, 3].
     """
-    # The last counter word keeps clear of EpochOrder, which uses the same keys. Raw bits, because
-    # NumPy guarantees their stream forever, unlike those of its distributions.
+    # The last counter word separates this stream from EpochOrder's, which uses the same keys. NumPy
+    # guarantees the stream of raw bits across versions, but not of its distributions.
     key = np.array([seed, position], np.uint64)
     bits = np.random.Philox(key=key, counter=[0, 0, 0, 1]).random_raw(4 * _ATTEMPTS + 1)
     *uniforms, flip = (bits >> np.uint64(11)) * 2.0**-53
@@ -309,7 +308,7 @@ def _crop_box(height: int, width: int, uniforms: list[float]) -> tuple[int, int,
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The central square of uint8 [H, W, 3], 224/256 of the short side, as uint8 [S, S, 3].
 
-    The same pixels as a resize of the short side to 256/224 * S and a central crop, for less work.
+    Equivalent to a resize of the short side to 256/224 * S and a central crop, at a lower cost.
     """
     height, width = image.shape[:2]
     side = round(min(height, width) * 224 / 256)
@@ -322,7 +321,7 @@ def _centre_box(height: int, width: int, side: int) -> tuple[int, int, int, int]
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear; averaged over areas where it shrinks by more than 2, which would alias."""
+    """Bilinear; area-averaged if shrunk by more than 2, to avoid aliasing."""
     cv2 = _opencv()
     shrinks = min(image.shape[:2]) > 2 * size
     mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

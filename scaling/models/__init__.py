@@ -1,7 +1,7 @@
-"""Model families and the table of their names, which `register` adds to.
+"""Model families by name; `register` adds to them.
 
 A model is a Flax Linen module called as `model(x, train=..., positions=...)`, with x [N, H, W, C]
-and `positions` [N] naming the examples of the global batch (only dropout reads them). It returns
+and `positions` [N] the indices of the examples in the global batch (for dropout). It returns
 float32 logits [N, num_classes].
 """
 
@@ -34,32 +34,33 @@ MODELS = {
 OWN = tuple(MODELS)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 METHODS = ("auto", "xla", "forward_only", "patches")
-# What may be said of a model by name; a wrong word is answered with the nearest right one.
+# Options with a fixed set of values.
 _CHOICES = {"norm": KINDS, "dtype": tuple(DTYPES), "conv_method": METHODS}
-# Fields that the program or Flax fills, never a config.
+# Fields set by the program or Flax, not by a config.
 _FILLED = ("num_classes", "axis_name", "parent", "name")
 
 
 def register(name: str, module_class: type[nn.Module]) -> None:
-    """Makes a Flax Linen class a model that configs can name; see docs/your_model.md.
+    """Make a Flax Linen class available to configs as a model; see docs/your_model.md.
 
     Args:
-      name: for `model.name`. A class takes the place of one of the same qualified name, for a
-        config file may be loaded more than once.
-      module_class: called as `model(x, train=..., positions=...)`, without what its `__call__` does
-        not take; returns logits [N, num_classes]. All its fields but `num_classes` have defaults;
-        those that are numbers, words, None or tuples of them are the model's options. `axis_name`,
-        `dtype`, `norm`, `ghost_batch` and `conv_method` mean what they mean in the families here.
+      name: for `model.name`. A class replaces one of the same qualified name, since a config file
+        may be loaded more than once.
+      module_class: called as `model(x, train=..., positions=...)`, without arguments that its
+        `__call__` does not accept; returns logits [N, num_classes]. All fields but `num_classes`
+        have defaults; those that are numbers, strings, None or tuples of them are options of the
+        model. `axis_name`, `dtype`, `norm`, `ghost_batch` and `conv_method` have the same meaning
+        as in the families here.
 
     Raises:
-      UserError: the class can not be used so, or the name is taken.
+      UserError: the class is not such a model, or the name is taken.
     """
     if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
         raise UserError(f"Model {name!r} is {module_class!r}; register a flax.linen.Module class.")
     own, taken = module_class.__qualname__, MODELS.get(name)
     if name in OWN or (taken and taken.__qualname__ != own):
         raise UserError(
-            f"Model {name!r} is {taken.__qualname__} already; register {own} under another name."
+            f"Model {name!r} is already {taken.__qualname__}; register {own} under another name."
         )
     fields = {field.name: field for field in dataclasses.fields(module_class)}
     if "num_classes" not in fields:
@@ -72,15 +73,15 @@ def register(name: str, module_class: type[nn.Module]) -> None:
 
 
 def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
-    """`base`, called as all families are, with an `axis_name`; parameters keep their names."""
+    """`base` with the call signature and `axis_name` of the families, and its parameter names."""
     signature = inspect.signature(base.__call__)
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    passed = [k for k in ("train", "positions") if takes_all or k in signature.parameters]
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    passed = [k for k in ("train", "positions") if any_keyword or k in signature.parameters]
     try:
         signature.bind("self", "x", **dict.fromkeys(passed))
     except TypeError as error:
         raise UserError(
-            f"Model {name!r} can not be called as model(x, train=..., positions=...): {error}."
+            f"Model {name!r} cannot be called as model(x, train=..., positions=...): {error}."
         ) from None
     across_devices = "axis_name" in {field.name for field in dataclasses.fields(base)}
 
@@ -102,7 +103,7 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
             ):
                 raise UserError(
                     f"Model {name!r} has batch norm whose result would depend on how a batch is "
-                    "split; make it by scaling.models.norm.make_norm, from fields norm, "
+                    "split; create it by scaling.models.norm.make_norm, from fields norm, "
                     "ghost_batch and axis_name."
                 )
             return logits.astype(jnp.float32)
@@ -112,7 +113,7 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The options of the model called `name` with their defaults, as `build_model` takes them.
+    """The options of the model `name` and their defaults, for `build_model`.
 
     Raises:
       UserError: no such model.
@@ -126,17 +127,17 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def _is_plain(value):
-    """It can be written in a config and its record."""
+    """Whether a config and its record can contain the value."""
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
 def build_model(name: str, num_classes: int, axis_name: str | None = None, **options) -> nn.Module:
-    """The model called `name`, with its options checked.
+    """The model `name`, with its options checked.
 
     Raises:
-      UserError: no such model, an option it does not have, or a value the option does not take.
+      UserError: no such model, an option it does not have, or an invalid value.
     """
     known, family = model_options(name), MODELS[name]
     refuse_unread(f"Model {name!r}", options, known)
@@ -147,15 +148,15 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
             raise UserError(f"model.{key} is {value!r}: {nearest(value, choices[key])}")
     if family is MLP and not all(map(_is_width, options.get("widths", ()))):
         raise UserError(
-            f"model.widths is {options['widths']}; they are numbers of units, 1 or more each."
+            f"model.widths is {options['widths']}; give numbers of units, each 1 or more."
         )
     if family is VGG and options.get("depth", 9) not in LAYERS:
-        raise UserError(f"VGG depth {options['depth']} does not exist; use 9, 11 or 16.")
+        raise UserError(f"model.depth is {options['depth']}; use 9, 11 or 16 for a VGG.")
     if "dtype" in options:
         options["dtype"] = DTYPES[options["dtype"]]
     model = family(num_classes=num_classes, axis_name=axis_name, **options)
     if getattr(model, "norm", "none") == "ghost" and not getattr(model, "ghost_batch", None):
-        raise UserError("model.norm is 'ghost' without a size; set model.ghost_batch, such as 32.")
+        raise UserError("model.norm is 'ghost' without a size; set model.ghost_batch, e.g. to 32.")
     if family is ResNet:
         try:
             model._shape()
@@ -169,7 +170,7 @@ def _is_width(value):
 
 
 def ghost_batch_of(model: nn.Module, global_batch: int) -> int | None:
-    """Examples that share statistics in training, None where examples do not interact."""
+    """Examples that share statistics in training; None if examples do not interact."""
     kind = getattr(model, "norm", "none")
     return {"batch": global_batch, "ghost": getattr(model, "ghost_batch", None)}.get(kind)
 
@@ -182,7 +183,8 @@ def couples_examples(model: nn.Module) -> bool:
 def check_statistics(
     model: nn.Module, image_shape: tuple[int, int, int], global_batch: int
 ) -> None:
-    """Every normalisation in training is over `FEWEST_VALUES` or more; asks nothing of the devices.
+    """Check that every normalisation in training is over at least `FEWEST_VALUES`, from shapes
+    alone.
 
     Raises:
       UserError: one is over fewer.
@@ -204,30 +206,30 @@ def check_statistics(
             remedy = f"a {key} of {-(-FEWEST_VALUES // places)} or more"
         raise UserError(
             f"model.norm is {kind!r}, and in {name} {over} and a channel has {places} "
-            f"place{'s' * (places > 1)}: statistics of {values} value{'s' * (values > 1)}, after "
-            f"which nothing can be learned. At least {FEWEST_VALUES} are needed; use {remedy}, or "
-            "another norm."
+            f"place{'s' * (places > 1)}: statistics of {values} value{'s' * (values > 1)}, which "
+            f"leave no gradient. At least {FEWEST_VALUES} are needed; use {remedy}, or another "
+            "norm."
         )
 
 
 def smallest_group(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Examples that must share statistics at least, see `check_statistics`."""
+    """The fewest examples that may share statistics, see `check_statistics`."""
     fewest = [math.prod(shape[:-1]) for _, shape in _normalised(model, image_shape)]
     return -(-FEWEST_VALUES // min(fewest, default=FEWEST_VALUES))
 
 
 def _normalised(model, image_shape):
     """(name, shape of one example, channels last) of every normalisation."""
-    found = []
+    layers = []
 
-    def look(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
         if isinstance(context.module, GhostBatchNorm | GroupNorm):
-            found.append(("/".join(context.module.path), args[0].shape[1:]))
+            layers.append(("/".join(context.module.path), args[0].shape[1:]))
         return call(*args, **kwargs)
 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(look):
+    with nn.intercept_methods(record):
         jax.eval_shape(
             functools.partial(model.init, train=False), jax.eval_shape(jax.random.key, 0), image
         )
-    return found
+    return layers

@@ -8,7 +8,7 @@ from scaling.models.layers import Conv, Dropout, he_normal, max_pool_3x3
 from scaling.models.norm import local_response_norm, make_norm
 
 GROUPS = (1, 2)
-# Filters, kernel, stride, whether in groups, and whether a 3x3 max pool of stride 2 follows.
+# Filters, kernel size, stride, whether grouped, whether a 3x3 max pool of stride 2 follows.
 LAYERS = (
     (96, 11, 4, False, True),
     (256, 5, 1, True, True),
@@ -23,11 +23,11 @@ class AlexNet(nn.Module):
 
     Without `norm` it is Krizhevsky's: [conv, ReLU, local response norm, pool] twice, then three
     convolutions with ReLU, the last with a pool; 60,965,224 parameters for 1000 classes. With
-    `norm="batch"` or "ghost" it is AlexNet-BN (You 2017, Table 1b): a norm after every layer but
-    the last, no bias there, and no local response norm. Weights start as He's, biases at zero.
+    `norm="batch"` or "ghost" it is AlexNet-BN (You 2017, Table 1b): a norm and no bias in every
+    layer but the last, and no local response norm. He initialisation, biases zero.
 
     Attributes:
-      groups: of the second, fourth and fifth convolution, which first lay on two GPUs; or 1.
+      groups: of the second, fourth and fifth convolution, originally split over two GPUs; or 1.
       dropout: of both hidden dense layers.
     """
 

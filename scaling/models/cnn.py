@@ -13,9 +13,9 @@ SIZES = {"narrow": (16, 32, 512), "base": (32, 64, 1024), "wide": (64, 128, 2048
 class SimpleCNN(nn.Module):
     """Two stages of [5x5 conv, ReLU, 2x2 max pool], a dense ReLU layer with dropout, a dense layer.
 
-    Shallue 2018, and McCandlish 2018, App. A.4.1.
-    `size` is narrow, base or wide: filters and hidden units 16/32/512, 32/64/1024, 64/128/2048.
-    The papers use dropout 0.4 on Fashion-MNIST and none on MNIST.
+    Shallue 2018, and McCandlish 2018, App. A.4.1. `size` is narrow, base or wide, see `SIZES`:
+    filters of both stages and hidden units. The papers use dropout 0.4 on Fashion-MNIST and none on
+    MNIST.
     """
 
     num_classes: int
@@ -45,9 +45,9 @@ class ShallowCNN(nn.Module):
     """Two stages of [5x5 conv of 64, 3x3 max pool of stride 2, norm, ReLU], two dense layers.
 
     C1 on CIFAR-10 and C3 on CIFAR-100 (Keskar 2016, Table 1; Hoffer 2017, Table 1). The dense
-    layers are [384, norm, ReLU, dropout], [192, norm, ReLU, dropout] and the classes. The order of
-    pool and norm and what has no bias, all that is normalised, are those of Hoffer's code, which
-    gives 1,388,490 parameters for 32x32x3 and 10 classes. Keskar's normalises before the pool.
+    layers are [384, norm, ReLU, dropout], [192, norm, ReLU, dropout] and the classes. As in
+    Hoffer's code, the norm follows the pool and normalised layers have no bias: 1,388,490
+    parameters for 32x32x3 and 10 classes. Keskar normalises before the pool.
     """
 
     num_classes: int

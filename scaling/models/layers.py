@@ -1,4 +1,4 @@
-"""Layers whose results ignore how a batch is laid out, and convolutions for every backend."""
+"""Layers whose results do not depend on the batch layout, and convolutions for every backend."""
 
 import functools
 
@@ -11,7 +11,7 @@ from scaling.errors import UserError
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
-# He et al. 2015: the initialisation of the ResNet papers; also good for ReLU MLPs.
+# He et al. 2015, as in the ResNet papers; also for ReLU MLPs.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -23,8 +23,8 @@ class Conv(nn.Module):
       features: output channels.
       kernel_size: height and width.
       stride: of both axes.
-      groups: the channels in and out fall into so many groups, each convolved on its own.
-      method: which program computes it; all agree to float tolerance (see `convolve`).
+      groups: number of channel groups, each convolved separately.
+      method: implementation; all agree to float tolerance (see `convolve`).
       dtype: of the computation; parameters are float32.
     """
 
@@ -55,17 +55,17 @@ class Conv(nn.Module):
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, method: str = "auto") -> jax.Array:
     """SAME convolution of [N, H, W, C] with [kh, kw, C, F].
 
-    With a kernel [kh, kw, C / groups, F] it is a grouped one: group g of the filters sees group g
-    of the channels alone. All methods but xla convolve group after group.
+    With a kernel [kh, kw, C / groups, F] it is grouped: group g of the filters has group g of the
+    channels as input. All methods but xla loop over the groups.
 
     Methods:
-      xla: `lax.conv_general_dilated`; right for GPUs and TPUs.
-      forward_only: the gradients are written as forward convolutions too. XLA's CPU compiler runs
-        a convolution whose operands are in plain NHWC order through a fast kernel, but inside a
-        loop (and every training step here is inside one) its own backward convolutions are not in
-        that order and run ten to thirty times slower.
+      xla: `lax.conv_general_dilated`; best on GPUs and TPUs.
+      forward_only: the gradients are forward convolutions too. XLA has a fast CPU kernel for
+        convolutions with operands in plain NHWC order; inside a loop, and so in every training
+        step here, its own backward convolutions are not in that order and run ten to thirty times
+        slower.
       patches: patches times a matrix. Under `vmap` over models a convolution becomes a grouped
-        one, slow everywhere; this becomes a batched matrix product.
+        one, slow on every backend; this becomes a batched matrix product.
       auto: forward_only on CPU, xla elsewhere.
     """
     if method == "auto":
@@ -132,19 +132,19 @@ def _backward(stride, residuals, dy):
     height, width = x.shape[1:3]
     (top, bottom), (left, right) = _same_padding(x.shape, kernel.shape, stride)
 
-    # dx: the kernel, turned round, slides over dy with stride - 1 zeros between its pixels.
-    spread = lax.pad(
+    # dx: dy, dilated with stride - 1 zeros between its pixels, convolved with the flipped kernel.
+    dilated = lax.pad(
         dy,
         jnp.zeros((), dy.dtype),
         ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)),
     )
-    turned = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+    flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     before = (kh - 1 - top, kw - 1 - left)
-    after = (height - spread.shape[1] + top, width - spread.shape[2] + left)
-    dx = _conv(spread, turned, 1, tuple(zip(before, after, strict=True)))
+    after = (height - dilated.shape[1] + top, width - dilated.shape[2] + left)
+    dx = _conv(dilated, flipped, 1, tuple(zip(before, after, strict=True)))
 
-    # dkernel: dy, with examples as its input channels, slides over x, channels as examples. The
-    # barrier keeps XLA from folding the transposes back into the slow form.
+    # dkernel: x convolved with dy as the kernel; examples are the input channels, channels the
+    # examples. The barriers keep XLA from folding the transposes back into the slow form.
     columns, window = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
     dkernel = _conv(
         columns, window, 1, ((top, bottom), (left, right)), rhs_dilation=(stride, stride)
@@ -172,8 +172,8 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 def max_pool_3x3(x: jax.Array) -> jax.Array:
     """3x3 max pooling with stride 2, [N, H, W, C] -> [N, (H-1)//2, (W-1)//2, C].
 
-    Windows overlap and none reaches over the edge, as in AlexNet. Maxima of slices along one axis,
-    then the other: on CPU five times faster with its gradient than `lax.reduce_window`.
+    Overlapping windows without padding, as in AlexNet. Maxima of slices along one axis, then the
+    other: on CPU, with its gradient, five times faster than `lax.reduce_window`.
 
     Raises:
       UserError: an image smaller than a window.
@@ -190,23 +190,23 @@ def _check_window(x, size):
     _, height, width, _ = x.shape
     if min(height, width) < size:
         raise UserError(
-            f"The images are too small for this model: {height}x{width} is left of them before a "
-            f"pool of {size}x{size}; use larger images or another model."
+            f"The images are too small for this model: {height}x{width} pixels remain before a "
+            f"{size}x{size} pool; use larger images or another model."
         )
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is a function of the example, not of its place in an array.
+    """Dropout with a mask per example, independent of its row in an array.
 
-    `flax.linen.Dropout` draws one mask for the array it is given, so its result would depend on
-    the number of devices and microbatches. Here every example has a key of its own.
+    `flax.linen.Dropout` draws one mask per array, so its result would depend on the number of
+    devices and microbatches. Here every example has its own key.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, positions: jax.Array | None) -> jax.Array:
-        """x: [N, ...]. positions: [N] integers that name the examples of the global batch."""
+        """x: [N, ...]. positions: [N] indices of the examples in the global batch."""
         if not train or self.rate == 0.0 or self.is_initializing():
             return x
         key = self.make_rng("dropout")

@@ -1,9 +1,9 @@
-"""Normalisation: none, batch, ghost batch and group; AlexNet's, across channels.
+"""Normalisation: none, batch, ghost batch and group; local response normalisation for AlexNet.
 
-Batch statistics are shared by a *ghost batch*: a group of consecutive examples of the global batch
-(Hoffer 2017, section 4). Its size is part of the experiment. It does not follow from the number of
-devices or microbatches, as it silently does where every device normalises what it happens to hold.
-Batch norm is the ghost batch norm whose one group is the global batch.
+A *ghost batch*, a group of consecutive examples of the global batch, shares batch statistics
+(Hoffer 2017, section 4). Its size is part of the experiment, and independent of the number of
+devices and microbatches; with per-device batch norm it would silently depend on them. Batch norm is
+ghost batch norm with the global batch as its only group.
 """
 
 import functools
@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax import lax
 
 KINDS = ("none", "batch", "ghost", "group")
-# Normalising n values takes out their mean and their scale. Of two that leaves nothing but a sign,
-# through which no gradient passes, and of one, nothing.
+# Normalising removes mean and scale. Two values become -1 and 1, one becomes 0, both without a
+# gradient.
 FEWEST_VALUES = 3
 
 
 class Identity(nn.Module):
-    """No normalisation; takes and ignores what the others use."""
+    """No normalisation, with the arguments of the others."""
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
@@ -31,7 +31,7 @@ class Identity(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Wu and He 2018, with as many of 32 groups as divide the channels."""
+    """Wu and He 2018, with the largest number of groups up to 32 that divides the channels."""
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: jnp.dtype = jnp.float32
@@ -44,32 +44,32 @@ class GroupNorm(nn.Module):
 
 
 def groups_of(channels: int) -> int:
-    """Groups that `GroupNorm` divides so many channels into."""
+    """Number of groups of `GroupNorm`: the largest divisor of the channels up to 32."""
     return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
 
 
 class GhostBatchNorm(nn.Module):
     """Batch norm over groups of `ghost_batch` consecutive examples.
 
-    In training, group statistics are those of Hoffer 2017, Algorithm 1; across devices they are
-    gathered where a group spans several. The running statistics are the sequential exponential
-    average over all groups of the global batch, in order:
+    Training uses the group statistics of Hoffer 2017, Algorithm 1, gathered over devices where a
+    group spans several. The running statistics are the sequential exponential average over all
+    groups of the global batch, in order:
 
         running <- momentum^k running + sum_i momentum^(k-i) (1 - momentum) statistic_i
 
-    They start at zero, and so does `weight`, the same average of 1. Evaluation divides by it, as
-    Adam does by 1 - beta^t (Kingma and Ba 2014, section 3): after few groups the plain average
-    would tell mostly of where it started. Before the first group the mean is 0 and the variance 1.
+    They start at zero, as does `weight`, the same average of 1. Evaluation divides by it to correct
+    the bias towards zero, as Adam divides by 1 - beta^t (Kingma and Ba 2014, section 3). Before the
+    first group the mean is 0 and the variance 1.
 
-    A device knows only its own groups. It keeps an estimate in which those count `devices` times,
-    so the mean of the devices' estimates, taken once per update with the gradients, is exact.
+    Each device averages its own groups, weighted by the number of devices; the mean of these
+    averages over devices, taken once per update with the gradients, is exact.
 
     Attributes:
-      ghost_batch: examples in a group; None means the global batch, which then must be one
+      ghost_batch: examples in a group; None for the global batch, which must then be one
         microbatch.
-      axis_name: the pmap axis that shares the batch, None outside of one.
+      axis_name: the pmap axis over which the batch is divided, None outside pmap.
       momentum: of the running statistics.
-      dtype: of the result; statistics are float32 always.
+      dtype: of the result; statistics are always float32.
     """
 
     ghost_batch: int | None = None
@@ -133,7 +133,7 @@ class GhostBatchNorm(nn.Module):
 
     @staticmethod
     def _spread(part_mean, across):
-        """Every device's group mean, [devices, C]."""
+        """The group mean of each device, [devices, C]."""
         group_mean = part_mean.reshape(-1, across, part_mean.shape[-1]).mean(1)
         return jnp.repeat(group_mean, across, axis=0)
 
@@ -143,14 +143,14 @@ def local_response_norm(
 ) -> jax.Array:
     """Krizhevsky 2012, section 3.3: x / (k + alpha mean of x^2 over `size` channels)^beta.
 
-    The channels are those around each one, zeros beyond the first and the last. As in Caffe, alpha
-    is divided by `size` and k is 1; the paper's formula takes the sum, and k = 2.
+    The window is centred on each channel and padded with zeros. As in Caffe, alpha is divided by
+    `size` and k is 1; the paper has the sum, and k = 2.
 
     Args:
       x: [..., C].
     """
     before, channels = size // 2, x.shape[-1]
-    # In float32: next to k, bfloat16 would lose most of the rest.
+    # In float32: bfloat16 would lose most of the sum in the addition to k.
     squares = jnp.square(x.astype(jnp.float32))
     padded = jnp.pad(squares, ((0, 0),) * (x.ndim - 1) + ((before, size - 1 - before),))
     total = sum(padded[..., i : i + channels] for i in range(size))
@@ -160,7 +160,7 @@ def local_response_norm(
 def make_norm(
     kind: str, ghost_batch: int | None, axis_name: str | None, dtype: jnp.dtype
 ) -> Callable[..., nn.Module]:
-    """The constructor of norm layers for one model; call it with `scale_init` and `name` only."""
+    """The constructor of a model's norm layers; its arguments are `scale_init` and `name`."""
     if kind == "none":
         return Identity
     if kind == "group":

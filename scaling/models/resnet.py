@@ -21,10 +21,10 @@ class Block(nn.Module):
     """One residual block, basic (two 3x3) or bottleneck (1x1, 3x3, 1x1 to four times the width).
 
     Attributes:
-      filters: width of the block; a bottleneck puts out four times as many channels.
+      filters: width of the block; a bottleneck has four times as many output channels.
       projection: 1x1 convolution on the shortcut where shapes differ. False: subsample and pad
         channels with zeros (He 2015, option A, as in the CIFAR nets).
-      conv, norm: constructors, with method, dtype and kind already chosen.
+      conv, norm: constructors with method, dtype and kind bound.
     """
 
     filters: int
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
         as Wide ResNets do, 6n+4 (16, 22, 28, 40), and projects its shortcuts. Hoffer 2017 trains
         ResNet-44, `depth=44`, and Wide ResNet 16-4, `depth=16, width=4, preactivation=True`.
       width: factor on the filters of all but the first convolution.
-      zero_init_residual: the last norm scale of every block starts at zero (Goyal 2017, 5.1).
+      zero_init_residual: last norm scale of every block initialised at zero (Goyal 2017, 5.1).
       dropout: between the convolutions of a block (Wide ResNet).
     """
 
@@ -141,8 +141,8 @@ class ResNet(nn.Module):
         if self.preactivation:
             x = nn.relu(norm(name="final_norm")(x, train=train))
         x = x.mean((1, 2), dtype=jnp.float32)
-        # Goyal 2017, 5.1: ImageNet's classifier starts small. With the 64 features of a CIFAR net
-        # that deviation would be a tenth of the usual one, and the trunk would wait for gradients.
+        # Goyal 2017, 5.1: small initial weights of the ImageNet classifier. With the 64 features of
+        # a CIFAR net 0.01 would be a tenth of the usual deviation, and gradients vanish at first.
         init = nn.initializers.normal(0.01) if bottleneck else nn.initializers.lecun_normal()
         return nn.Dense(self.num_classes, kernel_init=init, name="head")(x)
 
@@ -153,6 +153,6 @@ class ResNet(nn.Module):
         wide = self.preactivation and self.width > 1
         n, rest = divmod(self.depth - (4 if wide else 2), 6)
         if rest or n < 1:
-            known = "6n+4 for a Wide ResNet" if wide else "6n+2 (8, 20, 32, 44, 56), 50 or 101"
-            raise ValueError(f"ResNet depth {self.depth} does not exist; use {known}")
+            known = "6n+4 for a Wide" if wide else "6n+2 (8, 20, 32, 44, 56), 50 or 101 for a"
+            raise ValueError(f"model.depth is {self.depth}; use {known} ResNet")
         return False, (n, n, n), 16, wide

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from scaling.models.layers import Conv, Dropout, he_normal, max_pool_2x2
 from scaling.models.norm import make_norm
 
-# Filters of the 3x3 convolutions, stage by stage, each stage ended by a 2x2 max pool; then the
-# widths of the hidden dense layers.
+# Filters of the 3x3 convolutions by stage, each followed by a 2x2 max pool; then the widths of the
+# hidden dense layers.
 LAYERS = {
     9: (((64, 64), (128, 128), (256, 256, 256)), (256,)),
     11: (((64,), (128,), (256, 256), (512, 512), (512, 512)), (4096, 4096)),
@@ -17,13 +17,13 @@ LAYERS = {
 
 
 class VGG(nn.Module):
-    """`depth` 9 is for 32x32 images, 11 and 16 for 224x224; every layer may be normalised.
+    """`depth` 9 for 32x32 images, 11 and 16 for 224x224; optional norm in every layer.
 
     `depth=16, hidden=(512,), norm="batch"` is C2 on CIFAR-10 and C4 on CIFAR-100 (Keskar 2016,
-    Table 1), and so the VGG of Hoffer 2017, Table 1.
+    Table 1), also the VGG of Hoffer 2017, Table 1.
 
     Attributes:
-      hidden: widths of the hidden dense layers; () for those of the depth, see `LAYERS`.
+      hidden: widths of the hidden dense layers; () for those of `LAYERS`.
       dropout: after each of them.
     """
 

@@ -1,15 +1,15 @@
-"""Optimizers by name, every hyperparameter a number that may be traced.
+"""Optimizers by name; all hyperparameters may be traced.
 
-Eleven recipes of one shape: (learning_rate, mask, *, its hyperparameters with their defaults). A
-default is the method's paper's where that states one. Parameters are taken to be float32.
+Eleven functions (learning_rate, mask, *, hyperparameters). Defaults are those of the method's
+paper, where it states them. Parameters are assumed to be float32.
 
-Weight decay is on the tensors where `mask` is True. It is coupled (L2: added to the gradient,
+Weight decay applies to the tensors where `mask` is True. It is coupled (L2: added to the gradient,
 before momentum and preconditioning) in sgd, momentum, nesterov, adam and the LARS family, and
 decoupled (added to the step, after preconditioning) in adamw, lamb, novograd and muon.
 
-Momentum and a changing learning rate: sgd, momentum, nesterov and larc keep raw gradients in the
-buffer, v <- m v + g, w <- w - lr v. This is the form that needs no momentum correction when the
-rate changes (Goyal et al. 2017, section 3). lars keeps the rate inside, as its paper does.
+The momentum buffer of sgd, momentum, nesterov and larc accumulates raw gradients, v <- m v + g,
+w <- w - lr v. This form needs no momentum correction when the rate changes (Goyal et al. 2017,
+section 3). In lars the buffer includes the rate, as in its paper.
 """
 
 import math
@@ -35,23 +35,23 @@ def build_optimizer(
 
     Args:
       name: a key of `OPTIMIZERS`.
-      learning_rate: a scalar or a schedule of the number of updates made (the first update uses
-        schedule(0)); either may close over traced values.
-      hparams: any of `HYPERPARAMETERS[name]`, numbers or traced scalars. All optimizers read
-        `max_grad_norm`: gradients are first scaled down to this global norm (Hoffer et al. 2017
-        use 5.0), before weight decay is added; 0 or inf for no clipping.
-      mask: params -> tree of bools, the tensors that get weight decay (and, in the LARS family, a
+      learning_rate: a scalar, or a schedule of the number of previous updates (the first update
+        uses schedule(0)); either may close over traced values.
+      hparams: any of `HYPERPARAMETERS[name]`, numbers or traced scalars. All optimizers have
+        `max_grad_norm`: gradients are first clipped to this global norm (5.0 in Hoffer et al.
+        2017), before weight decay is added; 0 or inf for no clipping.
+      mask: params -> tree of bools, the tensors with weight decay (and, in the LARS family, a
         local rate).
 
     Raises:
-      UserError: unknown optimizer, or a hyperparameter that it does not read.
+      UserError: unknown optimizer, or a hyperparameter that it does not have.
     """
     recipe = look_up("optimizer", name, OPTIMIZERS)
     refuse_unread(f"The {name!r} optimizer", hparams, HYPERPARAMETERS[name])
     numbers = dict(hparams)
     max_grad_norm = numbers.pop("max_grad_norm", None)
     tx = recipe(learning_rate, mask, **numbers)
-    if max_grad_norm is None:  # Not asked for: spare the global norm.
+    if max_grad_norm is None:  # no clipping: skip the global norm
         return tx
     limit = jnp.where(max_grad_norm > 0, max_grad_norm, jnp.inf)
     return optax.chain(optax.clip_by_global_norm(limit), tx)
@@ -92,7 +92,7 @@ def _adamw(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01
 def _lamb(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01):
     """You et al. 2019 (arXiv:1904.00962), with phi(z) = z.
 
-    The trust ratio is on every tensor, as in the paper's formulas; `mask` is for the decay alone.
+    The trust ratio is on every tensor, as in the paper; `mask` is for the decay only.
     """
     return optax.lamb(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
@@ -100,9 +100,9 @@ def _lamb(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01)
 def _novograd(learning_rate, mask, *, b1=0.95, b2=0.98, eps=1e-8, weight_decay=0.0):
     """Ginsburg et al. 2019 (arXiv:1905.11286), without gradient averaging.
 
-    Per tensor m <- b1 m + (g / (sqrt(v) + eps) + weight_decay w): no factor 1 - b1, so in the
-    long run the step is 1 / (1 - b1) = 20 times the averaged one. The decay goes through m, which
-    is why it can't be a separate link of the chain.
+    Per tensor m <- b1 m + (g / (sqrt(v) + eps) + weight_decay w): without a factor 1 - b1, the
+    stationary step is 1 / (1 - b1) = 20 times the averaged one. The decay is inside m, so it cannot
+    be a separate transformation.
     """
 
     def on(tensors, decay):
@@ -129,23 +129,23 @@ def _optax_lars(learning_rate, mask, *, momentum=0.9, weight_decay=5e-4, trust_c
 
 
 def _muon(learning_rate, mask, *, momentum=0.95, weight_decay=0.0):
-    """Jordan et al. 2024 (github.com/KellerJordan/Muon): momentum, made nearly orthogonal.
+    """Jordan et al. 2024 (github.com/KellerJordan/Muon): orthogonalised momentum.
 
     m <- momentum m + (1 - momentum) g, and with M its Nesterov form, bias-corrected:
 
         d = sqrt(max(1, columns / rows)) NS(M),   w <- w - lr (d + weight_decay w)
 
     NS is five Newton-Schulz steps, which bring every singular value near 1. A tensor of two or more
-    dimensions is the matrix [all but the last, the last]: a convolution is [kh kw in, out]. So is
-    the last layer, for which Jordan keeps Adam. Biases and norms take optax's Adam, with Nesterov
-    momentum, b1 = 0.9 and b2 = 0.999, at the same learning rate.
+    dimensions is reshaped to a matrix [all but the last, the last], a convolution to [kh kw in,
+    out], including the last layer, for which Jordan uses Adam. Biases and norms use optax's Adam,
+    with Nesterov momentum, b1 = 0.9 and b2 = 0.999, at the same learning rate.
     """
 
     def matrices(params):
         last = lambda w: optax.contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), w.ndim - 1)
         return jax.tree.map(lambda w: last(w) if w.ndim >= 2 else None, params)
 
-    # The rate -1 leaves the directions as they are, so that all take the same decay and rate.
+    # The rate -1 leaves the directions unscaled; decay and rate follow, for all tensors alike.
     return optax.chain(
         optax.contrib.muon(-1.0, beta=momentum, muon_weight_dimension_numbers=matrices),
         optax.add_decayed_weights(weight_decay, mask),
@@ -166,7 +166,7 @@ OPTIMIZERS = {
     "larc": larc,
     "optax_lars": _optax_lars,
 }
-# What each optimizer reads, with its defaults.
+# Hyperparameters of each optimizer, with defaults.
 HYPERPARAMETERS: dict[str, dict[str, float]] = {
     name: {**recipe.__kwdefaults__, "max_grad_norm": math.inf}
     for name, recipe in OPTIMIZERS.items()

@@ -1,4 +1,4 @@
-"""LARS and LARC: one learning rate per tensor, from the ratio of its norm to its gradient's.
+"""LARS and LARC: a learning rate per tensor, from the ratio of weight norm to gradient norm.
 
 LARS, You, Gitman and Ginsburg 2017 (arXiv:1708.03888), eq. 5-6 and Algorithm 1, per tensor:
 
@@ -6,22 +6,22 @@ LARS, You, Gitman and Ginsburg 2017 (arXiv:1708.03888), eq. 5-6 and Algorithm 1,
     v <- m v + gamma_t lambda (g + beta w)        the learning rate gamma_t is inside the buffer
     w <- w - v
 
-(Algorithm 1 as printed leaves eta out of its lambda; the equations carry it, and so does this.)
-Since lambda is near eta, learning rates of 2 to 20 are normal. The paper has no Nesterov form.
+(Algorithm 1 as printed omits eta from lambda; the equations include it, as here.) Since lambda is
+near eta, learning rates of 2 to 20 are normal. The paper has no Nesterov form.
 
-How `optax.lars` (0.2.8) differs:
-  * its denominator is ||g + beta w||, which is smaller whenever g and w are not aligned. The two
-    are equal when beta = 0;
-  * by default it scales and decays every tensor, biases and norm parameters included, because both
-    of its masks default to True;
-  * its weight decay defaults to 0, and it offers a Nesterov step and an epsilon.
+Differences of `optax.lars` (0.2.8):
+  * its denominator is ||g + beta w||, which is smaller unless g and w are aligned, and equal if
+    beta = 0;
+  * by default it scales and decays every tensor, including biases and norm parameters, since both
+    masks default to True;
+  * its weight decay defaults to 0, and it has options for Nesterov momentum and an epsilon.
 Its learning rate is inside the momentum buffer too, and its ratio also falls back to 1.
 
-LARC is the clipped form: the local rate may lower the learning rate, never raise it. Kurth et al.
-2018 (arXiv:1810.01993) train with it in front of Adam.
+LARC is the clipped form: the local rate can lower the learning rate but not raise it. Kurth et al.
+2018 (arXiv:1810.01993) apply it before Adam.
 
-Which tensors: those where `mask` is True get a local rate and weight decay, the others neither
-(lambda = 1, beta = 0). The default, `decayed`, leaves out biases and norm scales and offsets.
+Tensors where `mask` is True have a local rate and weight decay, the others neither (lambda = 1,
+beta = 0). The default, `decayed`, excludes biases and norm scales and offsets.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-# A learning rate that is fixed, or a function of the number of updates already made.
+# A constant learning rate, or a function of the number of previous updates.
 LearningRate = ArrayLike | Callable[[ArrayLike], ArrayLike]
 # params -> a tree of bools with the same structure.
 Mask = Callable[[Any], Any]
@@ -41,7 +41,7 @@ Mask = Callable[[Any], Any]
 def decayed(params: Any) -> Any:
     """True for tensors of two or more dimensions: kernels and embeddings, not biases and norms.
 
-    Counts the dimensions of one trial, so under a population it belongs inside the `vmap`.
+    The dimensions are those of one trial: in a population, call it inside the `vmap`.
     """
     return jax.tree.map(lambda w: jnp.ndim(w) >= 2, params)
 
@@ -54,23 +54,23 @@ def lars(
     weight_decay: ArrayLike = 5e-4,
     trust_coefficient: ArrayLike = 0.001,
 ) -> optax.GradientTransformation:
-    """LARS as in the paper: see the formulas at the top of this file.
+    """LARS as in the paper; see the module docstring.
 
-    Where ||w|| = 0 or ||g|| = 0 the ratio says nothing and lambda = 1, the customary fallback. A
-    kernel initialised to zero therefore takes its first step at the plain learning rate.
+    Where ||w|| = 0 or ||g|| = 0 the ratio is undefined and lambda = 1, the customary fallback. A
+    kernel initialised at zero therefore takes its first step at the plain learning rate.
 
     Args:
       learning_rate: gamma_t, a scalar or a schedule; the first update uses schedule(0).
       mask: which tensors are scaled and decayed.
       momentum: m.
-      weight_decay: beta, coupled: it enters both the gradient and the denominator.
+      weight_decay: beta, coupled: in both the gradient and the denominator.
       trust_coefficient: eta.
     """
     local = scale_by_lars(trust_coefficient=trust_coefficient, weight_decay=weight_decay)
     return optax.chain(
         optax.masked(local, mask),
         optax.scale_by_learning_rate(learning_rate),
-        # After the learning rate, so that the buffer holds gamma_t lambda (g + beta w).
+        # After the learning rate: the buffer accumulates gamma_t lambda (g + beta w).
         optax.trace(momentum),
     )
 
@@ -84,14 +84,14 @@ def larc(
     trust_coefficient: ArrayLike = 0.002,
     fallback: ArrayLike = 1 / 16000,
 ) -> optax.GradientTransformation:
-    """LARC in front of momentum SGD.
+    """LARC with momentum SGD.
 
     Per tensor, with g the gradient of the loss with its L2 term, g <- g + weight_decay w:
 
         v <- m v + g min(local, lr) / lr,   w <- w - lr v
 
-    so the clip is inside the momentum buffer and the learning rate outside. Without momentum the
-    step is min(local, lr) g. Arguments as in `lars` and `scale_by_larc`.
+    so the clipping is inside the momentum buffer and the learning rate outside. Without momentum
+    the step is min(local, lr) g. Arguments as in `lars` and `scale_by_larc`.
     """
     local = scale_by_larc(learning_rate, trust_coefficient=trust_coefficient, fallback=fallback)
     return optax.chain(
@@ -115,7 +115,7 @@ def scale_by_lars(
 
 
 class LarcState(NamedTuple):
-    count: jax.Array  # updates made so far, int32 scalar
+    count: jax.Array  # number of updates, int32 scalar
 
 
 def scale_by_larc(
@@ -126,15 +126,15 @@ def scale_by_larc(
 ) -> optax.GradientTransformation:
     """g -> g min(local, lr) / lr on every tensor, local = eta ||w|| / ||g||.
 
-    To be followed by an optimizer at the same learning rate. LARC-Adam (Kurth et al. 2018, whose
-    eta and fallback are the defaults) is
+    Chain it with an optimizer at the same learning rate. LARC-Adam (Kurth et al. 2018, with the
+    default eta and fallback) is
     `optax.chain(scale_by_larc(lr), optax.scale_by_adam(), optax.scale_by_learning_rate(lr))`.
 
     Args:
-      learning_rate: a scalar or a schedule, the one handed to the optimizer. Where it is 0 the
-        gradient passes unchanged.
+      learning_rate: a scalar or a schedule, that of the optimizer. Where it is 0 the gradient is
+        unchanged.
       trust_coefficient: eta.
-      fallback: the local rate where ||w|| = 0 or ||g|| = 0; `jnp.inf` leaves those unscaled.
+      fallback: the local rate where ||w|| = 0 or ||g|| = 0; `jnp.inf` for no scaling.
     """
 
     def init(params):

@@ -1,22 +1,21 @@
 """Learning-rate schedules: a warmup, then one of six shapes.
 
-A schedule is a function of the number of optimizer updates already made: the first update uses
-schedule(0). Every number may be a traced array, so that trials with different peaks, warmups and
-lengths run under `jax.vmap` in one program; only the names and the count of boundaries are static.
+A schedule is a function of the number of previous optimizer updates: the first update uses
+schedule(0). All numbers may be traced, so that trials with different peaks, warmups and lengths run
+under `jax.vmap` in one program; only the names and the number of boundaries are static.
 
-The two clocks:
+The two phases:
   * Warmup, "gradual": lr(step) = warmup_init + (peak - warmup_init) step / warmup_steps for
     step < warmup_steps. It starts at `warmup_init` exactly and lr(warmup_steps) is the peak, as in
     Goyal et al. 2017, section 2.2, where the rate ramps from the reference rate to the scaled one,
     and as in `optax.linear_schedule`. With `warmup_init` = 0 the first update is therefore zero;
-    start from the reference rate (Goyal) or from 0.001 (You et al. 2017) to use it. "constant", for
-    comparison (Goyal's Table 1), stays at `warmup_init` and jumps to the peak.
-  * Decay: `linear`, `cosine` and `polynomial` run on
-    progress = (step - warmup_steps) / (total_steps - warmup_steps), clipped to [0, 1]. The clock
-    starts at the end of the warmup, so the peak is reached whatever the warmup, and the last value
-    is reached at `total_steps`, warmup included. Training may go on: the rate stays there.
-    The boundaries of `step` and `dip` count from the start of training, warmup included, as Goyal's
-    epochs 30, 60, 80 do; one that falls inside the warmup takes effect at its end.
+    start from the reference rate (Goyal) or from 0.001 (You et al. 2017) to avoid this. "constant",
+    for comparison (Goyal's Table 1), stays at `warmup_init` and jumps to the peak.
+  * Decay: `linear`, `cosine` and `polynomial` are functions of
+    progress = (step - warmup_steps) / (total_steps - warmup_steps), clipped to [0, 1]. The peak is
+    reached with any warmup, and the last value at `total_steps`, warmup included; the rate then
+    stays constant. The boundaries of `step` and `dip` count from the start of training, warmup
+    included, like Goyal's epochs 30, 60, 80; one inside the warmup takes effect at its end.
 """
 
 from collections.abc import Callable
@@ -45,12 +44,12 @@ def make_schedule(
     Args:
       name: "constant", "linear", "cosine", "polynomial", "step" or "dip".
       peak: learning rate at the end of the warmup.
-      total_steps: steps until a decay is complete, warmup included; "constant", "step" and "dip"
-        have no end and are the same for any value.
+      total_steps: steps until the decay is complete, warmup included; "constant", "step" and "dip"
+        do not depend on it.
       warmup_steps: steps of warmup; 0 for none.
       warmup_init: learning rate of step 0 when there is a warmup.
       warmup_shape: "gradual" or "constant".
-      **shape: the numbers of the decay itself, see `SHAPES` for the names and defaults:
+      **shape: parameters of the decay, with the names and defaults of `SHAPES`:
         linear, cosine: end_factor, the last rate as a fraction of the peak.
         polynomial: power, end_factor.
         step: boundaries, in steps, shape (n,); decay_factor, the factor at each boundary, a scalar
@@ -58,8 +57,8 @@ def make_schedule(
         dip: boundaries, two of them; decay_factor, the factor between them.
 
     Raises:
-      UserError: unknown schedule or warmup shape, or a number that it does not read; from the
-        schedule itself, when there is neither one decay_factor nor one for each boundary.
+      UserError: unknown schedule or warmup shape, or a parameter that it does not have; when the
+        schedule is called, if there is neither one decay_factor nor one for each boundary.
     """
     decay = look_up("schedule", name, DECAYS)
     warmup = look_up("schedule.warmup_shape", warmup_shape, WARMUPS)
@@ -67,7 +66,7 @@ def make_schedule(
     refuse_unread(f"The {name!r} schedule", shape, (*common, *SHAPES[name]))
 
     def schedule(step: ArrayLike) -> jax.Array:
-        # Both branches of a `where` are evaluated: the maxima keep the unused one finite.
+        # `where` evaluates both branches: the maxima keep the unused one finite.
         warmed = warmup(step, jnp.maximum(warmup_steps, 1), warmup_init, peak)
         progress = (step - warmup_steps) / jnp.maximum(total_steps - warmup_steps, 1)
         decayed = peak * decay(step, jnp.clip(progress, 0.0, 1.0), **shape)
@@ -76,15 +75,15 @@ def make_schedule(
     return schedule
 
 
-# The rate at a step of the warmup.
+# The learning rate at a step of the warmup.
 WARMUPS = {
     "gradual": lambda step, steps, init, peak: init + (peak - init) * step / steps,
     "constant": lambda step, steps, init, peak: init,
 }
 
 
-# A decay gives the fraction of the peak at `step`, or at `progress` in [0, 1] from the end of the
-# warmup to the last step.
+# Decays: the fraction of the peak at `step`, or at `progress` in [0, 1] from the end of the warmup
+# to the last step.
 
 
 def _constant(step, progress):
@@ -112,13 +111,13 @@ def _step(step, progress, *, boundaries=(), decay_factor=0.1):
     if factors.shape not in ((), boundaries.shape):
         raise UserError(
             f"The 'step' schedule has boundaries of shape {boundaries.shape} and decay_factor of "
-            f"shape {factors.shape}: give one factor, or one for each boundary."
+            f"shape {factors.shape}; give one factor, or one for each boundary."
         )
     return jnp.prod(jnp.where(step >= boundaries, factors, 1.0))
 
 
 def _dip(step, progress, *, boundaries=(0, 0), decay_factor=1.0):
-    """Lower for a while, then as before: the temperature test of McCandlish 2018, App. C."""
+    """Temporarily lower: the temperature test of McCandlish 2018, App. C."""
     first, last = boundaries
     return jnp.where((step >= first) & (step < last), decay_factor, 1.0)
 
@@ -131,7 +130,7 @@ DECAYS = {
     "step": _step,
     "dip": _dip,
 }
-# Those that are the same for any `total_steps`.
+# Those that do not depend on `total_steps`.
 ENDLESS = ("constant", "step", "dip")
-# The numbers each decay reads, with their defaults.
+# The parameters of each decay, with defaults.
 SHAPES = {name: decay.__kwdefaults__ or {} for name, decay in DECAYS.items()}

@@ -1,7 +1,6 @@
-"""Reports on finished work directories: figures, tables, a page, and the answer in one sentence.
+"""Reports on finished work directories: figures, tables, a page, and the answer in a few sentences.
 
-Reads records only: no jax, no accelerator. What it needs is imported when a report is made, so that
-a program that may make one starts quickly.
+Reads only records and does not need JAX. Imports are inside functions for a quick program start.
 """
 
 import re
@@ -10,41 +9,31 @@ from pathlib import Path
 
 from scaling.files import write_atomically, write_error
 
-# Studies that a report can be made of, in the order in which one shows them.
-REPORTED = (
-    "advise",
-    "steps_to_target",
-    "accuracy",
-    "generalization",
-    "pareto",
-    "noise_scale",
-    "adaptive_batch",
-)
-
 
 def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]) -> Path:
     """Write report.html, figures/ and tables/ into `out`; returns the page.
 
-    Every file is written in one piece: an interrupted report leaves whole files behind, and one
-    made anew replaces them.
+    Every file is written atomically and replaces that of an earlier report.
 
     Args:
-      workdirs: of finished studies; those of one kind are shown together, each kind in its part.
-      out: of one study usually its workdir.
-      say: told the answers and where the page is.
+      workdirs: of finished studies; those of one kind are shown together in one part.
+      out: for one study usually its workdir.
+      say: prints the points, the answers and the path of the page.
 
     Raises:
       UserError: records that cannot be read or shown together, or `out` cannot be written.
     """
     from scaling.report.contents import contents, read_kinds
 
-    kinds = read_kinds(workdirs)
-    content = contents(kinds)
-    for answer in content.answers:
-        say(f"{answer.label}: {answer.text}" if answer.label else answer.text)
+    content = contents(read_kinds(workdirs))
+    for part in content.parts:
+        if part.table.rows:
+            say(part.table.terminal())
+        for label, text in part.answers:
+            say(f"{label}: {text}" if label else text)
     out = Path(out)
     try:
-        _write(kinds, content, out)
+        _write(content, out)
     except OSError as error:
         raise write_error(out, error, "free some space and make the report again.") from error
     page = out / "report.html"
@@ -52,29 +41,40 @@ def write_report(workdirs: Sequence[Path], out: Path, say: Callable[[str], None]
     return page
 
 
-def _write(kinds, content, out):
-    from scaling.report.drawing import save
+def point_line(directory: Path) -> str:
+    """A finished point in one line, with the columns of its study's table."""
+    from scaling.report.kind import kind_of
+    from scaling.report.records import Workdir, read_directory
+
+    read = read_directory(directory)
+    workdir = Workdir(directory.parent, read.study, [read], [])
+    kind = kind_of(workdir.study)
+    return kind.table([kind.read(workdir)]).line()
+
+
+def _write(content, out):
+    from scaling.report.blocks import Picture
+    from scaling.report.drawing import draw, save
     from scaling.report.page import page
+    from scaling.report.tables import Table
 
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    images = {
-        picture.name: picture.figure and save(picture.figure, out / "figures", picture.name)
-        for picture in content.pictures
-    }
-    _remove_others(out / "figures", [name for name, image in images.items() if image])
-    for kind, studies in kinds:
-        for name, table in kind.tables(studies).items():
-            write_atomically(out / "tables" / name, table)
+    pictures, images = list(content.blocks(Picture)), {}
+    for picture in pictures:
+        if picture.panels:
+            images[picture.name] = save(draw(picture.panels), out / "figures", picture.name)
+    _remove_others(out / "figures", [picture.name for picture in pictures], images)
+    for table in content.blocks(Table):
+        if table.file:
+            write_atomically(out / "tables" / table.file, table.csv())
     write_atomically(out / "report.html", page(content, images))
 
 
-def _remove_others(folder, names):
-    """Figures that an earlier report made here and this one has no place for."""
-    from scaling.report.kinds import kind_of
-
-    known = [name for study in REPORTED for name in kind_of(study).FIGURES]
-    ours = re.compile(rf"({'|'.join(known)})(-\d+)?")
+def _remove_others(folder, names, drawn):
+    """Remove figures of an earlier report of such studies that are not in this one."""
+    bases = {re.escape(re.sub(r"-\d+$", "", name)) for name in names}
+    ours = re.compile(rf"({'|'.join(bases)})(-\d+)?")
     for path in folder.iterdir():
-        if path.suffix in (".png", ".svg") and ours.fullmatch(path.stem) and path.stem not in names:
+        if path.suffix in (".png", ".svg") and ours.fullmatch(path.stem) and path.stem not in drawn:
             path.unlink()

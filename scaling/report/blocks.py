@@ -1,18 +1,10 @@
-"""What a kind of study puts on the page, without a word of HTML."""
+"""The content of a study's page, independent of HTML."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
-Plot = dict[str, Any]  # Plotly's data and layout
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading within a section."""
-
-    text: str
+from scaling.report.charts import Panel
+from scaling.report.tables import Table
 
 
 @dataclass(frozen=True)
@@ -23,39 +15,22 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows under a header, all of them texts."""
-
-    header: list[str]
-    rows: list[list[str]]
-    wrap: bool = False  # long cells over several lines
-
-
-@dataclass(frozen=True)
-class Legend:
-    """The colour of each study, for figures that have no legend."""
-
-    entries: list[tuple[str, str]]  # colour, text
-
-
-@dataclass(frozen=True)
 class Picture:
-    """A figure: for paper, and for the screen where there are plots.
+    """A figure.
 
     Attributes:
       name: of its files.
-      figure: None where there is nothing to show.
-      nothing: why there is nothing to show.
+      panels: side by side; empty if there is no data.
+      nothing: the reason, if there is no data.
     """
 
     name: str
     caption: str
-    figure: Figure | None
-    plots: list[Plot]
+    panels: Sequence[Panel]
     nothing: str
 
 
-Block = Heading | Note | Table | Legend | Picture
+Block = Note | Table | Picture
 
 
 @dataclass(frozen=True)
@@ -63,4 +38,4 @@ class Section:
     """A part of the page."""
 
     title: str
-    blocks: list[Block] = field(default_factory=list)
+    blocks: Sequence[Block]

@@ -1,4 +1,4 @@
-"""A figure described once, to be drawn for paper (`paper.py`) and for the screen (`screen.py`)."""
+"""A figure as panels and marks, which `drawing.py` renders as PNG and SVG."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,8 +7,26 @@ from dataclasses import dataclass, field
 from scaling.report.ticks import Scale, decades, powers_of_two
 from scaling.report.wording import batch_label, decimal_label
 
-FAR = 6.0  # an interval's end widens an axis no further than this multiple of the values
+FAR = 6.0  # intervals extend an axis up to this factor beyond the values
 Values = Sequence[float]
+# Distinguishable with colour blindness (Okabe and Ito 2008); black is for marks of all studies.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osDv^P"
+GREY = "#595959"
+
+
+def style_of(index: int) -> tuple[str, str]:
+    """Colour and marker of the study with that index."""
+    return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+
+
+def shades(number: int) -> list[str]:
+    """Colours for an ordered series, dark to light."""
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    places = [0.9 * i / max(number - 1, 1) for i in range(number)]
+    return [to_hex(matplotlib.colormaps["viridis"](place)) for place in places]
 
 
 @dataclass(frozen=True)
@@ -16,10 +34,10 @@ class Axis:
     """An axis of a panel.
 
     Attributes:
-      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0 on; or "near",
-        linear just around the values.
-      tick: the text at a tick; of a "near" axis, those without one are left out.
-      include: values that must lie on it.
+      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0; "near", linear
+        around the values; or "names", where the values 0, 1, ... have `names`.
+      tick: value -> label of a tick; a "near" axis omits ticks with empty labels.
+      include: values that must be on the axis.
       reverse: high values first.
     """
 
@@ -28,36 +46,55 @@ class Axis:
     tick: Callable[[float], str] = decimal_label
     include: tuple[float, ...] = ()
     reverse: bool = False
+    names: tuple[str, ...] = ()
 
 
-def batches(label: str) -> Axis:
+def batches(label: str = "global batch (examples)") -> Axis:
     """An axis of batch sizes."""
     return Axis(label, "binary", batch_label)
 
 
+# All marks: `label` is the legend entry, "" for none; `series` the label of the entry that shows
+# and hides the mark, if it has none of its own.
+
+
 @dataclass(frozen=True)
 class Line:
-    """A line; a guide does not widen the axes."""
+    """A line; a guide does not extend the axes. `text` is shown on hovering."""
 
     x: Values
     y: Values
     color: str
-    label: str = ""  # in the legend; none if empty
+    label: str = ""
     dash: str = "solid"  # or dash, dot
     width: float = 1.4
     guide: bool = False
     faint: bool = False
+    series: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The area between two lines; it does not extend the axes."""
+
+    x: Values
+    low: Values
+    high: Values
+    color: str
+    label: str = ""
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Marks, with intervals where there are any.
+    """Points with optional intervals.
 
     Attributes:
-      low, high: ends of the intervals, empty or one per point; a None runs out of the figure.
-      names: beside the points, empty or one per point.
-      names_at: "above", to the right; "below", to the left; or level with it, "left" or "right".
-      texts: what hovering tells, in HTML that is safe, empty or one per point.
+      low, high: ends of the intervals, empty or one per point; None for unbounded.
+      names: labels, empty or one per point.
+      names_at: "above" (to the right), "below" (to the left), "left" or "right" of the points.
+      texts: shown on hovering, lines of plain text, empty or one per point.
     """
 
     x: Values
@@ -73,36 +110,40 @@ class Points:
     names: Sequence[str] = ()
     names_at: str = "above"
     texts: Sequence[str] = ()
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A line across the panel, at one x or one y."""
+    """A line across the panel, at x or y."""
 
     color: str
     label: str = ""
     x: float | None = None
     y: float | None = None
     dash: str = "dash"
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A shaded range of x, or of y."""
+    """A shaded range of x, or of y; an infinite end, or 0 on an axis of logs, runs out of the
+    figure."""
 
     low: float
     high: float
     color: str
     label: str = ""
     axis: str = "x"
+    series: str = ""
 
 
-Mark = Line | Points | Rule | Span
+Mark = Line | Band | Points | Rule | Span
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes and what is drawn on them, from back to front."""
+    """Axes and marks, from back to front."""
 
     x: Axis
     y: Axis
@@ -111,14 +152,17 @@ class Panel:
 
     @property
     def empty(self) -> bool:
-        """Whether it holds no data."""
+        """Whether it has no data points."""
         return not any(len(mark.x) for mark in self.marks if isinstance(mark, Points))
 
     def scale(self, name: str, narrow: bool = False) -> Scale:
-        """Limits and ticks of axis "x" or "y"; a linear one has no ticks of its own."""
+        """Limits and ticks of axis "x" or "y"; without ticks for a linear axis."""
         axis = getattr(self, name)
-        crowded = narrow and name == "x"  # labels stand side by side
+        crowded = narrow and name == "x"  # labels are side by side
         values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
+        values = [value for value in values if math.isfinite(value)]
+        if axis.scale == "names":
+            return Scale(-0.6, len(axis.names) - 0.4, list(range(len(axis.names))))
         if axis.scale == "linear":
             most = max([*values, 1e-9])
             return Scale(-0.03 * most, 1.03 * most, [])
@@ -126,7 +170,7 @@ class Panel:
             ends = [end for mark in self.marks for end in _ends(mark, name)]
             low, high, ticks = near(values, ends, most=4 if crowded else 7)
             return Scale(low, high, [tick for tick in ticks if axis.tick(tick)])
-        values = [value for value in values if 0 < value < math.inf] or [1.0]
+        values = [value for value in values if value > 0] or [1.0]
         least, most = min(values) / FAR, max(values) * FAR
         ends = [end for mark in self.marks for end in _ends(mark, name)]
         values += [min(max(end, least), most) for end in ends]
@@ -141,7 +185,9 @@ def _extent(mark: Mark, name: str) -> Iterable[float]:
     if isinstance(mark, Rule):
         place = getattr(mark, name)
         return () if place is None else (place,)
-    return () if isinstance(mark, Line) and mark.guide else getattr(mark, name)
+    if isinstance(mark, Band) or (isinstance(mark, Line) and mark.guide):
+        return ()
+    return getattr(mark, name)
 
 
 def _ends(mark, name):
@@ -155,15 +201,15 @@ def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
     """A linear axis around `values`, with at most `most` round ticks.
 
     Args:
-      ends: of intervals; they widen the axis by no more than the values span.
+      ends: of intervals; they extend the axis by at most the range of the values on each side.
     """
     values = list(values) or [0.0, 1.0]
     low, high = min(values), max(values)
-    reach = (high - low) or math.inf
-    inside = [min(max(end, low - reach), high + reach) for end in ends]
+    span = (high - low) or math.inf
+    inside = [min(max(end, low - span), high + span) for end in ends]
     low, high = min([low, *inside]), max([high, *inside])
     pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
-    floor = 0.0 if low >= 0 else -math.inf  # what cannot be negative has no negative ticks
+    floor = 0.0 if low >= 0 else -math.inf  # no negative ticks for non-negative values
     low, high = low - pad, high + pad
     unit = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (unit, 2 * unit, 5 * unit, 10 * unit):
@@ -174,5 +220,5 @@ def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
 
 
 def shown(panels: Iterable[Panel]) -> list[Panel]:
-    """The panels that hold data."""
+    """The panels with data."""
     return [panel for panel in panels if not panel.empty]

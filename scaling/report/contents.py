@@ -1,61 +1,127 @@
-"""From work directories to what the page holds: studies sorted into kinds, each kind asked."""
+"""From work directories to the content of the page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.report import REPORTED
-from scaling.report.drawing import style_of
-from scaling.report.kinds import Kind, kind_of
-from scaling.report.page import Answer, Content
+from scaling.errors import UserError
+from scaling.report.blocks import Section
+from scaling.report.kind import Kind, kind_of
+from scaling.report.provenance import Rows, origins
 from scaling.report.records import Study, labelled, read_workdirs
+from scaling.report.tables import Table
 from scaling.report.wording import listed
+from scaling.studies import STUDIES
 
 Kinds = list[tuple[Kind, list[Study]]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """The studies of one kind.
+
+    Attributes:
+      answers: (label or "", text), one per study.
+      table: of the points, for the terminal.
+    """
+
+    heading: str
+    answers: list[tuple[str, str]]
+    table: Table
+    sections: list[Section]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The content of the page.
+
+    Attributes:
+      warnings: (label or "", sentence).
+      origins: (label or "", provenance), one per study.
+    """
+
+    title: str
+    parts: list[Part]
+    warnings: list[tuple[str, str]]
+    origins: list[tuple[str, Rows]]
+
+    def blocks(self, kind: type) -> Iterator:
+        """All blocks of one type."""
+        for part in self.parts:
+            for section in part.sections:
+                yield from (block for block in section.blocks if isinstance(block, kind))
+
+
 def read_kinds(workdirs: Sequence[Path]) -> Kinds:
-    """The studies in `workdirs` by kind, in the order of REPORTED.
+    """The studies in `workdirs` by kind, in the order of STUDIES.
 
     Raises:
       UserError: records that cannot be read or shown together.
     """
-    found = read_workdirs(workdirs)
+    read = read_workdirs(workdirs)
     kinds = []
-    for name in REPORTED:
-        kind = kind_of(name)
-        studies = [kind.read(workdir) for workdir in found if workdir.study == name]
-        if studies:
-            kind.check_together(studies)
+    for name in STUDIES:
+        same_kind = [workdir for workdir in read if workdir.study == name]
+        if same_kind:
+            kind = kind_of(name)
+            studies = [kind.read(workdir) for workdir in same_kind]
+            _check_shared(kind, studies)
             kinds.append((kind, labelled(studies)))
     return kinds
 
 
+def _check_shared(kind, studies):
+    first, *others = [(study.workdir, kind.shared(study)) for study in studies]
+    for workdir, shared in others:
+        if shared != first[1]:
+            raise UserError(
+                f"{first[0]} is about {first[1]} and {workdir} about {shared}; report them "
+                "separately."
+            )
+
+
 def contents(kinds: Kinds) -> Content:
-    """All of the page; a study is labelled where it is not alone."""
-    answers, warnings, origins = [], [], []
+    """The content of the page; studies are labelled if there are several."""
+    parts, warnings, details = [], [], []
     for kind, studies in kinds:
-        for index, study in enumerate(studies):
-            label = _label(kind, study, studies, alone=len(kinds) == 1)
-            says = [kind.answer(study)]
-            if index and hasattr(kind, "compared"):
-                says.append(kind.compared(study, studies[0]))
-            answers.append(Answer(" ".join(filter(None, says)), label, style_of(index)[0]))
-            warnings += [(label, sentence) for sentence in kind.cautions(study)]
-            origins.append((label, kind.origins(study)))
-    parts = [
-        (kind.NAME if len(kinds) > 1 else "", kind.sections(studies)) for kind, studies in kinds
-    ]
-    return Content(_title(kinds), answers, warnings, parts, origins)
+        heading = kind.name if len(kinds) > 1 else ""
+        labels = [", ".join(filter(None, [heading, study.label])) for study in studies]
+        answers = [kind.answer(study) for study in studies]
+        answers[1:] = [
+            " ".join(filter(None, [text, kind.compared(study, studies[0])]))
+            for text, study in zip(answers[1:], studies[1:], strict=True)
+        ]
+        parts.append(
+            Part(
+                heading,
+                list(zip(labels, answers, strict=True)),
+                kind.table(studies),
+                list(kind.sections(studies)),
+            )
+        )
+        for label, study in zip(labels, studies, strict=True):
+            warnings += [(label, text) for text in (*_cautions(study), *kind.cautions(study))]
+            details.append((label, origins(study, kind.details(study))))
+    return Content(_title(kinds), parts, warnings, details)
+
+
+def _cautions(study: Study) -> Iterator[str]:
+    """The cautions common to all kinds of studies."""
+    if study.unfinished:
+        yield f"Unfinished points are left out: {listed(study.unfinished)}."
+    results = {point.directory.name: point.directory.result for point in study.points}
+    names = [name for name, r in results.items() if (r.get("devices") or {}).get("simulated")]
+    if names:
+        yield (
+            f"Measured on simulated devices: {listed(names)}. Steps and errors are valid, times "
+            "are not those of real devices."
+        )
 
 
 def _title(kinds: Kinds) -> str:
-    if len(kinds) == 1:
-        kind, studies = kinds[0]
-        return kind.headline(studies)
-    return listed([kind.NAME for kind, _ in kinds])
-
-
-def _label(kind, study, studies, alone):
-    """The kind and what tells the study from the others of it, each where there are several."""
-    own = kind.study_label(study, studies) if len(studies) > 1 else ""
-    return own if alone else ", ".join(filter(None, [kind.NAME, own]))
+    (kind, studies), *others = kinds
+    if others:
+        return listed([kind.name for kind, _ in kinds])
+    if len(studies) == 1:
+        return studies[0].title or studies[0].workdir.resolve().name
+    return f"{kind.name}: {listed([study.label for study in studies])}"

@@ -1,54 +1,42 @@
-"""What the figures have in common: colours, axes, files."""
+"""Figures from panels, by matplotlib: PNG for papers, SVG with hover texts for the page."""
 
 import functools
 import io
+import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axis import Axis
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scaling.files import write_atomically
-from scaling.fits import DIMINISHING, MAX_USEFUL, MAXIMAL, PERFECT, PERFECT_END
-from scaling.report.ticks import decades, powers_of_two
-from scaling.report.wording import SYMBOL, batch_label, metric_value, steps_label
+from scaling.report.charts import GREY, Band, Line, Mark, Panel, Points, Rule, Span
+from scaling.report.wording import SYMBOL
 
-# Told apart by the colour-blind too (Okabe and Ito 2008); black is for what all studies share.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osDv^P"
-# matplotlib's markers and their names in Plotly.
-SYMBOLS = {
-    "o": "circle",
-    "s": "square",
-    "D": "diamond",
-    "v": "triangle-down",
-    "^": "triangle-up",
-    "P": "cross",
-    "*": "star",
-    "x": "x",
-    "|": "line-ns",
-    "d": "diamond-tall",
+DPI = 200  # of the PNG
+WIDTH, NARROW = 50, 34  # characters of a legend column, and of a title if there are several panels
+FAINT = 0.35
+LARGEST = 8  # marker size in the legend
+DASHES = {"solid": "-", "dash": (0, (5, 3)), "dot": ":"}
+# Offset of a name in points, and its horizontal and vertical alignment.
+BESIDE = {
+    "above": ((4, 4), "left", "baseline"),
+    "below": ((-4, -10), "right", "baseline"),
+    "left": ((-6, 0), "right", "center"),
+    "right": ((6, 0), "left", "center"),
 }
-GREY = "#595959"
-WIDTH = 50  # characters of a legend's column or a panel's title
-BATCH = "global batch (examples)"
-# Outcome of a trial -> colour and marker.
-OUTCOMES = {
-    "infeasible": ("#999999", "x"),
-    "missed": ("#E69F00", "s"),
-    "reached": ("#0072B2", "o"),
-}
-BEST = ("#D55E00", "*")
-TURNS = {PERFECT_END: "|", MAX_USEFUL: "d"}
-REGIMES = {PERFECT: "#e3f1e8", DIMINISHING: "#fbf2d9", MAXIMAL: "#f6e3df"}
-
 STYLE = {
     "font.size": 9,
     "axes.labelsize": 9,
@@ -63,15 +51,34 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
-    "text.parse_math": False,  # a $ in a title is a $
-    "svg.hashsalt": "scaling",  # the same figure, the same bytes
+    "text.parse_math": False,  # no math in titles with $
+    "svg.hashsalt": "scaling",  # reproducible files
+    "svg.fonttype": "none",  # text as text, not paths
 }
+LONG = re.compile(r"-?\d+\.\d{3,}")  # a number with more digits than a screen resolves
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ET.register_namespace("", SVG)
+ET.register_namespace("xlink", XLINK)
+
+
+@dataclass
+class Drawing:
+    """A figure, with the page's data of its parts by their id in the SVG.
+
+    Attributes:
+      texts: hover texts of a part, one per mark.
+      series: of a part, the index of the legend entry that shows and hides it.
+      entries: of a part of the legend, the index of its entry.
+    """
+
+    figure: Figure
+    texts: dict[str, Sequence[str]] = field(default_factory=dict)
+    series: dict[str, int] = field(default_factory=dict)
+    entries: dict[str, int] = field(default_factory=dict)
 
 
 def styled(draw: Callable) -> Callable:
-    """Draw in the report's style, and leave matplotlib's own as it was."""
+    """Draw in the report's style, without changing matplotlib's global style."""
 
     @functools.wraps(draw)
     def wrapped(*args):
@@ -81,89 +88,233 @@ def styled(draw: Callable) -> Callable:
     return wrapped
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that no window and no global state knows of."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 @styled
-def save(figure: Figure, folder: Path, name: str) -> bytes:
-    """Write NAME.png and NAME.svg; returns the SVG."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a title in a script without a font
-        for suffix, options in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix, **options)
-            write_atomically(folder / f"{name}.{suffix}", content.getvalue())
-    return content.getvalue()
+def draw(panels: Sequence[Panel]) -> Drawing:
+    """Panels side by side, with one legend below."""
+    alone, many = len(panels) == 1, len(panels) > 6
+    columns = 4 if many else 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    size = (6.5, 4.4) if alone else (0.4 + 3.3 * columns, 0.8 + 3.1 * rows)
+    names = max((len(panel.y.names) for panel in panels), default=0)
+    size = (size[0], max(size[1], rows * (1.0 + 0.2 * names)))
+    scale = 0.75 if many else 1.0
+    drawing = Drawing(Figure(figsize=(size[0] * scale, size[1] * scale), layout="constrained"))
+    FigureCanvasAgg(drawing.figure)
+    marks = [mark for panel in panels for mark in panel.marks]
+    labels = list(dict.fromkeys(mark.label for mark in marks if mark.label))
+    places = drawing.figure.subplots(rows, columns, squeeze=False).ravel()
+    for number, (axes, panel) in enumerate(zip(places, panels, strict=False)):
+        for name in ("x", "y"):
+            _set_axis(axes, name, panel, narrow=not alone)
+        for index, mark in enumerate(panel.marks):
+            part = f"part{number}-{index}"
+            for artist in _draw_mark(axes, mark):
+                artist.set_gid(part)
+            _register(drawing, part, axes, mark, labels)
+        if panel.title:
+            typeset(axes.set_title(panel.title), WIDTH if alone else NARROW)
+    for axes in places[len(panels) :]:
+        axes.remove()
+    if labels:
+        handles = {mark.label: _handle(mark) for mark in reversed(marks)}
+        _legend(drawing, [handles[label] for label in labels], 2 if alone else columns)
+    return drawing
 
 
-def legend(figure: Figure, handles: list, columns: int, side: str = "lower", **options) -> None:
-    """One for all panels, below or above them, in as many columns as fit the figure's width."""
+def _register(drawing, part, axes, mark, labels):
+    """Series and hover texts of a mark, for the page."""
+    label = mark.series or mark.label
+    if label in labels:
+        drawing.series[part] = labels.index(label)
+    if isinstance(mark, Points) and mark.texts:
+        pairs = zip(mark.texts, _inside(axes, mark), strict=True)
+        drawing.texts[part] = [text for text, inside in pairs if inside]
+    elif isinstance(mark, Line) and mark.text:
+        drawing.texts[part] = [mark.text]
+
+
+def _inside(axes, mark):
+    """Which points are inside the axes."""
+    (left, right), (bottom, top) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+    return [left <= x <= right and bottom <= y <= top for x, y in zip(mark.x, mark.y, strict=True)]
+
+
+def _set_axis(axes, name, panel, narrow):
+    spec, scale = getattr(panel, name), panel.scale(name, narrow)
+    axis = getattr(axes, f"{name}axis")
+    if spec.scale in ("decimal", "binary"):
+        base = 2 if spec.scale == "binary" else 10
+        getattr(axes, f"set_{name}scale")("log", base=base, nonpositive="clip")
+    linear = spec.scale == "linear"
+    axis.set_major_locator(MaxNLocator(4 if narrow else 6) if linear else FixedLocator(scale.ticks))
+    tick = spec.tick
+    if spec.scale == "names":
+        tick = lambda place: spec.names[round(place)]
+        axis.grid(False)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axis.set_minor_locator(NullLocator())
+    limits = (scale.high, scale.low) if spec.reverse else (scale.low, scale.high)
+    getattr(axes, f"set_{name}lim")(*limits)
+    typeset(getattr(axes, f"set_{name}label")(spec.label))
+
+
+def _draw_mark(axes: Axes, mark: Mark) -> Sequence[Artist]:
+    match mark:
+        case Line():
+            look = {"ls": DASHES[mark.dash], "lw": mark.width, "color": mark.color}
+            return axes.plot(mark.x, mark.y, alpha=FAINT if mark.faint else 1, **look)
+        case Band():
+            return [
+                axes.fill_between(mark.x, mark.low, mark.high, color=mark.color, alpha=0.15, lw=0)
+            ]
+        case Rule():
+            across = axes.axhline if mark.x is None else axes.axvline
+            place = mark.y if mark.x is None else mark.x
+            return [across(place, ls=DASHES[mark.dash], lw=1, color=mark.color)]
+        case Span():
+            across = mark.axis == "x"
+            shade, limits = (
+                (axes.axvspan, axes.get_xlim()) if across else (axes.axhspan, axes.get_ylim())
+            )
+            ends = np.clip([mark.low, mark.high], *sorted(limits))
+            return [shade(*ends, color=mark.color, lw=0, zorder=-1)]
+        case Points():
+            return list(_draw_points(axes, mark))
+
+
+def _draw_points(axes, mark):
+    """The points inside the axes as one artist, all intervals and names."""
+    triples = zip(mark.x, mark.y, _inside(axes, mark), strict=True)
+    places = [(x, y) for x, y, inside in triples if inside]
+    if mark.low:
+        bottom, top = sorted(axes.get_ylim())
+        low = [bottom if end is None else max(end, bottom) for end in mark.low]
+        high = [top if end is None else min(end, top) for end in mark.high]
+        look = {"lw": 1, "color": mark.color, "alpha": FAINT if mark.faint else 0.7}
+        yield axes.vlines(mark.x, low, high, **look)
+    yield from axes.plot(*zip(*places, strict=True), **_marker(mark)) if places else ()
+    for x, y, name in zip(mark.x, mark.y, mark.names, strict=False):
+        offset, side, level = BESIDE[mark.names_at]
+        look = {"textcoords": "offset points", "size": 7, "color": GREY}
+        yield typeset(axes.annotate(name, (x, y), offset, ha=side, va=level, **look))
+
+
+def _marker(mark):
+    look = {"ls": "", "marker": mark.marker, "ms": mark.size, "c": mark.color}
+    face, edge = ("none", mark.color) if mark.hollow else (mark.color, "w")
+    look |= {"mfc": face, "mec": edge}
+    thin = 1.1 if mark.hollow else 0.4
+    if mark.marker == "x":
+        look, thin = look | {"mec": mark.color}, 1.4
+    return look | {"mew": thin, "alpha": FAINT if mark.faint else 1}
+
+
+def _handle(mark: Mark) -> Line2D | Patch:
+    """The legend handle of a mark."""
+    match mark:
+        case Span():
+            return Patch(color=mark.color, label=mark.label)
+        case Band():
+            return Patch(color=mark.color, alpha=0.15, label=mark.label)
+        case Points():
+            look = _marker(mark) | {"ms": min(mark.size, LARGEST)}
+            return Line2D([], [], label=mark.label, **look)
+    width = mark.width if isinstance(mark, Line) else 1
+    return Line2D([], [], label=mark.label, ls=DASHES[mark.dash], lw=width, c=mark.color)
+
+
+def _legend(drawing, handles, columns):
+    """One legend below all panels, in as many columns as fit the figure."""
+    figure = drawing.figure
     for ncols in range(min(columns, len(handles)), 0, -1):
-        drawn = figure.legend(handles=handles, loc=f"outside {side} center", ncols=ncols, **options)
-        for text in drawn.get_texts():
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
+        for text in legend.get_texts():
             typeset(text)
-        if ncols == 1 or drawn.get_window_extent().width <= figure.bbox.width:
-            return
-        drawn.remove()
+        if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    entries = zip(legend.legend_handles, legend.get_texts(), strict=True)
+    for number, artists in enumerate(entries):
+        for artist, what in zip(artists, "ht", strict=True):
+            artist.set_gid(f"entry{number}{what}")
+            drawing.entries[f"entry{number}{what}"] = number
 
 
-def typeset(text: Text) -> None:
-    """Broken into lines, the symbols of the papers as they write them; a $ of a title stays one."""
-    words = textwrap.fill(text.get_text(), WIDTH, max_lines=3, placeholder=" …")
+def typeset(text: Text, width: int = WIDTH) -> Text:
+    """Wrap the text, and typeset symbols such as B_crit, unless it contains a $."""
+    words = textwrap.fill(text.get_text(), width, max_lines=3, placeholder=" …")
     text.set_text(words)
     if "$" not in words:
         text.set_text(SYMBOL.sub(r"$\1_{\\mathrm{\2}}$", words))
         text.set_parse_math(True)
+    return text
 
 
-def style_of(index: int) -> tuple[str, str]:
-    """Colour and marker of the study of that number."""
-    return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+@styled
+def save(drawing: Drawing, folder: Path, name: str) -> str:
+    """Write NAME.png and NAME.svg; returns the SVG, for the page."""
+    content = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # titles with glyphs missing in the font
+        for suffix, options in (("png", {"dpi": DPI}), ("svg", {"metadata": {"Date": None}})):
+            buffer = io.BytesIO()
+            drawing.figure.savefig(buffer, format=suffix, **options)
+            content[suffix] = buffer.getvalue()
+    svg = _with_texts(content["svg"], drawing, name)
+    write_atomically(folder / f"{name}.png", content["png"])
+    write_atomically(folder / f"{name}.svg", svg)
+    return svg
 
 
-def shades(number: int) -> list[str]:
-    """Colours for an ordered series, dark to light."""
-    places = [0.9 * i / max(number - 1, 1) for i in range(number)]
-    return [to_hex(matplotlib.colormaps["viridis"](place)) for place in places]
+def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
+    """The SVG with texts, series and legend entries of its parts, and unique ids."""
+    root = ET.fromstring(svg)
+    for metadata in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(metadata)
+    used = {
+        value.rpartition("#")[2].rstrip(")")
+        for element in root.iter()
+        for value in element.attrib.values()
+        if "#" in value
+    }
+    for element in root.iter():
+        part = element.get("id", "")
+        element.tail = None if element.tag != f"{{{SVG}}}tspan" else element.tail
+        _share_style(element)
+        _mark_up(element, part, drawing)
+        if part and part not in used:
+            del element.attrib["id"]
+        for key, value in element.attrib.items():
+            value = LONG.sub(lambda n: f"{float(n[0]):.2f}", value)
+            element.set(key, value)
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key == f"{{{XLINK}}}href" or value.startswith("url(#"):
+                element.set(key, value.replace("#", f"#{name}-", 1))
+    return ET.tostring(root, encoding="unicode")
 
 
-def batch_axis(axis: Axis, batches: Iterable[float], most: int = 14) -> None:
-    """A log2 axis of global batches."""
-    _log_axis(axis, 2, powers_of_two(batches, most), batch_label)
+def _share_style(element):
+    """Move the common style of marks to their group."""
+    uses = element.findall(f"{{{SVG}}}use")
+    styles = {use.get("style") for use in uses}
+    if len(styles) == 1 and None not in styles:
+        element.set("style", styles.pop())
+        for use in uses:
+            del use.attrib["style"]
 
 
-def steps_axis(axis: Axis, steps: Iterable[float]) -> None:
-    """A log2 axis of steps."""
-    _log_axis(axis, 2, powers_of_two(steps, most=12), steps_label)
-
-
-def value_axis(axis: Axis, values: Iterable[float], log: bool = True, most: int = 8) -> None:
-    """An axis of metaparameters."""
-    values = list(values)
-    if log:
-        _log_axis(axis, 10, decades(values, most), "{:g}".format)
+def _mark_up(element, part, drawing):
+    """Attributes and titles of one part, for the page's script and the browser."""
+    if part in drawing.series:
+        element.set("data-series", str(drawing.series[part]))
+    if part in drawing.entries:
+        element.set("data-entry", str(drawing.entries[part]))
+    if part not in drawing.texts:
         return
-    pad = 0.06 * (max(values) - min(values) or 1)
-    _set_limits(axis, min(values) - pad, max(values) + pad)
-
-
-def metric_axis(axis: Axis, metric: str, values: Iterable[float]) -> None:
-    """A log axis of the validation metric, errors as percentages; zeros lie below its end."""
-    values = [value for value in values if value > 0] or [1.0]
-    _log_axis(axis, 10, decades(values, most=12), lambda value: metric_value(metric, value))
-
-
-def _log_axis(axis, base, scale, label):
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log", base=base, nonpositive="clip")
-    axis.set_major_locator(FixedLocator(scale.ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
-    axis.set_minor_locator(NullLocator())
-    _set_limits(axis, scale.low, scale.high)
-
-
-def _set_limits(axis, low, high):
-    getattr(axis.axes, f"set_{axis.axis_name}lim")(low, high)
+    texts, uses = drawing.texts[part], element.findall(f".//{{{SVG}}}use")
+    marks = uses if uses else element.findall(f"{{{SVG}}}path")
+    if len(marks) != len(texts):  # the intervals of the points, with the same id
+        return
+    for mark, text in zip(marks, texts, strict=True):
+        ET.SubElement(mark, f"{{{SVG}}}title").text = text

@@ -1,7 +1,7 @@
-"""What made the records: commands, code, packages, machines, seeds, time."""
+"""Provenance of the records: commands, code, packages, machines, seeds, time."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from scaling.report.records import Directory, Study
 from scaling.report.wording import count, number
@@ -9,12 +9,11 @@ from scaling.report.wording import count, number
 Rows = list[tuple[str, list[str]]]
 
 
-def origins(study: Study, question: Rows = (), search: Rows = (), seeds: Rows = ()) -> Rows:
-    """(what, its distinct values over all points and launches), in the order to be read.
+def origins(study: Study, details: Mapping[str, list[str]]) -> Rows:
+    """(item, distinct values over all points and launches), in display order.
 
     Args:
-      question, search, seeds: what a kind of study has to say of these; without `seeds`, those of
-        the configs.
+      details: "goal", "search" and "seeds" of the kind of study; seeds default to the configs'.
     """
     directories = [point.directory for point in study.points]
     launches = [launch for directory in directories for launch in directory.launches]
@@ -27,18 +26,18 @@ def origins(study: Study, question: Rows = (), search: Rows = (), seeds: Rows = 
     return [
         ("workdir", [str(study.workdir)]),
         ("title", [study.title] * bool(study.title)),
-        *question,
+        ("goal", details.get("goal", [])),
         ("training set", _distinct(map(_data_text, recipes))),
         ("model", _distinct(map(_model_text, directories))),
         ("optimizer", _distinct(recipe["optimizer"] for recipe in recipes)),
-        *search,
+        ("search", details.get("search", [])),
         ("command", of_launches("command")),
         ("git revision", of_launches("git_revision")),
         ("packages", packages),
         ("python", of_launches("python")),
         ("platform", of_launches("platform")),
         ("devices", _distinct(_device_text(device) for device in devices if device)),
-        *(seeds or [("seeds", _distinct(d.config.get("seed", "") for d in directories))]),
+        ("seeds", details.get("seeds") or _distinct(d.config.get("seed") for d in directories)),
         ("time of all processes", _time_text(directories)),
         ("begun", _distinct(launch.get("time") for launch in launches)[:1]),
     ]
@@ -65,7 +64,7 @@ def _device_text(devices):
 
 def _time_text(directories):
     seconds = [directory.result.get("seconds") or {} for directory in directories]
-    kinds = dict.fromkeys(kind for one in seconds for kind in one)
-    sums = {kind: sum(one.get(kind, 0.0) for one in seconds) for kind in kinds}
+    kinds = dict.fromkeys(kind for times in seconds for kind in times)
+    sums = {kind: sum(times.get(kind, 0.0) for times in seconds) for kind in kinds}
     parts = ", ".join(f"{kind} {number(value)} s" for kind, value in sums.items())
     return [f"{number(sum(sums.values()))} s: {parts}"] * bool(sums)

@@ -1,27 +1,34 @@
-"""Finished work directories, as far as the records of all studies are alike."""
+"""Finished work directories: the part of the records common to all studies."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from scaling.errors import UserError
-from scaling.report import REPORTED
+from scaling.report.reading import RecordError, from_json
+from scaling.studies import STUDIES
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Directory:
-    """A finished point: its result.json, and what lies beside it."""
+    """A finished point: its result.json and the files beside it."""
 
     path: Path
     result: dict[str, Any]
     config: dict[str, Any]
     launches: list[dict[str, Any]]  # provenance of each
     parameters: int | None  # of the model
-    recipe: dict[str, Any]  # what makes its numbers comparable with others'
+    recipe: dict[str, Any]  # data, model, optimizer and loss
+
+    @property
+    def study(self) -> str:
+        """One of STUDIES; older records of single runs have no such key."""
+        return self.result.get("study", "train")
 
     @property
     def name(self) -> str:
@@ -34,20 +41,20 @@ class Workdir:
     """A work directory: the points of one study."""
 
     path: Path
-    study: str  # the name of its kind, one of REPORTED
+    study: str  # one of STUDIES
     directories: list[Directory]
     unfinished: list[str]  # directories of points without a result
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A work directory as its kind reads it; the points are the kind's own, each with a
-    `directory`."""
+    """A work directory as read by its kind; the type of the points depends on the kind, and each
+    has a `directory`."""
 
     workdir: Path
     points: list[Any]  # finished ones
     unfinished: list[str]
-    label: str = ""  # what tells it from the studies that it is shown with
+    label: str = ""  # distinguishes it from the studies shown with it; "" if there are none
 
     @property
     def title(self) -> str:
@@ -77,53 +84,54 @@ def read_workdir(path: Path) -> Workdir:
     """One work directory.
 
     Raises:
-      UserError: no such directory, nothing finished in it, records that cannot be read, that are
-        of several studies or of one that has no report.
+      UserError: no such directory, no finished point in it, or records that are unreadable, of
+        several studies or of an unknown one.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"There is no workdir {path}.")
-    places = [
-        place
-        for place in sorted(path.iterdir())
-        if (place / "config.json").is_file() or (place / "result.json").is_file()
+    folders = [
+        folder
+        for folder in sorted(path.iterdir())
+        if (folder / "config.json").is_file() or (folder / "result.json").is_file()
     ]
-    finished = [place for place in places if (place / "result.json").is_file()]
-    unfinished = [place.name for place in places if place not in finished]
+    finished = [folder for folder in folders if (folder / "result.json").is_file()]
+    unfinished = [folder.name for folder in folders if folder not in finished]
     if not finished:
         begun = f": {', '.join(unfinished)} not finished" if unfinished else ""
-        raise UserError(f"{path} holds no finished point of a study{begun}.")
-    directories = [_read_directory(place) for place in finished]
+        raise UserError(f"{path} has no finished point of a study{begun}.")
+    directories = [read_directory(folder) for folder in finished]
     first = directories[0]
     for other in directories[1:]:
-        if _study(other.result) != _study(first.result):
+        if other.study != first.study:
             raise UserError(
                 f"{first.name} and {other.name} in {path} are of different studies "
-                f"({_study(first.result)} and {_study(other.result)}); keep them in workdirs of "
-                "their own."
+                f"({first.study} and {other.study}); use a workdir for each."
             )
-    return Workdir(path, _study(first.result), directories, unfinished)
+    return Workdir(path, first.study, directories, unfinished)
 
 
-def _study(result):
-    return result.get("study", "train")  # records of single runs do not name their study
+def read_directory(path: Path) -> Directory:
+    """One finished point.
 
-
-def _read_directory(path):
+    Raises:
+      UserError: see `read_workdir`.
+    """
     result = read_object(path / "result.json")
-    if _study(result) not in REPORTED:
+    study = result.get("study", "train")
+    if study not in STUDIES:
         raise UserError(
-            f"{path} holds a record of another study, {_study(result)!r}; a report is made of "
-            f"{', '.join(REPORTED[:-1])} or {REPORTED[-1]}."
+            f"{path} has a record of an unknown study, {study!r}; a report needs one of "
+            f"{', '.join(sorted(STUDIES))}."
         )
     config = read_object(path / "config.json")
     resolved = read_object(path / "resolved.json", missing={})
-    with _told(path):
+    with record_errors(path):
         sizes = resolved.get("data", {}).get("sizes", {})
         recipe = {
             "data set": config["data"]["name"],
             "training set size": result.get("train_size", sizes.get("train")),
-            # How its convolutions are computed is a matter of the machine, not of the question.
+            # The convolution method depends on the machine and does not change the results.
             "model": {k: v for k, v in config["model"].items() if k != "conv_method"},
             "optimizer": config["optim"]["name"],
             "loss": _loss_text(config),
@@ -139,55 +147,42 @@ def _loss_text(config):
     return f"label smoothing {'searched' if searched else f'{value:g}'}"
 
 
-class _told:
-    """Errors of records that have another form than expected, as one sentence."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if not isinstance(error, KeyError | TypeError | AttributeError | ValueError):
-            return
-        what = f"lacks {error}" if kind is KeyError else f"has another form ({error})"
-        raise UserError(
-            f"The record in {self.path} {what}; delete the directory to measure it anew."
-        ) from None
+@contextlib.contextmanager
+def record_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a malformed record into one sentence."""
+    try:
+        yield
+    except RecordError as error:
+        what = str(error)
+    except KeyError as error:
+        what = f"lacks {error}"
+    except (TypeError, AttributeError, ValueError) as error:
+        what = f"has another form ({error})"
+    else:
+        return
+    raise UserError(f"The record in {path} {what}; delete the directory to measure it again.")
 
 
-def read_points(workdir: Workdir, read: Callable[[Directory], T]) -> list[T]:
-    """What `read` makes of each directory.
+def read_points(workdir: Workdir, kind: type[T], **more: Callable[[Directory], Any]) -> list[T]:
+    """The record of each directory as a `kind`: a dataclass of the keys of its result.json, of
+    `directory`, and of `more`, whose functions compute fields from a directory.
 
     Raises:
-      UserError: `read` missed a key or met a value of another kind.
+      UserError: a key is missing, or its value has another type.
     """
     points = []
     for directory in workdir.directories:
-        with _told(directory.path):
-            points.append(read(directory))
+        with record_errors(directory.path):
+            own = {name: read(directory) for name, read in more.items()}
+            points.append(from_json(kind, directory.result | own | {"directory": directory}))
     return points
 
 
-def recipes_of(directory: Directory) -> list[str]:
-    """The names that a point of a recipe goes by: those of its last launch, for a recipe that was
-    added to a study may come to the same as one that was measured before."""
-    section = directory.config.get("recipes")
-    names = section.get("names") if isinstance(section, dict) else None
-    return [*(names if isinstance(names, list | tuple) else directory.result["recipes"])]
-
-
-def from_keys(cls: type[T], record: dict[str, Any]) -> T:
-    """An instance of a dataclass whose fields are keys of `record`."""
-    return cls(**{one.name: record[one.name] for one in fields(cls)})
-
-
 def read_object(path: Path, missing: dict | None = None) -> dict[str, Any]:
-    """A JSON file that holds keys and values; `missing` where there is no such file.
+    """A JSON object from a file, or `missing` if there is no such file.
 
     Raises:
-      UserError: it holds something else, or there is none and nothing stands in for it.
+      UserError: it is not a JSON object, or there is no file and no `missing`.
     """
     try:
         content = json.loads(path.read_text())
@@ -196,26 +191,28 @@ def read_object(path: Path, missing: dict | None = None) -> dict[str, Any]:
             raise UserError(f"There is no {path}; a report needs it.") from None
         return missing
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path} is not valid JSON; delete it to measure it anew.") from None
+        raise UserError(f"{path} is not valid JSON; delete it to measure it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a record, which holds keys and values.")
+        raise UserError(f"{path} is not a JSON object; delete it to measure it again.")
     return content
 
 
 def check_alike(workdir: Path, points: Sequence[T], of: Callable[[T], dict[str, Any]]) -> None:
-    """UserError for the first of the values `of` a point in which the points differ."""
+    """UserError for the first key of `of(point)` in which the points differ."""
     first = points[0]
     for point in points[1:]:
         for key, value in of(first).items():
             if (other := of(point)[key]) != value:
                 raise UserError(
                     f"{first.directory.name} and {point.directory.name} in {workdir} differ in "
-                    f"their {key} ({value} and {other}); keep them in workdirs of their own."
+                    f"their {key} ({value} and {other}); use a workdir for each."
                 )
 
 
 def labelled(studies: Sequence[Study]) -> list[Study]:
-    """The studies, each with the shortest thing that tells it from the others."""
+    """The studies, each with the shortest distinguishing label; a single one has none."""
+    if len(studies) == 1:
+        return list(studies)
     names = [study.workdir.resolve().name for study in studies]
     paths = [str(study.workdir) for study in studies]
     for labels in (_differing(studies), [study.title for study in studies], names, paths):
@@ -225,19 +222,21 @@ def labelled(studies: Sequence[Study]) -> list[Study]:
 
 
 def _differing(studies):
-    """Those values of their recipes in which the studies differ."""
+    """The first value of their recipes that is different in each study; else all that differ."""
     recipes = [study.recipe for study in studies]
     columns = []
     for key in recipes[0]:
         column = [recipe[key] for recipe in recipes]
         if any(value != column[0] for value in column):
             columns.append(_in_words(column))
+            if len(set(columns[-1])) == len(studies):
+                return columns[-1]
     return [", ".join(values) for values in zip(*columns, strict=True)] or [""] * len(studies)
 
 
 def _in_words(column):
-    """Numbers are of examples. Of things with a name and options, those options that differ, where
-    the name does not tell them apart."""
+    """The values as text: numbers as examples; names, with the options that differ if the names are
+    not distinct."""
     if not all(isinstance(value, dict) for value in column):
         return [f"{v:,} examples" if isinstance(v, int) else str(v) for v in column]
     names = [value["name"] for value in column]

@@ -1,4 +1,4 @@
-"""Limits and ticks of logarithmic axes, the same in static and interactive figures."""
+"""Limits and ticks of logarithmic axes."""
 
 import math
 from collections.abc import Iterable
@@ -44,6 +44,6 @@ def decades(values: Iterable[float], most: int = 8) -> Scale:
 
 def _decimals(low, high, steps):
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    # Read from text: 1e-3 is the float nearest to the decimal, 10.0**-3 need not be.
+    # Parsed from text: 1e-3 is the float nearest to the decimal, 10.0**-3 may not be.
     ticks = [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
     return [tick for tick in ticks if low <= tick <= high]

@@ -1,8 +1,8 @@
-"""How numbers, goals and subjects are written, the same everywhere: page, figures, terminal."""
+"""Formats of numbers, goals and subjects, for page, figures and terminal."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from scaling.report.records import Study
 
@@ -20,7 +20,7 @@ MODELS = {
     "vgg": "a VGG",
 }
 SPLITS = {"validation": "validation", "train": "training"}
-SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # of the papers
+SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # typeset with subscripts
 
 
 def count(value: int | None) -> str:
@@ -29,7 +29,7 @@ def count(value: int | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits: 0.0312, 4.4, 1,230."""
+    """Three significant digits: 0.0312, 4.4, 1,230."""
     if value is None:
         return NOTHING
     if math.isinf(value):
@@ -56,7 +56,7 @@ def decimal_label(value: float) -> str:
 
 
 def metric_value(metric: str, value: float | None) -> str:
-    """An error as a percentage, a loss as it is."""
+    """An error as a percentage, a loss as a number."""
     if value is None:
         return NOTHING
     return f"{100 * value:.3g}%" if metric == "error" else f"{value:.3g}"
@@ -75,8 +75,21 @@ def goal_text(metric: str, goal: float, split: str = "validation") -> str:
     return f"a {measure} of {metric_value(metric, goal)}"
 
 
+def percent(share: float | None) -> str:
+    """2.1%; −4.9%; 31%"""
+    if share is None:
+        return NOTHING
+    text = f"{100 * share:.1f}" if abs(share) < 0.1 else f"{100 * share:.0f}"
+    return f"{text}%".replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, text: Callable = number) -> str:
+    """(95%: 12 to 30), after a value; empty if there is none"""
+    return "" if low is None or high is None else f" (95%: {text(low)} to {text(high)})"
+
+
 def between(low: float | None, high: float | None) -> str:
-    """12 to 30, 12 or more, at most 30, or nothing known."""
+    """12 to 30; 12 or more; at most 30; or NOTHING."""
     if low is None:
         return NOTHING if high is None else f"at most {number(high)}"
     return f"{number(low)} or more" if high is None else f"{number(low)} to {number(high)}"
@@ -103,18 +116,6 @@ def subject(study: Study) -> str:
     return f"On {DATA.get(data, data)} with {MODELS.get(model, model)}"
 
 
-def study_label(study: Study, studies: list[Study]) -> str:
-    """What tells a study from the others; nothing where it is alone."""
-    return study.label if len(studies) > 1 else ""
-
-
-def headline(studies: Sequence[Study]) -> str:
-    """The title of a study alone, or what is compared."""
-    if len(studies) == 1:
-        return studies[0].title or studies[0].label
-    return listed([study.label for study in studies])
-
-
 def subscripts(escaped: str) -> str:
-    """S_min, B_crit and the like with subscripts, in HTML that is escaped already."""
+    """S_min, B_crit and the like with subscripts, in escaped HTML."""
     return SYMBOL.sub(r"\1<sub>\2</sub>", escaped)

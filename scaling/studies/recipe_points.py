@@ -1,6 +1,6 @@
 """Points that are a batch size and a recipe, and what their studies have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,12 +10,12 @@ from scaling.config import checked
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.studies import shared
+from scaling.studies.recipe_records import Run
 from scaling.train import planning
-from scaling.train.cohort import Outcome
-from scaling.train.layout import layout_of
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.population import placements
 from scaling.train.resolved import point_values
+from scaling.train.trials import Outcome
 
 ENDS = ("train", "test")  # splits that a run may be evaluated on after its last update
 
@@ -23,8 +23,8 @@ ENDS = ("train", "test")  # splits that a run may be evaluated on after its last
 def points(config: ConfigDict) -> list[ConfigDict]:
     """One config for each batch size and each recipe of `recipes.names`, changed by it.
 
-    Recipes that come to the same at a batch size, as many do at `optim.base_batch`, share a config,
-    whose `recipes.names` are theirs.
+    Recipes that give the same config at a batch size, as many do at `optim.base_batch`, share it;
+    its `recipes.names` are theirs.
 
     Raises:
       UserError: no recipe, or one that cannot be, see `recipes.apply`.
@@ -35,11 +35,11 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     for recipe in names:
         if names.count(recipe) > 1:
             raise UserError(f"recipes.names holds {recipe!r} twice; name each recipe once.")
-    size, found = data_info(config.data).sizes["train"], []
+    size, points = data_info(config.data).sizes["train"], []
     for at_batch in shared.by_batch_size(config):
         at_batch.recipes.names = ()
         at_batch.recipes.all = names
-        here: list[tuple[ConfigDict, list[str]]] = []
+        distinct: list[tuple[ConfigDict, list[str]]] = []
         for recipe in names:
             point = recipes.apply(at_batch, recipe, size)
             try:
@@ -48,15 +48,15 @@ def points(config: ConfigDict) -> list[ConfigDict]:
                 raise UserError(f"The recipe {recipe!r} cannot be set: {error}") from None
             changes = recipes.settings(at_batch, point)
             point.recipes.changed = tuple(f"{key}={value}" for key, value in changes.items())
-            same = next((called for other, called in here if other == point), None)
+            same = next((aliases for other, aliases in distinct if other == point), None)
             if same is None:
-                here.append((point, [recipe]))
+                distinct.append((point, [recipe]))
             else:
                 same.append(recipe)
-        for point, called in here:
-            point.recipes.names = tuple(called)
-            found.append(point)
-    return found
+        for point, aliases in distinct:
+            point.recipes.names = tuple(aliases)
+            points.append(point)
+    return points
 
 
 def name(config: ConfigDict) -> str:
@@ -65,7 +65,7 @@ def name(config: ConfigDict) -> str:
 
 
 def begin(point: Point, run: RunDir) -> dict[str, Any]:
-    """Record the launch of such a point; what its result begins with."""
+    """Record the launch of such a point; fields of its `recipe_records.Record`."""
     config, values, size = point.config, point_values(point), point.info.sizes["train"]
     run.launched(values | {"total_steps": point.total_steps, "populations": placements(run)})
     return {
@@ -90,7 +90,7 @@ def ends_of(config: ConfigDict) -> tuple[str, ...]:
 
 
 def end_of(outcome: Outcome, trial: int) -> dict[str, Any]:
-    """What one run of a recipe came to, JSON: its status and its metrics on each split."""
+    """One run of a recipe after its last update; fields of its `recipe_records.Run`."""
     history = outcome.histories[trial]
     diverged = history.diverged_at is not None
     return {
@@ -99,6 +99,11 @@ def end_of(outcome: Outcome, trial: int) -> dict[str, Any]:
         "validation": None if diverged else {k: history.last[k] for k in ("loss", "error")},
         **{split: outcome.ends[split][trial] if split in outcome.ends else None for split in ENDS},
     }
+
+
+def status_of(runs: Sequence[Run]) -> str:
+    """Complete, or diverged where all runs did."""
+    return "diverged" if all(run.diverged for run in runs) else "complete"
 
 
 def dry_run(
@@ -131,7 +136,7 @@ def dry_run(
         examples = runs_of(point) * point.total_steps * point.global_batch
         hours = shared.device_hours(planning.flops_per_example(point), examples, rate)
         total_examples, total_hours = total_examples + examples, total_hours + hours
-        layout = layout_of(point, config.recipes.seeds)
+        layout = planning.layout_of(point, config.recipes.seeds)
         also = ", ".join(config.recipes.names[1:])
         lines.append(
             f"{called}: {point.total_steps:,} steps, {config.optim.name} at {point.peak:.4g}, "

@@ -12,8 +12,8 @@ from scaling.config import default_config
 from scaling.crossings import constant_metrics
 from scaling.errors import UserError
 from scaling.train.feed import evaluation_labels
-from scaling.train.planning import NOISE_EVERY
 from scaling.train.point import data_info, resolve
+from scaling.train.step import NOISE_EVERY
 
 # Parts of a batch whose gradients are compared where the noise is the question, and the examples in
 # each: more parts tell more, and large ones might not fit the memory.

@@ -158,9 +158,9 @@ def folder_of(run: RunDir, name: str) -> Path:
     return run.path / "checkpoints" / name
 
 
-def forget(run: RunDir, name: str) -> None:
+def forget(folder: Path) -> None:
     """Delete the checkpoints of a training whose outcome is recorded."""
-    shutil.rmtree(folder_of(run, name), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def saved_steps(run: RunDir) -> list[int]:

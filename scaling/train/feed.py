@@ -1,8 +1,8 @@
-"""What the step reads: example indices for resident data, decoded images for streamed data.
+"""What a program reads: resident data on the devices, or images streamed from disk.
 
-Both kinds have `data`, what stays on the devices; `batches(step, count)`, what one call of the
-chunk takes; and `evaluation(split)`, pairs of data and batches that hold every example once, whose
-shapes `evaluation_shapes(split)` tells without reading any.
+Both kinds of feed have `data`, what stays on the devices, and `evaluation(split)`, pairs of data
+and batches that hold every example once. `evaluation_shapes` gives their shapes without reading
+any.
 """
 
 import functools
@@ -52,22 +52,11 @@ def evaluation_labels(data: ConfigDict, split: str) -> np.ndarray | None:
     return np.asarray(labels)[: evaluation_size(info.sizes, split)]
 
 
-def index_chunk(
-    order: resident.EpochOrder, first: int, count: int, plan: BatchPlan, capacity: int
-) -> Arrays:
-    """Indices of `count` updates from position `first` on, [devices, capacity, accum, micro]."""
-    index = np.zeros((capacity, *plan.layout), np.int32)
-    positions = slice(first, first + count * plan.global_batch)
-    index[:count] = order[positions].reshape(count, *plan.layout)
-    return {"index": np.moveaxis(index, 2, 0)}
-
-
 class ResidentFeed:
     """A data set on the devices; batches are indices into it."""
 
-    def __init__(self, point: Point, plan: BatchPlan, capacity: int):
-        self._point, self._plan, self._capacity = point, plan, capacity
-        self._order = resident.EpochOrder(point.config.seed, point.info.sizes["train"])
+    def __init__(self, point: Point):
+        self._point = point
 
     @functools.cached_property
     def data(self) -> dict[str, jax.Array]:
@@ -79,31 +68,13 @@ class ResidentFeed:
         """Evaluated again and again: it stays on the devices."""
         return self._load("validation")
 
-    def batches(self, step: int, count: int) -> Arrays:
-        """Indices of `count` updates from `step` on, [devices, capacity, accum, micro]."""
-        first = step * self._plan.global_batch
-        return index_chunk(self._order, first, count, self._plan, self._capacity)
-
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
         """The split as one pair, its rows over `sharing` devices; None: all of the point's."""
         if split == "train":
             data = self.data
         else:
             data = self._validation if split == "validation" else self._load(split)
-        return [(data, self._rows(split, sharing))]
-
-    def evaluation_shapes(self, split: str, sharing: int | None = None) -> tuple[Any, Any]:
-        """Of the pair that `evaluation` gives."""
-        info, shape = self._point.info, jax.ShapeDtypeStruct
-        size = info.sizes[split]
-        image, label = shape((size, *info.image_shape), np.uint8), shape((size,), np.int32)
-        rows = jax.eval_shape(lambda: self._rows(split, sharing))
-        return {"image": image, "label": label}, rows
-
-    def _rows(self, split, sharing):
-        point = self._point
-        size = evaluation_size(point.info.sizes, split)
-        return index_batches(size, point.config.eval.batch, sharing or len(point.devices))
+        return [(data, _rows(self._point, split, sharing))]
 
     def _load(self, split):
         info, config = self._point.info, self._point.config
@@ -119,18 +90,20 @@ class ResidentFeed:
 
 
 class StreamFeed:
-    """A data set read from disk as training goes on; batches are the images themselves."""
+    """A data set read from disk as training goes on; batches are the images themselves.
+
+    Args:
+      plan: of the batches.
+    """
 
     data = None
 
-    def __init__(self, point: Point, plan: BatchPlan, capacity: int):
-        assert capacity == 1, "streamed batches are large: one update per call"
+    def __init__(self, point: Point, plan: BatchPlan):
         self._point, self._plan = point, plan
         self._stream, self._next_step = None, None
 
-    def batches(self, step: int, count: int) -> Arrays:
+    def batches(self, step: int) -> Arrays:
         """Images and labels of one update, [devices, 1, accum, micro, ...]."""
-        assert count == 1
         if step != self._next_step:
             self._stream = streaming.ImageStream(
                 self._open("train"),
@@ -144,7 +117,7 @@ class StreamFeed:
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
         """The split batch by batch, each over `sharing` devices; None: all of the point's."""
-        devices, rows = self._shared(sharing)
+        devices, rows = _shared(self._point, sharing)
         size = evaluation_size(self._point.info.sizes, split)
         stream = streaming.eval_batches(
             _First(self._open(split), size),
@@ -155,21 +128,34 @@ class StreamFeed:
         for batch in stream:
             yield None, {name: a[:, None] for name, a in batch.items()}
 
-    def evaluation_shapes(self, split: str, sharing: int | None = None) -> tuple[Any, Any]:
-        """Of every pair that `evaluation` gives."""
-        rows = self._shared(sharing)
-        rows = rows[0], 1, rows[1]
-        image = jax.ShapeDtypeStruct((*rows, *self._point.info.image_shape), np.uint8)
-        label, mask = (jax.ShapeDtypeStruct(rows, kind) for kind in (np.int32, np.bool_))
-        return None, {"image": image, "label": label, "mask": mask}
-
-    def _shared(self, sharing):
-        """(devices, rows on each) of an evaluation batch."""
-        devices = sharing or len(self._point.devices)
-        return devices, -(-self._point.config.eval.batch // devices)
-
     def _open(self, split):
         return streaming.open_imagenet(split, self._point.config.data.dir)
+
+
+def evaluation_shapes(point: Point, split: str, sharing: int | None = None) -> tuple[Any, Any]:
+    """Of every pair that a feed's `evaluation` gives."""
+    info, shape = point.info, jax.ShapeDtypeStruct
+    if info.streaming:
+        devices, rows = _shared(point, sharing)
+        image = shape((devices, 1, rows, *info.image_shape), np.uint8)
+        label, mask = (shape((devices, 1, rows), kind) for kind in (np.int32, np.bool_))
+        return None, {"image": image, "label": label, "mask": mask}
+    size = info.sizes[split]
+    image, label = shape((size, *info.image_shape), np.uint8), shape((size,), np.int32)
+    rows = jax.eval_shape(lambda: _rows(point, split, sharing))
+    return {"image": image, "label": label}, rows
+
+
+def _rows(point, split, sharing):
+    """Indices of an evaluation of resident data, over `sharing` devices."""
+    size = evaluation_size(point.info.sizes, split)
+    return index_batches(size, point.config.eval.batch, sharing or len(point.devices))
+
+
+def _shared(point, sharing):
+    """(devices, rows on each) of an evaluation batch of a stream."""
+    devices = sharing or len(point.devices)
+    return devices, -(-point.config.eval.batch // devices)
 
 
 class _First(Sequence):
@@ -188,7 +174,6 @@ class _First(Sequence):
         return repr(self._source)
 
 
-def make_feed(point: Point, plan: BatchPlan, capacity: int) -> ResidentFeed | StreamFeed:
+def make_feed(point: Point, plan: BatchPlan) -> ResidentFeed | StreamFeed:
     """The feed of a point's data set."""
-    kind = StreamFeed if point.info.streaming else ResidentFeed
-    return kind(point, plan, capacity)
+    return StreamFeed(point, plan) if point.info.streaming else ResidentFeed(point)

@@ -6,8 +6,7 @@ import numpy as np
 
 from scaling.record import RunDir, metric_lines
 from scaling.train.evaluate import make_evaluate, means
-from scaling.train.feed import make_feed
-from scaling.train.layout import layout_of
+from scaling.train.feed import ResidentFeed, StreamFeed
 from scaling.train.point import Point
 from scaling.train.step import replicate
 
@@ -15,12 +14,13 @@ from scaling.train.step import replicate
 class HeldOut:
     """A split of a point's data set, and the program that evaluates on it."""
 
-    def __init__(self, point: Point, split: str):
-        self.point, self.split = point, split
-        self._feed = make_feed(point, layout_of(point, 1).plan, 1)
+    def __init__(self, point: Point, split: str, feed: ResidentFeed | StreamFeed):
+        self.point, self.split, self._feed = point, split, feed
         self._evaluate = make_evaluate(point.task, point.preprocess, point.devices)
 
-    def record(self, variables: tuple[Any, Any], run: RunDir, step: int, trial: int) -> dict:
+    def record(
+        self, variables: tuple[Any, Any], run: RunDir, step: int, trial: int | None
+    ) -> dict[str, float]:
         """The metrics of (params, batch_stats), name -> number, added to the run's lines."""
         variables = replicate(variables, self.point.devices)
         calls = self._feed.evaluation(self.split)

@@ -9,7 +9,6 @@ import numpy as np
 from jax import lax
 
 from scaling.data.resident import EpochOrder
-from scaling.train.feed import index_chunk
 from scaling.train.population import Population
 from scaling.train.step import AXIS, make_gradient, on_devices, replicate
 
@@ -63,8 +62,8 @@ class LayerNorms:
         population, seed = self.population, self.seeds[trial]
         point, step = population.point, population.step
         order = EpochOrder(seed, point.info.sizes["train"])
-        batch = index_chunk(order, step * point.global_batch, 1, self.plan, 1)
-        batch = {"index": batch["index"][:, 0]}
+        index = order[step * point.global_batch : (step + 1) * point.global_batch]
+        batch = {"index": np.moveaxis(index.reshape(self.plan.layout), 1, 0)}
         _, step_key = jax.random.split(jax.random.key(seed))
         key = jax.random.fold_in(step_key, step)
         fixed = replicate((*population.variables(trial), key, point.hparams), self._devices)

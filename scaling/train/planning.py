@@ -1,166 +1,275 @@
-"""Which batch plan to use, and what a step costs: asked of the compiler and the clock."""
+"""Where the trials of a population go, and what an update costs, by the compiler and the clock.
 
+Two ways to use several devices:
+
+    trials   every device trains trials of its own: no communication.
+    batch    all devices hold all trials and share the batch of each, as in `step`: for a single
+             run, and for batches or models that one device could not hold.
+
+On a device, trials go in blocks: those of a block advance side by side, and block after block runs
+through all updates of a call. On a CPU a block is as large as fits the cache
+(benchmarks/results/population_blocks.json); on other devices it is all trials, if memory allows.
+Of the layouts to be tried, the first that fits the memory is taken.
+"""
+
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from scaling.batch import BatchPlan, largest_that_fits, plan_by_hand, plans
+from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.data import sources
+from scaling.errors import UserError
+from scaling.train.feed import evaluation_shapes
 from scaling.train.memory import memory_limit
 from scaling.train.point import Point
-from scaling.train.step import init_state, make_chunk, make_gradient, noise_parts, on_devices
+from scaling.train.program import Layout, Program, compile_program, program_bytes
+from scaling.train.step import make_gradient, on_devices
 
-# Updates per call: enough that a call takes a while even for a tiny model, as long as the indices
-# of all its examples stay small.
-MAX_CHUNK, MAX_CHUNK_EXAMPLES = 4096, 2**20
-# Updates per measurement of the gradient noise, so that it costs less than 2% of the time. A batch
-# in one piece is cut in halves, which nearly doubles the time of that update; the norms of
-# microbatches take a pass over the weights for each; those of devices are there anyway.
-NOISE_EVERY = {"halves": 64, "microbatches": 32}
+# Weights, gradients and optimizer state of a block, and its activations, should fit what a core has
+# of the second- and third-level cache.
+CPU_CACHE_BYTES = 3 * 2**20
 # Microbatches worth timing on CPU: convolutions run fastest when their activations fit the cache.
 CPU_MICRO_BATCHES = (16, 32)
 ASSUMED_CPU_MICRO_BATCH = 32  # where nothing may be timed
+# Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
+# batched matrix products. Which is faster depends on the device and the model, so both are timed.
+SIDE_BY_SIDE_METHODS = ("xla", "patches")
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """The compiled training program of one plan.
-
-    Attributes:
-      chunk: see `scaling.train.step.make_chunk`.
-      capacity: the most updates it can do in one call.
-      step_bytes: memory that one device needs while it runs, data set included.
-      seconds: that compilation took.
-    """
-
-    plan: BatchPlan
-    chunk: Callable
-    capacity: int
-    step_bytes: int
-    seconds: float
-
-
-def capacity_of(point: Point) -> int:
-    """Updates per call."""
-    if point.info.streaming:
-        return 1
-    return max(1, min(MAX_CHUNK, MAX_CHUNK_EXAMPLES // point.global_batch, point.total_steps))
-
-
-def shapes_of(point: Point, plan: BatchPlan) -> tuple[Any, ...]:
-    """Shapes of what `chunk` takes."""
-    key = jax.eval_shape(jax.random.key, 0)
-    state = jax.eval_shape(
-        lambda key: init_state(point.task, point.make_optimizer, point.hparams, key), key
-    )
-    rows = (plan.devices, capacity_of(point), plan.accum_steps, plan.micro_batch)
-    data, batches = None, {"index": jax.ShapeDtypeStruct(rows, np.int32)}
-    label = jax.ShapeDtypeStruct(rows, np.int32)
-    if point.info.streaming:
-        image = jax.ShapeDtypeStruct((*rows, *point.info.image_shape), np.uint8)
-        batches = {"image": image, "label": label}
-    else:
-        size = point.info.sizes["train"]
-        data = {
-            "image": jax.ShapeDtypeStruct((size, *point.info.image_shape), np.uint8),
-            "label": jax.ShapeDtypeStruct((size,), np.int32),
-        }
-    initial = state.params if point.config.metrics.weight_distance else None
-    count = jax.ShapeDtypeStruct((), np.int32)
-    return state, data, batches, count, point.hparams, key, initial
-
-
-def compile_plan(point: Point, plan: BatchPlan) -> Compiled:
-    """Compile the training program of one plan, without any data."""
-    start = time.perf_counter()
-    chunk = make_chunk(
-        point.task,
-        point.make_optimizer,
-        plan,
-        point.preprocess,
-        point.devices,
-        noise_every(point.config, plan),
-    )
-    compiled = chunk.lower(*shapes_of(point, plan)).compile()
-    seconds = time.perf_counter() - start
-    return Compiled(plan, compiled, capacity_of(point), program_bytes(compiled), seconds)
-
-
-def noise_every(config: ConfigDict, plan: BatchPlan) -> int | None:
-    """How often an update measures the gradient noise; None: never."""
-    if not config.noise_scale:
-        return None
-    source = noise_parts(plan)[0]
-    if source == "devices":
-        return 1
-    return config.noise_every or NOISE_EVERY[source]
-
-
-def program_bytes(compiled) -> int:
-    """Memory of one device that a compiled program needs while it runs, arguments included."""
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-
-
-def choose(point: Point, recorded: BatchPlan | None = None, timing: bool = True) -> Compiled:
-    """The plan to train with, compiled.
-
-    By hand if the config sets `micro_batch`; else what an earlier launch of this run recorded, for
-    a resumed run adds its numbers in the same order; else on one CPU the microbatch that times
-    fastest if the model has convolutions; else the fewest microbatches that fit the memory.
+def layout_of(point: Point, count: int, block: int | None = None, timing: bool = False) -> Layout:
+    """How `count` trials go on the point's devices, if memory allows.
 
     Args:
-      recorded: plan of an earlier launch, of any number of devices.
-      timing: whether programs may be run to be timed.
+      block: trials side by side; None: all of them, or on a CPU those that fit its cache.
+      timing: whether programs may be run to be timed, for the microbatch of a single run.
 
     Raises:
-      UserError: no plan divides the batch or fits the memory.
+      UserError: the batch cannot be laid out.
     """
-    config, devices = point.config, len(point.devices)
-    if config.micro_batch is not None:
-        plan = plan_by_hand(point.global_batch, devices, config.micro_batch, point.ghost_batch)
-        return compile_plan(point, plan)
-    if recorded is not None and recorded.devices == devices:
-        return compile_plan(point, recorded)
-    layouts = plans(point.global_batch, devices, point.ghost_batch)
-    if point.devices[0].platform == "cpu" and _has_convolutions(point):
-        fastest = _for_the_cache(point, layouts, timing and devices == 1)
-        layouts = [plan for plan in layouts if plan.micro_batch <= fastest.micro_batch]
-    programs = {}
-
-    def step_bytes(plan):
-        try:
-            programs[plan] = compile_plan(point, plan)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):  # too large even to be compiled
-                return math.inf
-            raise
-        return programs[plan].step_bytes
-
-    return programs[largest_that_fits(layouts, step_bytes, memory_limit(point))]
+    devices = len(point.devices)
+    spread, plan = "trials", None
+    if count < devices:
+        # Where the batch does not divide over the devices, some of them train copies instead.
+        with contextlib.suppress(UserError):
+            spread, plan = "batch", _plan(point, devices)
+    plan = plan or _plan(point, 1, timing and count == devices == 1)
+    if block is None:
+        on_cpu = point.devices[0].platform == "cpu"
+        block = max(1, CPU_CACHE_BYTES // working_set(point, plan)) if on_cpu else count
+    return _in_blocks(Layout(spread, devices, 1, count, count, plan), block)
 
 
-def for_the_cache(point: Point, layouts: list[BatchPlan]) -> BatchPlan:
-    """The layout that may be assumed to run fastest, nothing timed: on CPU, small microbatches for
-    convolutions, whose activations should fit the cache; else the fewest."""
-    if point.devices[0].platform == "cpu" and _has_convolutions(point):
-        return _nearest(layouts, ASSUMED_CPU_MICRO_BATCH)
-    return layouts[0]
+def layouts(
+    point: Point, count: int, block: int | None = None, timing: bool = False
+) -> list[Layout]:
+    """`layout_of`, and what to do where that does not fit the memory, in the order to be tried:
+    fewer trials side by side, down to one; devices that share the batch of each; unless the config
+    sets `micro_batch`, more microbatches.
+
+    Raises:
+      UserError: the batch cannot be laid out.
+    """
+    tried = [layout_of(point, count, block, timing)]
+    while tried[-1].block > 1:
+        tried.append(_in_blocks(tried[-1], tried[-1].block // 2))
+    devices, alone = len(point.devices), tried[-1:]
+    if tried[-1].spread == "trials" and devices > 1:
+        with contextlib.suppress(UserError):  # a batch that does not divide
+            alone.append(Layout("batch", devices, count, 1, count, _plan(point, devices)))
+    tried += alone[1:]
+    if point.config.micro_batch is None:
+        for layout in alone:
+            tried += _in_microbatches(point, layout)
+    return tried
+
+
+def _in_microbatches(point, layout):
+    """The same with smaller microbatches, each of half the one before or less."""
+    smaller = []
+    for plan in plans(point.global_batch, layout.plan.devices, point.ghost_batch):
+        if 2 * plan.micro_batch <= layout.plan.micro_batch:
+            layout = dataclasses.replace(layout, plan=plan)
+            smaller.append(layout)
+    return smaller
+
+
+def _in_blocks(layout, block):
+    """The same trials, at most `block` side by side, in blocks of nearly equal size."""
+    blocks = -(-layout.each // min(block, layout.each))
+    return dataclasses.replace(layout, blocks=blocks, block=-(-layout.each // blocks))
+
+
+def _plan(point, sharing, timing=False):
+    """One trial's batch over `sharing` devices; UserError if it does not divide."""
+    micro_batch = point.config.micro_batch
+    if micro_batch is not None:
+        return plan_by_hand(point.global_batch, sharing, micro_batch, point.ghost_batch)
+    return for_the_cache(point, plans(point.global_batch, sharing, point.ghost_batch), timing)
+
+
+def working_set(point: Point, plan: BatchPlan) -> int:
+    """Bytes that one trial goes through in an update: three times its weights, and the inputs and
+    outputs of its layers forward and backward."""
+    params, batch_stats = point.variables()
+    image = jax.ShapeDtypeStruct((1, *point.info.image_shape), jnp.float32)
+
+    def activations(params, batch_stats, image):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return point.task.model.apply(variables, image, train=False, capture_intermediates=True)[1]
+
+    outputs = jax.eval_shape(activations, params, batch_stats, image)
+    size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    return 4 * (3 * size(params) + 2 * plan.micro_batch * (size(image) + size(outputs)))
+
+
+def placement_of(point: Point, layout: Layout, method: str | None) -> dict[str, Any]:
+    """How a population is computed: what the order of its additions depends on, JSON."""
+    return {
+        "kind": point.devices[0].device_kind,
+        "devices": layout.devices,
+        "spread": layout.spread,
+        "block": layout.block,
+        "micro_batch": layout.plan.micro_batch,
+        "conv_method": method,
+    }
+
+
+def stacked(point: Point, values: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The hyperparameters of trials by name, [K, ...]: the point's, but for each one's own."""
+    hparams = [point.hparams | trial for trial in values]
+    return {name: np.asarray([h[name] for h in hparams]) for name in point.hparams}
+
+
+def choose(point: Point, timing: bool = True) -> Program:
+    """The program of a single run, see `fitting`."""
+    (program,) = fitting(point, 1, timing=timing)
+    return program
+
+
+def fitting(
+    point: Point,
+    count: int,
+    block: int | None = None,
+    placement: Mapping[str, Any] | None = None,
+    timing: bool = True,
+    hparams: Mapping[str, Any] | None = None,
+    **options,
+) -> list[Program]:
+    """The programs of the first layout that fits the memory, one for every method for convolutions
+    that is worth timing.
+
+    Args:
+      placement: of an earlier launch: tried first, for a resumed run adds its numbers in the same
+        order.
+      timing: whether programs may be run to be timed.
+      hparams: see `compile_program`, as are the `options`; None: all trials have the point's.
+
+    Raises:
+      UserError: no layout divides the batch or fits the memory.
+    """
+    candidates = layouts(point, count, block, timing)
+    method = (placement or {}).get("conv_method")
+    known = [each for each in candidates if placement_of(point, each, method) == placement]
+    hparams = stacked(point, [{}] * count) if hparams is None else hparams
+    limit, per_example, needs = memory_limit(point), 0.0, {}
+    for layout in known + candidates:
+        # Memory grows with the examples at most in proportion: what cannot fit is not compiled.
+        too_large = per_example * layout.examples_at_once > limit
+        if layout in needs or (too_large and layout is not candidates[-1]):
+            continue
+        methods = (method,) if layout in known else _methods(point, layout)
+        programs = [_compiled(point, layout, hparams, each, **options) for each in methods]
+        need = [needed_bytes(program, limit) for program in programs]
+        if fit := [p for p, bytes_ in zip(programs, need, strict=True) if bytes_ <= limit]:
+            return fit
+        needs[layout] = min(need)
+        if math.isfinite(needs[layout]):
+            per_example = max(per_example, needs[layout] / layout.examples_at_once)
+    layout = min(needs, key=needs.get)
+    raise _does_not_fit(point, layout, needs[layout], limit)
+
+
+def _compiled(*args, **options):
+    """A program; None if it is too large even to be compiled."""
+    try:
+        return compile_program(*args, **options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+
+
+def needed_bytes(program: Program | None, limit: float = math.inf) -> float:
+    """Memory that one device needs for a program; what evaluates several trials is looked at where
+    what trains them is within the limit."""
+    if program is None:
+        return math.inf
+    need = program.step_bytes
+    # Timing a program, and restoring a checkpoint, hold the trials once more.
+    if program.layout.count > 1 and need + program.state_bytes <= limit:
+        need = max(need, program_bytes(program.evaluate))
+    return need + program.state_bytes
+
+
+def _methods(point, layout):
+    """Ways to compute convolutions that are worth timing."""
+    auto = getattr(point.task.model, "conv_method", None) == "auto"
+    return SIDE_BY_SIDE_METHODS if auto and layout.block > 1 else (None,)
+
+
+def _does_not_fit(point, layout, need, limit):
+    config, several = point.config, layout.count > 1
+    advice = ["use a smaller model, more memory or more devices"]
+    if several:
+        advice = ["search fewer trials, use a smaller model or more devices"]
+    if "adaptive" in config:
+        advice = ["use a larger adaptive.parts, or smaller batches"]
+    elif config.micro_batch is not None:
+        advice.append("leave micro_batch None")
+    if config.memory_limit_gib is not None:
+        advice.append("raise memory_limit_gib")
+    what = f"{layout.count} trials of batch" if several else "Batch"
+    least = f"{layout.block} at a time in " if several else ""
+    shared = f" with the batch shared by {layout.devices} devices" * (layout.plan.devices > 1)
+    return UserError(
+        f"{what} {point.global_batch:,} do{'es' * (not several)} not fit: the least of what was "
+        f"tried, {least}microbatches of {layout.plan.micro_batch}{shared}, needs "
+        f"{need / 2**30:.3g} GiB on each device, which may use {limit / 2**30:.3g} GiB; "
+        f"{', or '.join(advice)}."
+    )
+
+
+def for_the_cache(point: Point, plans: list[BatchPlan], timing: bool = False) -> BatchPlan:
+    """The plan that runs fastest: on CPU, small microbatches for convolutions, whose activations
+    should fit the cache; else the fewest.
+
+    Args:
+      timing: time two sizes, once per model and machine: the answer is kept on disk. Without, it is
+        assumed where it is not there.
+    """
+    if point.devices[0].platform != "cpu" or not _has_convolutions(point):
+        return plans[0]
+    candidates = _candidates(plans)
+    if len(point.devices) == 1:
+        memory = _Memory(point, sorted(candidates))
+        if memory.answer in candidates:
+            return candidates[memory.answer]
+        if len(candidates) > 1 and timing:
+            seconds = {m: _seconds_per_example(point, plan) for m, plan in candidates.items()}
+            memory.keep(min(seconds, key=seconds.get))
+            return candidates[memory.answer]
+    return _nearest(plans, ASSUMED_CPU_MICRO_BATCH)
 
 
 def would_time(point: Point) -> bool:
@@ -223,11 +332,16 @@ def run_once(function: Callable, *args):
 
 def _gradient_program(point, plan):
     """One microbatch's gradient on one device: the function, and the shapes of its arguments."""
-    gradient = make_gradient(point.task, plan, point.preprocess)
-    state, data, batches, _, hparams, key, _ = shapes_of(point, plan)
-    batch = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape[2:]), s.dtype), batches)
+    gradient, shape = make_gradient(point.task, plan, point.preprocess), jax.ShapeDtypeStruct
+    rows = (1, plan.accum_steps, plan.micro_batch)
+    batch = {"index": shape(rows, np.int32)}
+    if point.info.streaming:
+        image = shape((*rows, *point.info.image_shape), np.uint8)
+        batch = {"image": image, "label": shape(rows, np.int32)}
+    data, _ = evaluation_shapes(point, "train")
+    key, step = jax.eval_shape(jax.random.key, 0), shape((), np.int32)
     mapped = on_devices(gradient, point.devices[:1], (None, None, None, 0, None, None, None))
-    return mapped, (state.params, state.batch_stats, data, batch, key, hparams, state.step)
+    return mapped, (*point.variables(), data, batch, key, point.hparams, step)
 
 
 def _has_convolutions(point: Point) -> bool:
@@ -242,22 +356,6 @@ def _candidates(layouts):
     """Layouts worth timing on CPU, by microbatch."""
     near = [_nearest(layouts, size) for size in CPU_MICRO_BATCHES]
     return {plan.micro_batch: plan for plan in near}
-
-
-def _for_the_cache(point, layouts, timing):
-    """On CPU, the layout whose microbatch runs fastest per example.
-
-    Timed on two sizes, once per model and machine: the answer is kept on disk.
-    """
-    candidates = _candidates(layouts)
-    memory = _Memory(point, sorted(candidates))
-    if memory.answer in candidates:
-        return candidates[memory.answer]
-    if len(candidates) == 1 or not timing:
-        return _nearest(layouts, ASSUMED_CPU_MICRO_BATCH)
-    seconds = {m: _seconds_per_example(point, plan) for m, plan in candidates.items()}
-    memory.keep(min(seconds, key=seconds.get))
-    return candidates[memory.answer]
 
 
 def _seconds_per_example(point, plan):

@@ -1,18 +1,19 @@
-"""What a config came to, as a record and as text for people."""
+"""The resolved config, as a record and as text for people."""
 
 import math
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from scaling.train import planning
-from scaling.train.planning import Compiled
-from scaling.train.point import Point
-from scaling.train.step import noise_parts
+from scaling.train.point import Point, resolve
+from scaling.train.program import Program
+from scaling.train.step import noise_every, noise_parts
 from scaling.train.threads import is_simulated
 
 
-def resolved_values(point: Point, program: Compiled) -> dict[str, Any]:
+def resolved_values(point: Point, program: Program) -> dict[str, Any]:
     """Everything derived from the config, JSON."""
     config, plan = point.config, program.plan
     values = point_values(point)
@@ -60,7 +61,7 @@ def device_values(devices) -> dict[str, Any]:
     }
 
 
-def plan_text(point: Point, program: Compiled) -> str:
+def plan_text(point: Point, program: Program) -> str:
     """The resolved plan, for the dry run and the head of a run."""
     values = resolved_values(point, program)
     config, rate, devices = point.config, values["learning_rate"], values["devices"]
@@ -99,9 +100,22 @@ def plan_text(point: Point, program: Compiled) -> str:
     return "\n".join(f"{name:>10}  {text}" for name, text in rows.items() if text)
 
 
+def dry_run(config: ConfigDict) -> str:
+    """What training would do, as text. Compiles; reads no data and runs nothing.
+
+    Raises:
+      UserError: the config cannot be used.
+    """
+    point = resolve(config)
+    text = plan_text(point, planning.choose(point, timing=False))
+    if planning.would_time(point):
+        text += "\n      note  the microbatch is assumed: training times some on this machine first"
+    return text
+
+
 def _noise_text(config, plan):
     """How the gradient noise is measured, empty where it is not."""
-    every = planning.noise_every(config, plan)
+    every = noise_every(config, plan)
     if every is None:
         return ""
     how = "every update" if every == 1 else f"every {every:,} updates"

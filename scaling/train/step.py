@@ -1,8 +1,7 @@
-"""The training step: scan over updates, scan over microbatches, one mean over devices.
+"""One optimizer update: scan over microbatches, one mean over devices.
 
-The only file that says `pmap`. State goes in and comes out un-stacked (`in_axes=None`,
-`out_axes=None`): one logical copy, replicated. It must be committed to the devices first
-(`replicate`), or the second call compiles again.
+The only file that says `pmap`. What goes into a program must be committed to the devices first
+(`replicate`, `shard`), or the second call compiles again.
 """
 
 import functools
@@ -16,10 +15,15 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan
 
 AXIS = "batch"  # the pmap axis; models' norm layers and `lax.pmean` name it
+# Updates per measurement of the gradient noise, so that it costs less than 2% of the time. A batch
+# in one piece is cut in halves, which nearly doubles the time of that update; the norms of
+# microbatches take a pass over the weights for each; those of devices are there anyway.
+NOISE_EVERY = {"halves": 64, "microbatches": 32}
 
 # hparams -> (optimizer, learning rate as a function of the step); called inside the traced step,
 # so that every hyperparameter may be a traced value.
@@ -95,7 +99,7 @@ def make_gradient(
 
     Args:
       noise_every: also give "part_grad_sq_norm", the mean of |g|^2 over the gradients of the parts
-        that `noise_parts` names, at every so manieth update, and NaN at the others.
+        that `noise_parts` names, at every `noise_every`-th update, and NaN at the others.
     """
     whole, in_halves = _gradients_of_a_microbatch(task, plan, preprocess)
 
@@ -194,6 +198,16 @@ def noise_parts(plan: BatchPlan) -> tuple[str, float]:
     return "halves", 2 * small * (plan.micro_batch - small) / plan.micro_batch
 
 
+def noise_every(config: ConfigDict, plan: BatchPlan) -> int | None:
+    """How often an update measures the gradient noise; None: never."""
+    if not config.noise_scale:
+        return None
+    source = noise_parts(plan)[0]
+    if source == "devices":
+        return 1
+    return config.noise_every or NOISE_EVERY[source]
+
+
 def make_update(
     task,
     make_optimizer: MakeOptimizer,
@@ -245,42 +259,3 @@ def make_update(
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return update
-
-
-def make_chunk(
-    task,
-    make_optimizer: MakeOptimizer,
-    plan: BatchPlan,
-    preprocess: Callable,
-    devices: Sequence,
-    noise_every: int | None = None,
-) -> Callable:
-    """Many updates in one call.
-
-    Returns `chunk(state, data, batches, count, hparams, key, initial) -> (state, metrics)`.
-    `batches` leaves are [devices, capacity, accum_steps, micro_batch, ...]; the first `count` of
-    the capacity are trained on, and only so many rows of the metrics, [capacity, ...], are valid.
-    As `count` is a traced number, chunks of every length run the same program: no second
-    compilation, and where a run was cut into chunks leaves no trace in its numbers. `state` is
-    donated; pass what `replicate` returned or a chunk gave.
-    """
-    update = make_update(task, make_optimizer, plan, preprocess, noise_every)
-
-    def chunk(state, data, batches, count, hparams, key, initial):
-        def body(i, carry):
-            state, rows = carry
-            batch = jax.tree.map(lambda leaf: leaf[i], batches)
-            state, metrics = update(state, data, batch, hparams, key, initial)
-            place = lambda row, value: lax.dynamic_update_index_in_dim(row, value, i, 0)
-            return state, jax.tree.map(place, rows, metrics)
-
-        capacity = jax.tree.leaves(batches)[0].shape[0]
-        one = jax.tree.map(lambda leaf: leaf[0], batches)
-        shapes = jax.eval_shape(
-            functools.partial(update, initial=initial), state, data, one, hparams, key
-        )[1]
-        rows = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
-        return lax.fori_loop(0, count, body, (state, rows))
-
-    in_axes = (None, None, 0, None, None, None, None)
-    return on_devices(chunk, devices, in_axes, (None, None), donate=(0,))

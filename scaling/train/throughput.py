@@ -12,35 +12,19 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
+from scaling.advice import Fit, Speed
 from scaling.errors import UserError
 from scaling.models import smallest_group
 from scaling.train import planning
-from scaling.train.feed import make_feed
+from scaling.train.memory import memory_limit
 from scaling.train.point import Point, data_info, resolve, task_of
-from scaling.train.step import AXIS, init_state, on_devices, replicate, shard
+from scaling.train.population import Population
+from scaling.train.program import compile_program
+from scaling.train.step import AXIS, on_devices, shard
 
 REPEATS = 3
 # Elements of the float32 arrays whose all-reduce is timed.
 ALL_REDUCE_SIZES = (2**8, 2**14, 2**18, 2**22, 2**24)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """The memory that one update needs on a device at one per-device batch, by the compiler."""
-
-    per_device_batch: int
-    bytes: int | None  # None: too large even to be compiled
-    fits: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """One update on one device, no communication, input on the device."""
-
-    per_device_batch: int
-    seconds: float  # median
-    examples_per_second: float
-    spread: float  # (slowest - fastest) / median over the repeats
 
 
 def alone(config: ConfigDict, per_device_batch: int, micro_batch: int | None = None) -> Point:
@@ -76,7 +60,7 @@ def memory(config: ConfigDict, largest: int) -> list[Fit]:
         batch = smallest * 2**exponent
         point = alone(config, batch, micro_batch=batch)
         need = step_bytes(point)
-        fits = need is not None and need <= planning.memory_limit(point)
+        fits = need is not None and need <= memory_limit(point)
         rows.append(Fit(batch, need, fits))
         if not fits:
             break
@@ -98,9 +82,9 @@ def smallest_batch(config: ConfigDict) -> int:
 def step_bytes(point: Point) -> int | None:
     """Memory of an update with the batch in one microbatch on one device, by the compiler; None:
     too large even to be compiled."""
-    plan = planning.plan_by_hand(point.global_batch, 1, point.global_batch, point.ghost_batch)
+    hparams = planning.stacked(point, [{}])
     try:
-        return planning.compile_plan(point, plan).step_bytes
+        return compile_program(point, planning.layout_of(point, 1), hparams).step_bytes
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
@@ -116,59 +100,33 @@ def speeds(config: ConfigDict, batches: Sequence[int], seconds: float) -> list[S
       batches: increasing.
       seconds: to spend on each repeat, at least.
     """
-    found, data = [], None
+    found, feed = [], None
     for batch in batches:
-        point = alone(config, batch)
         try:
-            program = planning.choose(point)
-            feed = make_feed(point, program.plan, program.capacity)
-            data = feed.data if data is None else data
-            found.append(_speed(point, program, feed, data, seconds))
+            population = Population(alone(config, batch), [{}], [0], feed=feed)
+            found.append(_speed(population, seconds))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error) and found:
                 break
             raise
+        if not population.point.info.streaming:
+            feed = population.feed
     return found
 
 
-def _speed(point, program, feed, data, at_least):
-    key = jax.random.key(0)
-    make = point.make_optimizer, point.hparams
-    state = planning.run_once(lambda key: init_state(point.task, *make, key), key)
-    state = replicate(state, point.devices)
-    fixed = replicate((point.hparams, key, None), point.devices)
-    if point.info.streaming:
-        batches = _stand_in(point, program.plan)
-    else:
-        batches = feed.batches(0, program.capacity)
-    batches = shard(batches, point.devices)
-
-    def call(state, count):
-        start = time.perf_counter()
-        state, metrics = program.chunk(state, data, batches, np.int32(count), *fixed)
-        jax.block_until_ready(metrics)
-        return state, (time.perf_counter() - start) / count
-
-    state, _ = call(state, 1)
-    state, guess = call(state, 1)
-    count = max(1, min(program.capacity, round(at_least / guess)))
+def _speed(population, at_least):
+    batch, program = population.point.global_batch, population.program
+    population.time(program)
+    count = round(at_least / population.time(program))
+    count = max(1, min(program.capacity, count))
     times = []
     for _ in range(REPEATS):
         calls, start = [], time.perf_counter()
         while not calls or time.perf_counter() - start < at_least:
-            state, each = call(state, count)
-            calls.append(each)
+            calls.append(population.time(program, count) / count)
         times.append(float(np.mean(calls)))
     median = float(np.median(times))
-    spread = (max(times) - min(times)) / median
-    return Speed(point.global_batch, median, point.global_batch / median, spread)
-
-
-def _stand_in(point, plan):
-    """A made-up batch of a streamed set: what a device can do with input that is always there."""
-    rows = (plan.devices, 1, plan.accum_steps, plan.micro_batch)
-    images = np.random.default_rng(0).integers(0, 256, (*rows, *point.info.image_shape), np.uint8)
-    return {"image": images, "label": np.zeros(rows, np.int32)}
+    return Speed(batch, median, batch / median, (max(times) - min(times)) / median)
 
 
 def all_reduce_seconds(devices: Sequence, sizes: Sequence[int] = ALL_REDUCE_SIZES):
@@ -181,7 +139,7 @@ def all_reduce_seconds(devices: Sequence, sizes: Sequence[int] = ALL_REDUCE_SIZE
 
 def limit_bytes(point: Point) -> float:
     """What one device alone may use."""
-    return planning.memory_limit(dataclasses.replace(point, devices=point.devices[:1]))
+    return memory_limit(dataclasses.replace(point, devices=point.devices[:1]))
 
 
 def as_rows(found: Sequence) -> list[dict[str, Any]]:

@@ -9,25 +9,31 @@ from scaling import noise
 from scaling.batch import BatchPlan
 from scaling.models import couples_examples
 from scaling.record import RunDir, read_metrics
-from scaling.train.planning import noise_every
 from scaling.train.point import Point
-from scaling.train.step import noise_parts
+from scaling.train.step import noise_every, noise_parts
+from scaling.train.trials import Observer
 
 # Of the live averages, in measurements: the newest hundred or so count.
 MEMORY = 100
 
 
-class NoiseTracker:
-    """The live value while a run trains; `state`, from a checkpoint, goes on where that one was."""
+class NoiseTracker(Observer):
+    """The live value while a run trains.
 
-    def __init__(self, global_batch: int, state: Mapping[str, Any] | None = None):
-        self._global_batch = global_batch
-        decay = 1.0 - 1.0 / MEMORY
-        self._average = noise.Tracker(**state) if state else noise.Tracker(decay=decay)
+    Args:
+      memory: measurements that it is an average of, about; the newest count most.
+    """
 
-    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, global_batch: int, memory: float = MEMORY):
+        self.global_batch = global_batch
+        self._average = noise.Tracker(decay=1.0 - 1.0 / memory)
+
+    def updates(self, first_step: int, rows: Mapping[str, np.ndarray]) -> None:
         """Metrics of consecutive updates, as `step.make_update` gives them."""
-        self._average.add(*_terms(metrics, self._global_batch))
+        self._average.add(*_terms(rows, self.global_batch))
+
+    def show(self, progress):
+        progress.noise_scale(self.noise_scale)
 
     @property
     def noise_scale(self) -> float | None:
@@ -39,9 +45,13 @@ class NoiseTracker:
         """JSON."""
         return self._average.as_dict()
 
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        self._average = noise.Tracker(**state)
+
 
 def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] | None:
-    """B_simple over a run, from its metrics.jsonl; docs/architecture.md lists the keys.
+    """B_simple over a run, from its metrics.jsonl; `studies.noise_records.Noise` lists the keys.
 
     None where it was not tracked.
     """

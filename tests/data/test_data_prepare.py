@@ -223,7 +223,7 @@ def test_wrong_checksum_leaves_nothing(originals, tmp_path, capsys):
     file.write_bytes(file.read_bytes() + b"\0")
     wrong = hashlib.sha256(file.read_bytes()).hexdigest()
     code = run("mnist", f"--from={folder}")
-    assert_refused(capsys, code, str(file), wrong, "is not the file that TFDS registered")
+    assert_refused(capsys, code, str(file), wrong, "does not match the checksum in TFDS")
     assert left_behind(tmp_path) == []
 
 
@@ -239,7 +239,7 @@ def test_no_network(originals, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     originals("mnist")
     code = run("mnist")
-    assert_refused(capsys, code, "can't read http://127.0.0.1:9/", "--from=DIR")
+    assert_refused(capsys, code, "Cannot read http://127.0.0.1:9/", "--from=DIR")
     assert left_behind(tmp_path) == []
 
 
@@ -265,7 +265,7 @@ def test_lost_records_leave_nothing(originals, tmp_path, capsys, set_sizes):
 def test_folder_that_can_not_be_written(originals, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code = run("mnist", f"--from={originals('mnist')}", f"--data_dir={tmp_path / 'file' / 'tfds'}")
-    assert_refused(capsys, code, "can't write", "Not a directory")
+    assert_refused(capsys, code, "Cannot write", "Not a directory")
 
 
 def test_half_prepared_set_in_the_way_is_kept(originals, tmp_path, capsys):
@@ -273,7 +273,7 @@ def test_half_prepared_set_in_the_way_is_kept(originals, tmp_path, capsys):
     stray.parent.mkdir(parents=True)
     stray.write_text("")
     code = run("mnist", f"--from={originals('mnist')}")
-    assert_refused(capsys, code, "mnist/3.0.1 is half-prepared")
+    assert_refused(capsys, code, "mnist/3.0.1 is incomplete")
     assert stray.exists()
 
 

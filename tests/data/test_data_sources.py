@@ -70,7 +70,7 @@ def test_synthetic_statistics_are_those_of_the_generator():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sources.describe("cifar"), "unknown data set 'cifar'.*did you mean 'cifar10'"),
+        (lambda: sources.describe("cifar"), "Unknown data set 'cifar'.*did you mean 'cifar10'"),
         (lambda: sources.describe("mnist", sizes={}), "'mnist' has no option 'sizes'"),
         (lambda: sources.describe("synthetic", size=3), "'synthetic' has no option 'size'"),
         (lambda: sources.check_available("mnits"), "did you mean 'mnist'"),
@@ -172,23 +172,29 @@ def test_the_newest_registration_counts(register):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"image_shape": (2, 3)}, r"image_shape \(2, 3\); give \(height, width, channels\)"),
-        ({"image_shape": None}, "image_shape None; give"),
-        ({"image_shape": (2.0, 3, 2)}, r"image_shape \(2.0, 3, 2\); give"),
-        ({"num_classes": 1}, "num_classes 1; give at least 2"),
-        ({"num_classes": "10"}, "num_classes '10'; give at least 2"),
-        ({"load": None}, "load None; give a function"),
-        ({"sizes": (5, 2, 1)}, r"sizes \(5, 2, 1\); give the examples in train"),
-        ({"sizes": {"train": "5", "validation": 2, "test": 1}}, "give the examples in train"),
-        ({"std": None}, "std None; give one number"),
-        ({"mean": float("nan")}, "mean nan; give one number"),
-        ({"sizes": {"train": 5, "test": 2}}, "give the examples in train, validation and test"),
-        ({"sizes": OWN["sizes"] | {"test": 0}}, "at least 1 in each"),
-        ({"mean": 127.5}, "mean 127.5; give one number or one per channel, on the 0..1 scale"),
+        ({"image_shape": (2, 3)}, r"image_shape \(2, 3\); use \(height, width, channels\)"),
+        ({"image_shape": None}, "image_shape None; use"),
+        ({"image_shape": (2.0, 3, 2)}, r"image_shape \(2.0, 3, 2\); use"),
+        ({"num_classes": 1}, "num_classes 1; use at least 2"),
+        ({"num_classes": "10"}, "num_classes '10'; use at least 2"),
+        ({"load": None}, "load None; use a function"),
+        ({"sizes": (5, 2, 1)}, r"sizes \(5, 2, 1\); use the numbers of examples in train"),
+        (
+            {"sizes": {"train": "5", "validation": 2, "test": 1}},
+            "use the numbers of examples in train",
+        ),
+        ({"std": None}, "std None; use one number"),
+        ({"mean": float("nan")}, "mean nan; use one number"),
+        (
+            {"sizes": {"train": 5, "test": 2}},
+            "use the numbers of examples in train, validation and test",
+        ),
+        ({"sizes": OWN["sizes"] | {"test": 0}}, "1 or more each"),
+        ({"mean": 127.5}, "mean 127.5; use one number or one per channel, on the 0..1 scale"),
         ({"mean": (0.1, 0.2, 0.3)}, "one per channel"),
         ({"std": 0}, "the std above 0"),
-        ({"name": "mnist"}, "'mnist' exists already"),
-        ({"name": "synthetic"}, "'synthetic' exists already"),
+        ({"name": "mnist"}, "'mnist' already exists"),
+        ({"name": "synthetic"}, "'synthetic' already exists"),
     ],
 )
 def test_wrong_registrations_are_told(register, changed, message):
@@ -201,30 +207,33 @@ def test_wrong_registrations_are_told(register, changed, message):
     [
         (
             lambda split: own_split("train"),
-            r"split 'validation': load gives images of shape \(5, 2, 3, 2\), and \(2, 2, 3, 2\)",
+            r"split 'validation': load returns images of shape \(5, 2, 3, 2\), and \(2, 2, 3, 2\)",
         ),
         (
             lambda split: (own_split(split)[0], np.eye(4)[:2]),
             r"labels of shape \(2, 4\), and \(2,\)",
         ),
-        (lambda split: own_split(split, np.float64), "float64 images; give uint8 from 0 to 255"),
-        (lambda split: own_split(split, shift=3), "labels from 3 to 4; give integers from 0 to 3"),
+        (lambda split: own_split(split, np.float64), "float64 images; return uint8 from 0 to 255"),
+        (
+            lambda split: own_split(split, shift=3),
+            "labels from 3 to 4; return integers from 0 to 3",
+        ),
         (lambda split: own_split(split, shift=-1), "labels from -1 to 0"),
         (lambda split: own_split(split, shift=0.5), "float64 labels"),
-        (lambda split: None, r"load gives NoneType; return two arrays, \(images, labels\)"),
-        (lambda split: (*own_split(split), 1), "load gives a tuple of 3; return two arrays"),
-        (lambda split: own_split(split)[0], "load gives ndarray; return two arrays"),
-        (lambda split: dict.fromkeys("ab"), "load gives dict; return two arrays"),
+        (lambda split: None, r"load returns NoneType; return two arrays, \(images, labels\)"),
+        (lambda split: (*own_split(split), 1), "load returns a tuple of 3; return two arrays"),
+        (lambda split: own_split(split)[0], "load returns ndarray; return two arrays"),
+        (lambda split: dict.fromkeys("ab"), "load returns dict; return two arrays"),
         (lambda split: (own_split(split)[0], None), r"labels of shape \(\), and \(2,\)"),
-        (lambda split: ([[1], [2, 3]], [0, 1]), "the images that load gives are no array"),
-        (lambda split: (own_split(split)[0], ["a", "b"]), "<U1 labels; give integers"),
+        (lambda split: ([[1], [2, 3]], [0, 1]), "load returns images that are not an array"),
+        (lambda split: (own_split(split)[0], ["a", "b"]), "<U1 labels; return integers"),
         (
             lambda split: (own_split(split)[0], [0, np.nan]),
-            "float64 labels from nan to nan; give integers",
+            "float64 labels from nan to nan; return integers",
         ),
         (
             lambda split: (np.full((2, 2, 3, 2), np.nan), [0, 1]),
-            "float64 images; give uint8 from 0 to 255",
+            "float64 images; return uint8 from 0 to 255",
         ),
     ],
 )
@@ -232,7 +241,7 @@ def test_arrays_not_as_registered_are_told(register, load, message):
     register("own", load, **OWN)
     with pytest.raises(UserError, match=message) as caught:
         sources.load("own", "validation")
-    assert str(caught.value).startswith("data set 'own', split 'validation': ")
+    assert str(caught.value).startswith("Data set 'own', split 'validation': ")
 
 
 def test_what_load_raises_keeps_its_traceback(register):
@@ -253,7 +262,7 @@ def test_what_load_raises_keeps_its_traceback(register):
 
 def test_a_wrong_test_split_is_told_before_anything_starts(register):
     register("own", lambda split: None if split == "test" else own_split(split), **OWN)
-    with pytest.raises(UserError, match="split 'test': load gives NoneType"):
+    with pytest.raises(UserError, match="split 'test': load returns NoneType"):
         sources.check_available("own")
 
 
@@ -377,7 +386,7 @@ def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
     assert sources.cache_dir() == tmp_path / "home/.cache/scaling"
 
 
-# ---- Missing and half-prepared sets ----
+# ---- Missing and incomplete sets ----
 
 
 def test_missing_set_says_how_to_get_it(tmp_path, monkeypatch):
@@ -423,20 +432,20 @@ def interrupt(path):
         (lambda path: (path / "features.json").unlink(), "it has no features.json"),
         (lambda path: (path / "dataset_info.json").write_text("{"), "json is unreadable"),
         (edit_info(lambda info: info.pop("splits")), "json is unreadable"),
-        (interrupt, "mnist is half-prepared: its preparation was interrupted"),
+        (interrupt, "mnist is incomplete: its preparation was interrupted"),
         (lambda path: shard(path).unlink(), "train.array_record-00001-of-00002 is missing"),
-        (lambda path: os.truncate(shard(path), 100), "00001-of-00002 holds 0 records of 6"),
+        (lambda path: os.truncate(shard(path), 100), "00001-of-00002 has 0 records of 6"),
         (
             edit_info(lambda info: info["splits"][0].update(shardLengths=["7", "5"])),
-            "00000-of-00002 holds 6 records of 7",
+            "00000-of-00002 has 6 records of 7",
         ),
         (
             edit_info(lambda info: info["splits"][0].update(shardLengths=["6"])),
             "declares 6 train records of 12",
         ),
         (edit_info(lambda info: info["splits"].pop(1)), "declares 0 test records of 4"),
-        (edit_info(lambda info: info.update(fileFormat="tfrecord")), "holds tfrecord files"),
-        (edit_info(lambda info: info.update(fileFormat="parquet")), "holds parquet files"),
+        (edit_info(lambda info: info.update(fileFormat="tfrecord")), "has tfrecord files"),
+        (edit_info(lambda info: info.update(fileFormat="parquet")), "has parquet files"),
     ],
 )
 def test_half_prepared_sets_are_told(mnist, damage, message):
@@ -460,7 +469,7 @@ def test_damaged_record_is_told(mnist):
     middle = data.index(b"IHDR") + 100  # Inside a PNG.
     data[middle : middle + 20] = bytes(20)
     shard(mnist).write_bytes(data)
-    with pytest.raises(UserError, match=r"1\.0\.0 is damaged.*delete it and prepare it again"):
+    with pytest.raises(UserError, match=r"1\.0\.0 is corrupted.*delete it and prepare it again"):
         sources.load("mnist", "train")
 
 
@@ -472,7 +481,7 @@ def test_a_damaged_test_split_is_told_before_anything_starts(mnist):
     file.write_bytes(data)
     for split in ("train", "validation"):
         sources.load("mnist", split)
-    with pytest.raises(UserError, match=r"1\.0\.0 is damaged.*delete it and prepare it again"):
+    with pytest.raises(UserError, match=r"1\.0\.0 is corrupted.*delete it and prepare it again"):
         sources.check_available("mnist")
 
 
@@ -498,10 +507,10 @@ def test_the_folder_of_a_set_is_told_from_the_one_above(mnist, tmp_path, inside,
     given = tmp_path / "tfds" / inside
     for name in ("mnist", "cifar10"):  # a set of that folder, and another
         for call in (sources.check_available, prepare.prepare):
-            with pytest.raises(UserError, match=f"^{given} is .* name {tmp_path / 'tfds'} instead"):
+            with pytest.raises(UserError, match=f"^{given} is .* use {tmp_path / 'tfds'}, that"):
                 call(name, given)
     monkeypatch.chdir(given)
-    with pytest.raises(UserError, match=f"name {tmp_path / 'tfds'} instead"):
+    with pytest.raises(UserError, match=f"use {tmp_path / 'tfds'}, that"):
         sources.check_available("mnist", ".")
 
 

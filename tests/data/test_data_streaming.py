@@ -282,7 +282,7 @@ def test_unreadable_jpeg_is_named_at_its_step(damage, threads):
     source.jpegs[record] = damage(source.jpegs[record])
     batches = stream(source, layout, threads=threads).batches()
     next(batches)
-    with pytest.raises(UserError, match=f"record {record} of photos is not a readable JPEG image"):
+    with pytest.raises(UserError, match=f"Record {record} of photos is not a readable JPEG image"):
         next(batches)
 
 
@@ -363,9 +363,9 @@ def test_imagenet_missing_or_half_prepared(imagenet, tmp_path):
     with pytest.raises(UserError, match="tfds build imagenet2012"):
         streaming.open_imagenet("train", tmp_path)
     next(imagenet.glob("*validation*")).unlink()
-    with pytest.raises(UserError, match="half-prepared"):
+    with pytest.raises(UserError, match="is incomplete"):
         streaming.open_imagenet("train")
-    with pytest.raises(UserError, match="half-prepared"):
+    with pytest.raises(UserError, match="is incomplete"):
         sources.check_available("imagenet")
 
 
@@ -376,7 +376,7 @@ def test_imagenet_damaged_file_names_the_record(imagenet):
     data[middle : middle + 20] = bytes(20)
     shard.write_bytes(data)
     source = streaming.open_imagenet("train")
-    with pytest.raises(UserError, match=r"record \d+ of ImageNet's train split in .* is damaged"):
+    with pytest.raises(UserError, match=r"Record \d+ of ImageNet.s train split in .* is corrupted"):
         take(2, stream(source).batches())
 
 
@@ -396,7 +396,7 @@ def test_worker_process_names_an_unreadable_record(imagenet, tmp_path, write_tfd
     }
     write_tfds(tmp_path / "bad", "imagenet2012", splits, "5.1.0", encoding="jpeg")
     source = streaming.open_imagenet("train", tmp_path / "bad")
-    with pytest.raises(UserError, match=r"record \d+ of ImageNet's train split in .* is not a"):
+    with pytest.raises(UserError, match=r"Record \d+ of ImageNet's train split in .* is not a"):
         next(stream(source, threads=1, workers=1).batches())
 
 

@@ -91,7 +91,9 @@ def test_overlapping_max_pool_and_its_gradient(size):
 
 def test_images_smaller_than_a_pool_are_told():
     for pool, small in ((max_pool_2x2, (1, 4)), (max_pool_3x3, (5, 2))):
-        with pytest.raises(UserError, match=f"too small for this model: {small[0]}x{small[1]} is"):
+        with pytest.raises(
+            UserError, match=f"too small for this model: {small[0]}x{small[1]} pixels"
+        ):
             pool(jnp.zeros((1, *small, 3)))
 
 

@@ -162,7 +162,7 @@ def test_zero_init_residual_makes_blocks_the_identity():
     [
         ("resnett", {}, "did you mean 'resnet'"),
         ("resnet", {"dept": 8}, "did you mean 'depth'"),
-        ("resnet", {"depth": 9}, "depth 9 does not exist"),
+        ("resnet", {"depth": 9}, "model.depth is 9; use 6n+2"),
         ("resnet", {"norm": "gost"}, "did you mean 'ghost'"),
         ("resnet", {"norm": "ghost"}, "set model.ghost_batch"),
         ("vgg", {"depth": 12}, "use 9, 11 or 16"),
@@ -191,7 +191,7 @@ def test_which_examples_interact():
     "name, options, batch, shape, words",
     [
         ("mlp", {"widths": (64, 32), "norm": "group"}, 64, CIFAR, "GroupNorm_0 64 channels are 32"),
-        ("mlp", {"widths": (96, 31), "norm": "group"}, 64, CIFAR, "statistics of 1 value, after"),
+        ("mlp", {"widths": (96, 31), "norm": "group"}, 64, CIFAR, "statistics of 1 value, which"),
         ("resnet", {"norm": "group"}, 64, (4, 4, 3), "stage3_block1/GroupNorm_0"),
         ("alexnet", {"norm": "group"}, 64, (57, 57, 3), None),
         ("mlp", {"norm": "batch"}, 1, CIFAR, "a global_batch of 3 or more"),
@@ -360,9 +360,9 @@ def _with_batch_norm(self, x, train):
 @pytest.mark.parametrize(
     "name, module_class, words",
     [
-        ("mlp", Linear, "'mlp' is MLP already; register Linear under another name"),
-        ("mlp", type("MLP", (Linear,), {}), "'mlp' is MLP already"),
-        ("taken", Everything, "'taken' is Linear already"),
+        ("mlp", Linear, "'mlp' is already MLP; register Linear under another name"),
+        ("mlp", type("MLP", (Linear,), {}), "'mlp' is already MLP"),
+        ("taken", Everything, "'taken' is already Linear"),
         ("own", Linear(3), "register a flax.linen.Module class"),
         ("own", dict, "register a flax.linen.Module class"),
         ("own", _variant(), "no field `num_classes: int`; add it to Variant"),
@@ -406,7 +406,7 @@ def test_keywords_of_any_name_are_passed(table):
             r"\(6, 7\) for 6 examples of 3 classes",
         ),
         (lambda self, x: nn.Dense(3)(x), "logits"),
-        (_with_batch_norm, "make it by scaling.models.norm.make_norm"),
+        (_with_batch_norm, "create it by scaling.models.norm.make_norm"),
     ],
 )
 def test_results_that_can_not_be_used_are_told(table, call, words):

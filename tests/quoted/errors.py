@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from quoted.quotes import Table
 from quoted.records import count, percent, spread
-from scaling.report.kinds.accuracy.judging import failure
-from scaling.report.kinds.accuracy.records import Point, Study
+from scaling.studies.accuracy.judging import Point, Study, failure
 
 
 def error_table(
@@ -23,7 +22,9 @@ def error_table(
       rows: how a row begins -> its recipe.
       same: recipes that come to the first one at the small batch, where no record names them.
     """
-    found = lambda batch, recipe: next(filter(None, (s.of(batch, recipe) for s in studies)), None)
+    found = lambda batch, recipe: next(
+        filter(None, (s.point(batch, recipe) for s in studies)), None
+    )
     columns = {batch: [found(batch, recipe) for recipe in rows.values()] for batch in batches}
     best = {batch: min(filter(_sound, column), key=_mean) for batch, column in columns.items()}
     updates = [count(point.steps) for point in best.values()]
@@ -52,7 +53,7 @@ def _mean(point: Point) -> float:
 def _cell(point: Point) -> str:
     if point.mean("test") is None:
         return "all diverged"
-    deviation = point.deviation("test")
+    deviation = point.spread("test").sd
     # One number where every seed answers the same to all images; else two digits of the deviation.
     error = spread(point, places(deviation)) if deviation else percent(point.mean("test"), 0)
     return f"{failure(point).removesuffix(' seeds')} diverged, {error}" if point.failed else error

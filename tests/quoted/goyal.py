@@ -3,7 +3,7 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, say
 from quoted.records import ends, percent, points, spread, study
-from scaling.report.kinds.accuracy.judging import to_reference
+from scaling.studies.accuracy.judging import to_reference
 
 ROWS = {
     "none (`naive`)": "naive",
@@ -28,8 +28,8 @@ def quotes():
 def _quarter(mlp):
     yield say("at batch 128 all rules are one, {}:", spread(mlp.reference))
     yield error_table("goyal", [mlp], ROWS, LARGE, "rule")
-    error = lambda batch, recipe, split="test": percent(mlp.of(batch, recipe).mean(split), 1)
-    kept, broken = (to_reference(mlp, mlp.of(batch, "linear+warmup")) for batch in LARGE[:2])
+    error = lambda batch, recipe, split="test": percent(mlp.point(batch, recipe).mean(split), 1)
+    kept, broken = (to_reference(mlp, mlp.point(batch, "linear+warmup")) for batch in LARGE[:2])
     yield say(
         "holds at 1,024, eight times the small batch: {} points (95%: {}); {} at 4,096; of no use "
         "from 8,192 on",
@@ -45,7 +45,7 @@ def _quarter(mlp):
         "at 1,024 with warmup: {}, {}, {}. From 4,096 on sqrt is the best rule",
         *(error(1024, recipe) for recipe in ("linear+warmup", "sqrt+warmup", "naive")),
     )
-    small, large = mlp.reference, mlp.of(16384, "naive")
+    small, large = mlp.reference, mlp.point(16384, "naive")
     yield say(
         "({}% at 128, {}% at 16,384, naive), and the gap between them shrinks, from {} to {} "
         "points",
@@ -55,8 +55,8 @@ def _quarter(mlp):
 
 
 def _full(f1):
-    of = lambda batch, recipe: spread(f1.of(batch, recipe))
-    kept = to_reference(f1, f1.of(1024, "linear+warmup"))
+    of = lambda batch, recipe: spread(f1.point(batch, recipe))
+    kept = to_reference(f1, f1.point(1024, "linear+warmup"))
     yield say(
         "small batch {}%: linear with warmup holds at 1,024 as well ({}, {} points, 95%: {}; kept "
         "rate {}, sqrt with warmup {}), and at 4,096 has failed ({}), where sqrt with warmup is "
@@ -67,11 +67,11 @@ def _full(f1):
         ends(kept),
         of(1024, "naive"),
         of(1024, "sqrt+warmup"),
-        spread(f1.of(4096, "linear+warmup"), 1),
+        spread(f1.point(4096, "linear+warmup"), 1),
         of(4096, "sqrt+warmup"),
-        *(percent(f1.of(batch, "naive").mean("test"), 1) for batch in LARGE[2:]),
+        *(percent(f1.point(batch, "naive").mean("test"), 1) for batch in LARGE[2:]),
     )
-    naive = f1.of(1024, "naive")
+    naive = f1.point(1024, "naive")
     yield say(
         "training error is lower than at 128 ({}% against {}%) and test error {} points higher",
         *(percent(p.mean("train")) for p in (naive, f1.reference)),

@@ -4,10 +4,10 @@ import statistics
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, percent, points, study
-from scaling.report.kinds.accuracy.judging import difference
-from scaling.report.kinds.generalization.analysis import ratio, small
-from scaling.report.kinds.generalization.records import LAWS
-from scaling.report.kinds.generalization.words import r2_text
+from scaling.studies.accuracy.judging import difference
+from scaling.studies.generalization.record import LAWS
+from scaling.studies.generalization.report import r2_text
+from scaling.studies.generalization.slopes import ratio, small
 
 RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
 
@@ -20,9 +20,9 @@ def quotes():
 
 def _table():
     f1 = study("accuracy_hoffer_f1")
-    large = [f1.of(4096, recipe) for recipe in RECIPES]
+    large = [f1.point(4096, recipe) for recipe in RECIPES]
     columns = [f1.reference, *large]
-    tested = [(1 - p.mean("test"), p.deviation("test")) for p in columns]
+    tested = [(1 - p.mean("test"), p.spread("test").sd) for p in columns]
     # The table is of accuracies, the records are of errors.
     losses = [interval(difference(p, f1.reference)) for p in large]
     yield Table(
@@ -48,7 +48,7 @@ def _table():
 
 def _walk():
     walk = study("generalization_fashion_mlp")
-    naive, corrected = ({p.global_batch: p for p in walk.of_recipe(r)} for r in RECIPES[::2])
+    naive, corrected = ({p.global_batch: p for p in walk.points_of(r)} for r in RECIPES[::2])
     rows = [
         [
             "batch",

@@ -2,10 +2,8 @@
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.report.kinds.adaptive_batch.records import fit_of
-from scaling.report.kinds.noise_scale.records import equal_loss_spread, levels, slope
-from scaling.report.kinds.pareto.records import fronts, summary
-from scaling.studies.adaptive_batch import allowed, saving
+from scaling.studies.adaptive_batch.savings import allowed
+from scaling.studies.noise_scale.analysis import equal_loss_spread, levels, slope
 
 TASKS = {
     "Fashion-MNIST, MLP": ("pareto_fashion_mnist", "MNIST 4.5, SVHN 8"),
@@ -35,7 +33,7 @@ def quotes():
 def _table():
     rows = [list(HEAD)]
     for task, (name, paper) in TASKS.items():
-        found = summary(study(name))
+        found = study(name)
         critical = map(_whole, (found.critical_start, found.critical_average))
         noise = map(_whole, (found.noise_start, found.noise_average))
         rows.append([task, *critical, *noise, f"{found.ratio:.1f}", paper])
@@ -47,24 +45,23 @@ def _whole(value):
 
 
 def _fronts():
-    fashion, digits, cnn = (fronts(study(name)) for name, _ in TASKS.values())
+    studies = [study(name) for name, _ in TASKS.values()]
+    fashion, digits, cnn = (some.fronts for some in studies)
     ends = lambda values: (f"{min(values):.0f}", f"{max(values):.0f}")
-    known = [front for front in fashion if front.noise_scale]
+    noise = {front.goal: studies[0].noise_at(front.goal) for front in fashion}
+    known = [(goal, scale) for goal, scale in noise.items() if scale]
     yield say(
         "Fashion-MNIST, loss {} to {}: B_crit {} to {}; B_simple {} at {}, {} at {}. Digits: {} to "
         "{} from loss {} to {}. The CNN on digits: B_crit {} to {}, no trend",
         *(number(front.goal) for front in (fashion[0], fashion[-1])),
         *(_whole(front.critical_batch) for front in (fashion[0], fashion[-1])),
-        *(
-            t
-            for front in (known[0], known[-1])
-            for t in (_whole(front.noise_scale), number(front.goal))
-        ),
+        *(text for goal, scale in (known[0], known[-1]) for text in (_whole(scale), number(goal))),
         *(_whole(front.critical_batch) for front in (digits[0], digits[-1])),
         *(number(front.goal) for front in (digits[0], digits[-1])),
         *ends([front.critical_batch for front in cnn]),
     )
-    ratios = [[front.ratio for front in some if front.ratio] for some in (fashion, [*digits, *cnn])]
+    first, *others = ([r for f in some.fronts if (r := some.ratio_at(f))] for some in studies)
+    ratios = [first, [r for some in others for r in some]]
     yield say(
         "ratio {} to {} at single goals on Fashion-MNIST, {} to {} on digits",
         *(f"{end(some):.1f}" for some in ratios for end in (min, max)),
@@ -84,7 +81,7 @@ def _variants(fashion, digits):
         "{} | not on average",
         ", ".join(map(_whole, rates[1])),
         f"{slope(*rates):.2f}",
-        ", ".join(_whole(point.noise.start.noise_scale) for point in runs),
+        ", ".join(_whole(point.noise_scale.start.noise_scale) for point in runs),
     )
     models = fashion.variants("model")
     *smaller, largest = map(count, sorted(p.parameters for p in models))
@@ -99,13 +96,16 @@ def _variants(fashion, digits):
 
 
 def _exact(fashion, digits):
-    last, exact = fashion.base.noise.end, [s.base.noise.exact["end"] for s in (fashion, digits)]
-    assert digits.base.noise.end.noise_scale is None
+    last, exact = (
+        fashion.base.noise_scale.end,
+        [s.base.noise_scale.exact["end"] for s in (fashion, digits)],
+    )
+    assert digits.base.noise_scale.end.noise_scale is None
     yield say(
         "on Fashion-MNIST {} ({} to {}) over the last fifth of the run, and {} exactly after its "
         "end. On digits it lies above the exact value (above {} against {}):",
         *map(_whole, (last.noise_scale, last.low, last.high, exact[0].noise_scale)),
-        *map(_whole, (digits.base.noise.end.low, exact[1].noise_scale)),
+        *map(_whole, (digits.base.noise_scale.end.low, exact[1].noise_scale)),
     )
     shares = [found.hessian_noise_scale / found.noise_scale for found in exact]
     yield say(
@@ -116,7 +116,7 @@ def _exact(fashion, digits):
 
 def _adaptive():
     digits, fashion = (
-        [(_saving(some, point), allowed(point.gamma)) for point in some.of_kind("adaptive")]
+        [(some.saving(point), allowed(point.gamma)) for point in some.points_of("adaptive")]
         for some in map(study, ("adaptive_batch_digits", "adaptive_batch_fashion_mnist"))
     )
     (share,) = {percent(allowed, 0) for _, allowed in fashion}
@@ -133,11 +133,6 @@ def _adaptive():
         ),
         share,
     )
-
-
-def _saving(some, point):
-    """As the terminal tells it."""
-    return saving(fit_of(some)[0], [(end.steps, end.examples) for end in point.ends])
 
 
 SECTIONS = [

@@ -1,11 +1,9 @@
-"""README.md, and what docs/architecture.md quotes from benchmarks."""
+"""README.md, docs/speed.md, and what docs/architecture.md quotes from benchmarks."""
 
 from quoted.mccandlish import TASKS
 from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, result, study
-from quoted.shallue import caption, moves
-from quoted.you import LARS, MUON
-from scaling.report.kinds.pareto.records import summary
+from quoted.shallue import caption
 
 SETS = ("digits MLP", "Fashion-MNIST MLP")
 BATCHES = (8, 64, 512)
@@ -24,22 +22,6 @@ def _times(ratio):
     return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
 
 
-def accuracy():
-    """What a large batch costs, and what wins it back."""
-    hoffer, tuned = study("accuracy_hoffer_f1"), study("accuracy_f1_tuned_h200")
-    columns = [hoffer.reference, *hoffer.at(4096)]
-    yield say(
-        "with Hoffer 2017's three remedies one after another: {}% ([more]",
-        ", ".join(percent(1 - point.mean("test"), 1) for point in columns),
-    )
-    yield say(
-        "momentum with warmup holds the small batch's error, {}%, up to 1,024 and LARS up to "
-        "4,096; at 16,384 momentum gives {}%, LARS {}% and Muon {}%",
-        percent(tuned.reference.mean("test"), 1),
-        *(percent(tuned.of(16384, r).mean("test"), 1) for r in ("naive", LARS, MUON)),
-    )
-
-
 def measured():
     """The table of benchmarks, and what follows it."""
     machine = _benchmark("vs_torch")["machine"]
@@ -52,7 +34,7 @@ def measured():
     yield from _against_torch()
     yield from _populations()
     yield from _noise()
-    ratios = [f"{summary(study(name)).ratio:.1f}" for name, _ in TASKS.values()]
+    ratios = [f"{study(name).ratio:.1f}" for name, _ in TASKS.values()]
     yield say("digits CNN | {} ([reproduction]", ", ".join(ratios))
     large = result("docs/results/fashion_mnist_bs8k/result.json")
     yield say(
@@ -64,7 +46,8 @@ def measured():
 
 def _overheads():
     yield say(
-        "| {} (MLP, batch 8), {} (MLP, batch 512), {} (ResNet-8, batch 128): no overhead",
+        "| {} (MLP, batch 8), {} (MLP, batch 512), {} (ResNet-8, batch 128): no measurable "
+        "overhead",
         *(f"{case['ratio']:.2f}" for case in _cases("loop_overhead").values()),
     )
     first = _benchmark("first_step")
@@ -110,7 +93,7 @@ def _populations():
         for data in SETS
     ]
     yield say(
-        "at batch 8 / 64 / 512, digits {}, Fashion-MNIST {}: what is left", *map(" / ".join, shares)
+        "at batch 8 / 64 / 512, digits {}, Fashion-MNIST {}: the rest", *map(" / ".join, shares)
     )
 
 
@@ -181,30 +164,22 @@ SECTIONS = [
         ),
     ),
     Section(
-        "README.md",
-        "What it does",
-        lambda: [*accuracy(), *moves()],
-        said=(
-            "an MLP on Fashion-MNIST, batch 8 to 8,192",
-            "ResNet-8 at batch 8,192 on digits",
-            "nine batch sizes, 128 to 32,768",
-            "40 lines",
-            "test accuracy at batch 128, at 4,096,",
-            "at a fixed 15 epochs",
-        ),
+        "README.md", "What it answers", tuple, said=("one training run: ResNet-8 at batch 8,192",)
     ),
-    Section("README.md", "Data", tuple),
+    Section("README.md", "Ask your own question", tuple, said=("in the same file, 40 lines",)),
+    Section("README.md", "Guarantees", tuple),
+    Section("README.md", "Documentation", tuple),
     Section(
-        "README.md",
-        "Measured",
+        "docs/speed.md",
+        "",
         measured,
         said=(
             "an MLP 784-64-64-64-10 against",
             "(32x32, batch 128) against",
             "(28x28, batch 256), the same",
             "of 64 trials against PyTorch eager, one after another: digits MLP 64-64-64-10,",
-            "eleven batch sizes, 64 trials each | 64 minutes, with many other programs beside it",
-            "42 minutes on one core, with other programs beside it",
+            "eleven batch sizes, 64 trials each | 64 minutes on a shared machine",
+            "42 minutes on one core of a shared machine",
             "MLP batch 8, 512, five layers",
             "| 23 s |",
             "the paper's own: 2 to 8)",

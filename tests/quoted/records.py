@@ -6,10 +6,10 @@ from typing import Any
 
 from quoted.quotes import ROOT
 from scaling.paired import Paired
-from scaling.report.kinds import kind_of
-from scaling.report.kinds.accuracy.records import Point
+from scaling.report.kind import kind_of
 from scaling.report.records import Study, read_workdir
 from scaling.report.wording import count, number
+from scaling.studies.accuracy.judging import Point
 
 __all__ = ["count", "number"]
 
@@ -34,7 +34,7 @@ def percent(share: float, digits: int = 2) -> str:
 
 def spread(point: Point, digits: int = 2) -> str:
     """Test error over seeds: 11.30 ± 0.12"""
-    return f"{percent(point.mean('test'), digits)} ± {percent(point.deviation('test'), digits)}"
+    return f"{percent(point.mean('test'), digits)} ± {percent(point.spread('test').sd, digits)}"
 
 
 def points(difference: float, digits: int = 2) -> str:

@@ -5,9 +5,8 @@ import statistics
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, study
-from scaling.fits import StepsFit, Turn, rounded
+from scaling.fits import Breakpoint, StepsFit, rounded
 from scaling.ratios import critical_batch_ratio
-from scaling.report.kinds.steps_to_target.analysis import fit_of, reached_points
 from scaling.report.wording import number
 
 MLP, DIGITS = "fashion_mlp", "quickstart"
@@ -56,10 +55,10 @@ def _study(name):
 
 
 def _fit(name) -> StepsFit:
-    return fit_of(_study(name))[0]
+    return _study(name).fit
 
 
-def turn(found: Turn) -> str:
+def _in_words(found: Breakpoint) -> str:
     """105 (75 to 148)"""
     return f"{rounded(found.batch)} ({found.interval_text.removeprefix('95%: ')})"
 
@@ -89,14 +88,19 @@ def _curves():
     rows = [[*head, "B_crit, hyperbola", "scatter"]]
     for title, name in (("Fashion-MNIST, MLP", MLP), ("digits, MLP", DIGITS)):
         fit = _fit(name)
-        row = [title, turn(fit.perfect_scaling_end), turn(fit.max_useful_batch), _bend(fit)]
+        row = [
+            title,
+            _in_words(fit.perfect_scaling_end),
+            _in_words(fit.max_useful_batch),
+            _bend(fit),
+        ]
         row += [f"{fit.bend_p:.2g}", _of(fit.b_crit, fit.b_crit_interval), f"{fit.scatter:.0%}"]
         rows.append(row)
     return Table("shallue_curves", rows)
 
 
 def _findings():
-    points = {p.global_batch: p for p in reached_points(_study(MLP))}
+    points = {p.global_batch: p for p in _study(MLP).reached}
     rates = {b: p.best["effective_learning_rate"] for b, p in points.items()}
     large = [rates[b] for b in (2048, 4096, 8192)]
     yield say(
@@ -114,7 +118,7 @@ def _findings():
 
 
 def _repeats():
-    points = reached_points(_study(MLP))
+    points = _study(MLP).reached
     steps = [(p.steps_to_target, p.repeat_steps) for p in points]
     later = sum(r > s for s, again in steps for r in again)
     ratios = [statistics.median(again) / s for s, again in steps]
@@ -127,7 +131,7 @@ def _repeats():
         f"{min(ratios):.1f}",
         f"{max(ratios):.1f}",
     )
-    digits = reached_points(_study(DIGITS))
+    digits = _study(DIGITS).reached
     all_, missed = (
         sum(len(p.repeats) for p in digits),
         [p.global_batch for p in digits if len(p.repeat_steps) < len(p.repeats)],
@@ -144,14 +148,14 @@ def _repeats():
 
 def _panel_b():
     gpu, cpu = study("shallue_fashion_cnn_h200"), study("shallue_fashion_cnn_cpu")
-    steps = [p.steps_to_target for p in reached_points(gpu)]
+    steps = [p.steps_to_target for p in gpu.reached]
     yield say(
         "{} steps at batch 8, {} at 2,048, {} at 8,192, {} at 32,768 and {} at 55,000",
         *map(count, steps),
     )
-    points = reached_points(cpu)
+    points = cpu.reached
     yield say("{} at batch 128, {} at 512", *(count(p.steps_to_target) for p in points))
-    fit = fit_of(gpu)[0]
+    fit = gpu.fit
     low, high = fit.band([p.global_batch for p in points])
     yield say(
         "The curve fitted to the five says {} and {} there, its band {} to {} and {} to {}",
@@ -179,8 +183,11 @@ def _comparisons():
                 ratio = f"{found.value:.2g} ({found.interval_text.removeprefix('95%: ')})"
                 ratio = f"**{ratio}**" if found.differs else ratio
                 paper = paper or ("differs" if found.differs else "indistinguishable")
-            turns = turn(fit.perfect_scaling_end), turn(fit.max_useful_batch)
-            rows.append([title, *turns, rounded(fit.b_crit), ratio, paper])
+            breakpoints = (
+                _in_words(fit.perfect_scaling_end),
+                _in_words(fit.max_useful_batch),
+            )
+            rows.append([title, *breakpoints, rounded(fit.b_crit), ratio, paper])
     return Table("shallue_comparisons", rows)
 
 
@@ -193,7 +200,7 @@ def _compared():
         *(number(_fit(name).e_min) for name in ("sgd", "momentum", "nesterov")),
     )
     plain, smooth = (
-        {p.global_batch: p.steps_to_target for p in reached_points(_study(name))}
+        {p.global_batch: p.steps_to_target for p in _study(name).reached}
         for name in ("nesterov", "smoothing_0.1")
     )
     ratios = [smooth[b] / plain[b] for b in plain]
@@ -205,8 +212,8 @@ def _compared():
         "SGD's points scatter {} around the curve, those of momentum {}, of Nesterov {}",
         *(f"{_fit(name).scatter:.0%}" for name in ("sgd", "momentum", "nesterov")),
     )
-    points = [p for name in dict.fromkeys(names) for p in reached_points(_study(name))]
-    edges = [p.global_batch for p in points if ["learning_rate", "low"] in p.at_edge]
+    points = [p for name in dict.fromkeys(names) for p in _study(name).reached]
+    edges = [p.global_batch for p in points if ("learning_rate", "low") in p.at_edge]
     yield say(
         "{} of the {} best trials have their learning rate at the low edge of its range",
         str(len(edges)),
@@ -234,25 +241,6 @@ def caption():
         value,
         interval,
         f"{mlp.bend_p:.1g}",
-    )
-
-
-def moves():
-    """What moves the limit, in README.md."""
-    ratio = lambda name, first: critical_batch_ratio(_fit(name), _fit(first))
-    momentum, wide = ratio("momentum", "sgd"), ratio("fc_128x3", "sgd")
-    eighth = ratio("size_6875", "size_55000")
-    span = lambda found: found.interval_text.removeprefix("95%: ")
-    yield say(
-        "critical batch size is {} times as large with momentum as with plain SGD (95%: {}), {} "
-        "times as large at twice the width ({}), and {} times for an eighth of the data ({}; "
-        "[more]",
-        f"{momentum.value:.2g}",
-        span(momentum),
-        f"{wide.value:.2g}",
-        span(wide),
-        f"{eighth.value:.2g}",
-        span(eighth),
     )
 
 

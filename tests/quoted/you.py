@@ -3,10 +3,9 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, number, percent, points, spread, study
-from scaling.report.kinds.accuracy.judging import difference, to_reference
-from scaling.report.kinds.generalization.analysis import spread as unevenness
-from scaling.report.kinds.generalization.layers import of_group
 from scaling.report.wording import listed
+from scaling.studies.accuracy.judging import difference, to_reference
+from scaling.studies.generalization.slopes import unevenness
 
 BATCHES = (128, 1024, 4096, 8192, 16384)
 LARS, LAMB, ADAMW, MUON = (f"{name}+warmup+poly" for name in ("lars", "lamb", "adamw", "muon"))
@@ -57,7 +56,7 @@ def _tuning(f1):
 
 
 def _findings(f1):
-    costs = lambda batch, recipe: interval(to_reference(f1, f1.of(batch, recipe)))
+    costs = lambda batch, recipe: interval(to_reference(f1, f1.point(batch, recipe)))
     added = [costs(batch, LARS) for batch in BATCHES[2:]]
     yield say(
         "at 4,096 LARS adds {} to the small batch's error, tuned `linear+warmup` {}. At 8,192 LARS "
@@ -67,9 +66,9 @@ def _findings(f1):
         *added[1:],
     )
     untuned, largest = study("accuracy_f1_h200"), BATCHES[3:]
-    scaled = [untuned.of(batch, "linear+warmup") for batch in largest]
-    tuned = [f1.of(batch, "linear+warmup") for batch in largest]
-    plain = [f1.of(batch, "naive") for batch in largest]
+    scaled = [untuned.point(batch, "linear+warmup") for batch in largest]
+    tuned = [f1.point(batch, "linear+warmup") for batch in largest]
+    plain = [f1.point(batch, "naive") for batch in largest]
     yield say(
         "the linear rates for 8,192 and 16,384 give {} and {}% error (above); tuning takes rates "
         "{} and {} times lower, and the warmup then costs {} and {} points over plain tuning",
@@ -77,7 +76,7 @@ def _findings(f1):
         *(f"{a.learning_rate / b.learning_rate:.0f}" for a, b in zip(scaled, tuned, strict=True)),
         *(points(difference(a, b).difference) for a, b in zip(plain, tuned, strict=True)),
     )
-    rates = {batch: f"{f1.of(batch, LARS).learning_rate:.2g}" for batch in BATCHES}
+    rates = {batch: f"{f1.point(batch, LARS).learning_rate:.2g}" for batch in BATCHES}
     best = rates.pop(4096)
     (rate,) = set(rates.values())
     yield say(
@@ -86,7 +85,7 @@ def _findings(f1):
         listed([*map(count, rates)]),
         best,
     )
-    apart = [difference(f1.of(batch, LAMB), f1.of(batch, ADAMW)) for batch in BATCHES]
+    apart = [difference(f1.point(batch, LAMB), f1.point(batch, ADAMW)) for batch in BATCHES]
     largest = apart.pop()
     yield say(
         "within {} points of each other up to 8,192; at 16,384 LAMB is better by {}",
@@ -96,10 +95,12 @@ def _findings(f1):
 
 
 def _remarks(f1):
-    trained = lambda recipe: [percent(f1.of(batch, recipe).mean("train"), 1) for batch in BATCHES]
+    trained = lambda recipe: [
+        percent(f1.point(batch, recipe).mean("train"), 1) for batch in BATCHES
+    ]
     *early, late = trained(MUON)
     (early,) = set(early)
-    last = f1.of(16384, MUON)
+    last = f1.point(16384, MUON)
     yield say(
         "its training error goes {}% with the batch. Muon's is {}% up to 8,192 and {}% after {} "
         "updates: it alone has enough updates at any batch, and what it lacks at the largest, {} "
@@ -111,7 +112,7 @@ def _remarks(f1):
         percent(to_reference(f1, last).difference, 1),
     )
     ghosts = [
-        difference(f1.of(batch, recipe), f1.of(batch, f"{recipe}+gbn".removeprefix("naive+")))
+        difference(f1.point(batch, recipe), f1.point(batch, f"{recipe}+gbn".removeprefix("naive+")))
         for recipe in ("naive", "linear+warmup")
         for batch in BATCHES[1:]
     ]
@@ -128,11 +129,11 @@ def _remarks(f1):
         f"{f1.reference.learning_rate:.1f}",
         number(usual.learning_rate),
         spread(usual),
-        interval(difference(usual, f1.of(4096, LARS))),
+        interval(difference(usual, f1.point(4096, LARS))),
         interval(difference(usual, last)),
     )
     quarter = study("accuracy_fashion_mlp_tuned")
-    large = {recipe: quarter.of(8192, recipe) for recipe in quarter.recipes}
+    large = {recipe: quarter.point(8192, recipe) for recipe in quarter.recipes}
     yield say(
         "`naive` {}% at 128, and at 8,192 {}, `gbn` {}, `linear+warmup` {}, LARS {} ([records]",
         spread(quarter.reference),
@@ -143,8 +144,8 @@ def _remarks(f1):
 
 
 def _layers():
-    walk = study("generalization_fashion_mlp").of_recipe("naive")
-    kernels = [of_group(point, kernels=True) for point in (walk[0], walk[-1])]
+    walk = study("generalization_fashion_mlp").points_of("naive")
+    kernels = [point.group(kernels=True) for point in (walk[0], walk[-1])]
     small, large = (
         [f"{layer.start.ratio:.0f}, {layer.end.ratio:.0f}" for layer in layers]
         for layers in kernels
@@ -168,21 +169,21 @@ def _cnn():
     cpu, gpu = study("accuracy_fashion_cnn_full"), study("accuracy_fashion_cnn_h200")
     scaled = ("sqrt", "linear", "linear+constant_warmup", "linear+warmup")
     yield error_table("you_cnn", [cpu, gpu], CNN, BATCHES, same=scaled)
-    small, warm = cpu.reference, cpu.of(1024, "linear+warmup")
+    small, warm = cpu.reference, cpu.point(1024, "linear+warmup")
     added = to_reference(cpu, warm)
     yield say(
         "at 1,024 from {}% to {}%: {} points over the small batch (95%: {}), {} against the rate "
         "kept",
-        percent(cpu.of(1024, "linear").mean("test"), 0),
+        percent(cpu.point(1024, "linear").mean("test"), 0),
         percent(warm.mean("test")),
         points(added.difference),
         ends(added),
-        interval(difference(cpu.of(1024, "naive"), warm)),
+        interval(difference(cpu.point(1024, "naive"), warm)),
     )
-    kept = [difference(small, gpu.of(batch, "naive")).difference for batch in BATCHES[2:]]
+    kept = [difference(small, gpu.point(batch, "naive")).difference for batch in BATCHES[2:]]
     yield say("the rate kept costs {} to {} points", *(percent(f(kept), 0) for f in (min, max)))
-    lars = cpu.of(8192, LARS)
-    best = min((p for p in gpu.at(8192) if not p.failed), key=lambda p: p.mean("test"))
+    lars = cpu.point(8192, LARS)
+    best = min((p for p in gpu.points_at(8192) if not p.failed), key=lambda p: p.mean("test"))
     won = difference(lars, best)
     yield say(
         "at 8,192, {} points ({}) better than the best of the other recipes, {} worse than the "
@@ -192,17 +193,17 @@ def _cnn():
         percent(to_reference(cpu, lars).difference, 1),
     )
     yield say(
-        "the training error at 16,384 is {}%.", percent(gpu.of(16384, "naive").mean("train"), 1)
+        "the training error at 16,384 is {}%.", percent(gpu.point(16384, "naive").mean("train"), 1)
     )
 
 
 def _few_images():
     few = study("accuracy_fashion_cnn")
-    small, large = ({p.recipe: p for p in few.at(batch)} for batch in (128, 1024))
+    small, large = ({p.recipe: p for p in few.points_at(batch)} for batch in (128, 1024))
     yield say(
         "with {} updates at batch 128 and {} at 1,024, the same: momentum {} and LARS {}% at 128; "
         "at 1,024 {} and {}% at the rates kept, linear with warmup {}%, linear {}%.",
-        *(count(few.of(batch, "naive").steps) for batch in (128, 1024)),
+        *(count(few.point(batch, "naive").steps) for batch in (128, 1024)),
         spread(small["naive"], 1),
         spread(small[LARS], 1),
         spread(large["naive"], 1),

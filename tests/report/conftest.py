@@ -1,14 +1,26 @@
 """Reports that several tests look at, each made once."""
 
 import pytest
+from matplotlib.figure import Figure
 from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 from synthetic_accuracy import write_accuracy_workdir
 from synthetic_generalization import write_generalization_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
+from synthetic_train import write_train_run
 
 from scaling.report import write_report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse():
+    """Figures of few pixels: most of the time of a report is their PNGs."""
+    save = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        few = lambda options: options | {"dpi": min(options.get("dpi", 40), 40)}
+        patch.setattr(Figure, "savefig", lambda *args, **options: save(*args, **few(options)))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +69,10 @@ def every_kind(tmp_path_factory):
         write_workdir(folder / "steps", (4, 32, 256), trials=8, title=HOSTILE),
         write_accuracy_workdir(folder / "accuracy", tuned=True, title=HOSTILE),
         write_generalization_workdir(folder / "walks", (128, 1024), title=HOSTILE, seeds=2),
-        write_advice_workdir(
-            folder / "advise", title=HOSTILE, paragraph=HOSTILE, currency=HOSTILE, network=HOSTILE
-        ),
+        write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
     ]
+    write_train_run(folder / "train" / "bs64", 64, 0.03, title=HOSTILE)
+    workdirs.append(folder / "train")
     edit_result(folder / "noise" / "model_wide", label=HOSTILE)
     return workdirs
 

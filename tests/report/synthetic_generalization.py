@@ -125,6 +125,7 @@ def write_point(
         "train_size": TRAIN_SIZE,
         "optimizer": "momentum",
         "learning_rate": 0.1 * (1.0 if recipe == "naive" else math.sqrt(batch / BASE)),
+        "settings": {} if norm == "batch" else {"model.norm": norm},
         "fit_steps": fit_steps,
         "runs": runs,
         "layers": layers and layers_of(batch, layers),

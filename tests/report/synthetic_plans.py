@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+from synthetic import CPU
 from synthetic_noise import write_run
 
 from scaling.comms import nearest_published
@@ -77,6 +78,9 @@ def adaptive_result(kind, runs, *, global_batch=None, r=None, gamma=None) -> dic
         "runs": runs,
         "gamma": gamma,
         "train_size": 1197,
+        "learning_rates": {"64": 0.1},
+        "seconds": {"train": 1.0},
+        "devices": CPU,
     }
 
 
@@ -88,7 +92,13 @@ def option(devices, batch, *, s_min=1000.0, b_crit=512.0, price=2.0) -> dict:
     return {
         "devices": devices,
         "global_batch": batch,
+        "per_device_batch": batch // devices,
+        "accum_steps": 1,
+        "micro_batch": batch // devices,
         "steps": steps,
+        "examples": steps * batch,
+        "relative": False,
+        "learning_rate": batch / 1000,
         "step_seconds": compute + all_reduce,
         "compute_seconds": compute,
         "all_reduce_seconds": all_reduce,
@@ -110,7 +120,6 @@ def advice_result(**changes) -> dict:
     result = {
         "study": "advise",
         "status": "complete",
-        "paragraph": "Up to 512 examples fit on a device. Train with a batch of 512 on 8 devices.",
         "memory": [
             {"per_device_batch": 2**k, "bytes": 2**k * 2**22, "fits": k < 10} for k in range(4, 12)
         ],
@@ -138,8 +147,11 @@ def advice_result(**changes) -> dict:
         "price_per_device_hour": 2.0,
         "currency": "EUR",
         "unit_hours": True,
+        "s_min": 1000.0,
+        "noise_scale": None,
+        "goal": "a validation error below 0.025",
         "network": "pcie4",
-        "devices": {"kind": "cpu", "platform": "cpu", "count": 1, "simulated": False},
+        "devices": CPU,
     }
     return result | changes
 

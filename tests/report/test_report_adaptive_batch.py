@@ -1,6 +1,5 @@
 import csv
 import json
-import re
 import statistics
 
 import numpy as np
@@ -11,9 +10,14 @@ from synthetic_plans import adaptive_result, missed_run, write_adaptive_workdir
 
 from scaling.report import write_report
 from scaling.report.charts import Line, Points
-from scaling.report.kinds import adaptive_batch
-from scaling.report.kinds.adaptive_batch import charts
-from scaling.report.kinds.adaptive_batch.records import fit_of, natural, saving
+from scaling.studies.adaptive_batch.report import KIND, saving_text
+from scaling.studies.adaptive_batch.savings import allowed
+
+
+def panels(study, name):
+    """Of a figure of the page."""
+    blocks = [block for section in KIND.sections([study]) for block in section.blocks]
+    return next(block.panels for block in blocks if getattr(block, "name", "") == name)
 
 
 @pytest.fixture(scope="module")
@@ -36,32 +40,29 @@ def test_fixed_points_come_first_with_medians_over_seeds(study, workdir):
         assert point.examples == statistics.median(run["goals"][-1]["examples"] for run in runs)
 
 
-def test_without_noise_adaptive_runs_save_what_gamma_says(tmp_path):
-    # At r = B_crit both ratios are 1 + sqrt(gamma), where a fixed batch has 1 + 1 / sqrt(gamma).
+def test_without_noise_adaptive_runs_save_what_gamma_predicts(tmp_path):
+    # At r = B_crit both ratios are 1 + sqrt(gamma) = 1.8, where the fixed batch B_crit has 2.
     study = read_study(write_adaptive_workdir(tmp_path, gamma=0.64, noise=0.0, s_min=5000.0))
-    point = natural(study)
-    assert point.r == 64
-    found = saving(study, point)
-    expected = 1 - 1.8 / 2.25
-    assert found.steps == pytest.approx([expected] * 3, abs=0.002)
-    assert found.examples == pytest.approx([expected] * 3, abs=0.002)
-    text = adaptive_batch.answer(study)
-    assert "takes 20% fewer steps (20% to 20% over 3 seeds) than a fixed one" in text
-    assert text.endswith("scatter around their fit (gamma 0.64).")
-    assert "more than the spread of seeds" in text
+    point = next(point for point in study.points if point.r == 64)
+    saved = study.saving(point)
+    assert (saved.share, saved.low, saved.high) == pytest.approx((0.1, 0.1, 0.1), abs=0.002)
+    text = KIND.answer(study)
+    assert f"an adaptive batch (r = 64) saves {saving_text(saved)} of the steps" in text
+    assert study.gamma == 0.64 and allowed(0.64) == pytest.approx(0.1)
+    assert text.endswith("The paper's gamma, 0.64, predicts 10.0%.")
 
 
-def test_a_saving_within_the_spread_is_told(tmp_path):
-    study = read_study(write_adaptive_workdir(tmp_path, gamma=0.99, noise=0.05))
-    text = adaptive_batch.answer(study)
-    assert re.search(r"that is within (the spread of seeds|the \d+% by which fixed)", text), text
-    assert text.endswith("(gamma 0.99, close to 1: nothing to gain).")
+def test_the_terminal_has_what_the_page_has(study):
+    title, *rows = KIND.table([study]).cells()
+    saved = [row[title.index("saved (95%)")] for row in rows]
+    assert saved[:5] == ["–"] * 5
+    assert saved[5:] == [saving_text(study.saving(point)) for point in study.points[5:]]
 
 
 def test_predicted_front(study):
-    [panel] = charts.trade_off([study])
+    [panel] = panels(study, "adaptive_batch")
     fixed, predicted = (mark for mark in panel.marks if isinstance(mark, Line))
-    fit, _ = fit_of(study)
+    fit = study.fit
     for line, gamma in ((fixed, 1.0), (predicted, 0.8)):
         excess = np.array(line.y) / fit.s_min - 1, np.array(line.x) / fit.e_min - 1
         np.testing.assert_allclose(excess[0] * excess[1], gamma)
@@ -75,15 +76,15 @@ def test_predicted_front(study):
 
 
 def test_schedules_show_the_batch_and_the_noise_scale(study):
-    panels = charts.schedules([study])
-    assert [panel.title for panel in panels] == ["r = 16", "r = 64", "r = 256"]
-    point = study.of_kind("adaptive")[0]
-    lines = [mark for mark in panels[0].marks if isinstance(mark, Line)]
+    found = panels(study, "adaptive_batch_schedules")
+    assert [panel.title for panel in found] == ["r = 16", "r = 64", "r = 256"]
+    point = study.points_of("adaptive")[0]
+    lines = [mark for mark in found[0].marks if isinstance(mark, Line)]
     for line, run in zip(lines, point.runs, strict=True):
         assert list(line.y[::2]) == [batch for _, batch in run.schedule]
         assert list(line.x[::2]) == [step for step, _ in run.schedule]
         assert line.x[-1] == max(step for step, _ in run.noise_scale)
-    diamonds = [mark for mark in panels[0].marks if isinstance(mark, Points) and mark.hollow]
+    diamonds = [mark for mark in found[0].marks if isinstance(mark, Points) and mark.hollow]
     assert [len(mark.x) for mark in diamonds] == [9] * 3  # the first was not resolved
 
 
@@ -93,13 +94,10 @@ def test_runs_that_miss_the_goal(tmp_path):
     result = adaptive_result("adaptive", runs, r=1024.0) | {"status": "diverged"}
     write_run(tmp_path / "adaptive_r1024", result, title="Adaptive batch on digits")
     study = read_study(tmp_path)
-    found = adaptive_batch.cautions(study)
-    assert any(
-        "adaptive_r1024: 2 of 2 seeds did not reach a training loss of 0.1, 1 of them" in sentence
-        for sentence in found
-    )
-    assert any("adaptive_r1024: B_simple was never resolved" in sentence for sentence in found)
-    assert "fixed batch sizes give nothing to compare with: 2 batch" in adaptive_batch.answer(study)
+    missed, unresolved = KIND.cautions(study)
+    assert missed.startswith("adaptive_r1024: some seeds did not reach a training loss of 0.1")
+    assert unresolved.startswith("adaptive_r1024: B_simple was never resolved")
+    assert study.fit is None and "do not give a curve" in KIND.answer(study)
     text = write_report([tmp_path], tmp_path / "out", lambda _: None).read_text()
     assert "0 of 2, 1 diverged" in text
 
@@ -109,7 +107,7 @@ def test_one_point_that_missed(tmp_path, kind):
     about = {"global_batch": 64} if kind == "fixed" else {"r": 8.0}
     result = adaptive_result(kind, [missed_run(0, "target_not_reached")], **about)
     write_run(tmp_path / "w" / "only", result, title="one")
-    text = adaptive_batch.answer(read_study(tmp_path / "w"))
+    text = KIND.answer(read_study(tmp_path / "w"))
     assert "no run with an adaptive batch reached" in text
     text = write_report([tmp_path / "w"], tmp_path / "out", lambda _: None).read_text()
     assert "There is no figure to show: no run reached the goal" in text

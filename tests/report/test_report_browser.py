@@ -8,6 +8,10 @@ import pytest
 from readers import read_studies, read_study
 from synthetic import HOSTILE
 
+from scaling.report.kind import kind_of
+from scaling.studies import STUDIES
+
+pytestmark = pytest.mark.slow
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 OPTIONS = (
     "--headless",
@@ -52,28 +56,28 @@ def opened(browser, page):
 
 
 def hover(browser, mark):
-    """What the figure tells when the pointer is on a mark."""
+    """The text beside the pointer when it is on a mark."""
     from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
     ActionChains(browser).move_to_element(mark).perform()
-    shown = lambda _: browser.find_elements("css selector", ".hoverlayer .hovertext")
-    return WebDriverWait(browser, 10).until(shown)[0].text
+    box = browser.find_element("id", "tip")
+    WebDriverWait(browser, 10).until(lambda _: box.is_displayed())
+    return box.text
 
 
-def marks(browser, plot):
-    """The marks of the last trace of points: the fewest steps."""
-    traces = browser.find_elements("css selector", ".plot")[plot]
-    traces = traces.find_elements("css selector", ".scatterlayer .trace")
-    traces = [trace for trace in traces if trace.find_elements("css selector", ".points path")]
-    return traces[-1].find_elements("css selector", ".points path")
+def marks(browser, figure):
+    """The marks of a figure that have texts: of its last part that has any."""
+    svg = browser.find_elements("css selector", "figure svg")[figure]
+    parts = svg.find_elements("css selector", "g[data-series]:has(use > title)")
+    return parts[-1].find_elements("css selector", "use:has(> title)")
 
 
 def test_the_page_of_one_study(browser, report, workdir):
     assert opened(browser, report[0]) == []
     assert browser.get_log("browser") == []
-    assert len(browser.find_elements("css selector", ".plot .main-svg")) >= 5
+    assert len(browser.find_elements("css selector", "figure svg")) == 5
     text = browser.find_element("tag name", "body").text
     reached = [point for point in read_study(workdir).points if point.reached]
     for point in reached:
@@ -84,37 +88,29 @@ def test_the_page_of_one_study(browser, report, workdir):
     for mark, point in [(found[0], reached[0]), (found[-1], reached[-1])]:
         told = hover(browser, mark).replace("\n", " ")
         assert f"batch {point.global_batch:,}" in told
-        assert f"{point.steps_to_target:,} steps to the goal" in told
-        assert f"{point.counts['infeasible']} infeasible" in told
+        assert f"{point.steps_to_target:,} steps" in told
     assert browser.get_log("browser") == []
 
 
-def test_the_slider_shows_one_batch_size_at_a_time(browser, report, workdir):
-    from selenium.webdriver import ActionChains
-
+def test_a_click_on_an_entry_of_the_legend_hides_its_series(browser, report):
     opened(browser, report[0])
-    points = read_study(workdir).points
-    first = next(point for point in points if point.reached)
-    visible = (
-        "return [...document.querySelectorAll('.plot')].find(plot => plot.layout.sliders)"
-        ".data.filter(trace => trace.visible).flatMap(trace => trace.hovertext)"
-    )
-    assert len(browser.execute_script(visible)) == len(first.trials) + 1
-    rail = browser.find_element("css selector", ".slider-rail-touch-rect")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", rail)
-    end = rail.size["width"] / 2 - 3
-    ActionChains(browser).move_to_element_with_offset(rail, end, 0).click().perform()
-    texts = browser.execute_script(visible)
-    last = points[-1]
-    assert sum(f"{last.steps_to_target:,} steps to the goal" in text for text in texts) >= 2
-    assert len(texts) == len(last.trials) + 1
-    assert browser.get_log("browser") == []
+    svg = browser.find_element("css selector", "figure svg")
+    entry = svg.find_element("css selector", "[data-entry='0']")
+    series = svg.find_elements("css selector", "[data-series='0']")
+    others = svg.find_elements("css selector", "[data-series='1']")
+    assert series and all(part.is_displayed() for part in (*series, *others))
+    click = "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    browser.execute_script(click, entry)
+    assert not any(part.is_displayed() for part in series)
+    assert all(part.is_displayed() for part in others)
+    browser.execute_script(click, entry)
+    assert all(part.is_displayed() for part in series)
 
 
 def test_hostile_titles_run_nothing(browser, comparison, three):
     assert opened(browser, comparison) == []
     assert browser.get_log("browser") == []
-    assert browser.title.startswith("Steps to 2.5% validation error: </script>")
+    assert HOSTILE in browser.title
     assert browser.find_element("tag name", "h1").text.count(HOSTILE) == 3
     label = read_studies(three)[-1].label
     assert label in hover(browser, marks(browser, 0)[0]).replace("\n", " ")
@@ -123,20 +119,9 @@ def test_hostile_titles_run_nothing(browser, comparison, three):
 def test_the_page_of_every_kind(browser, mixed):
     assert opened(browser, mixed[0]) == []
     assert browser.get_log("browser") == []
-    plots = browser.find_elements("css selector", ".plot")
-    drawn = browser.find_elements("css selector", ".plot .main-svg")
-    assert len(plots) > 15 and len(drawn) >= len(plots)
+    assert len(browser.find_elements("css selector", "figure svg")) > 15
     kinds = [heading.text for heading in browser.find_elements("css selector", "h1.kind")]
-    assert kinds == [
-        "Advice",
-        "Steps to target",
-        "Accuracy",
-        "Generalization",
-        "Pareto fronts",
-        "Noise scale",
-        "Adaptive batch",
-    ]
-    assert "batch 128 on 8 devices" in hover(browser, marks(browser, 0)[-1])
+    assert kinds == [kind_of(study).name for study in STUDIES]
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 1100
     assert HOSTILE in browser.find_element("tag name", "body").text
 
@@ -150,7 +135,6 @@ def test_the_page_fits_a_phone_and_paper(browser, report):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    shown = [image.is_displayed() for image in browser.find_elements("css selector", "figure img")]
-    plots = [plot.is_displayed() for plot in browser.find_elements("css selector", ".plot")]
+    shown = [svg.is_displayed() for svg in browser.find_elements("css selector", "figure svg")]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    assert len(shown) == 5 and all(shown) and not any(plots)
+    assert len(shown) == 5 and all(shown)

@@ -12,9 +12,9 @@ from scaling.errors import UserError
 from scaling.fits import fit_steps
 from scaling.report import write_report
 from scaling.report.charts import Line, Points
-from scaling.report.kinds import pareto
-from scaling.report.kinds.pareto import charts
-from scaling.report.kinds.pareto.records import fronts, summary, tracked_run
+from scaling.report.contents import contents, read_kinds
+from scaling.report.page import page
+from scaling.studies.pareto.report import KIND, critical_batch, trade_off
 
 
 @pytest.fixture(scope="module")
@@ -33,48 +33,52 @@ def results(workdir):
 
 
 def test_every_goal_has_the_hyperbola_of_its_steps(study, workdir):
-    assert study.goals == [1.0, 0.5, 0.2, 0.1, 0.05] and study.split == "train"
-    for index, front in enumerate(fronts(study)):
+    assert [front.goal for front in study.fronts] == [1.0, 0.5, 0.2, 0.1, 0.05]
+    assert study.split == "train"
+    for index, front in enumerate(study.fronts):
         pairs = [(r["global_batch"], r["goals"][index]["steps"]) for r in results(workdir)]
         expected = fit_steps(*zip(*pairs, strict=True))
         assert front.fit.b_crit == expected.b_crit
         low, high = expected.b_crit_interval
         assert low < critical(front.goal) < high
-        assert front.examples == [batch * steps for batch, steps in pairs]
+        assert list(zip(front.batches, front.steps, strict=True)) == pairs
 
 
 def test_curves_obey_the_paper_s_equation(study):
-    [panel] = charts.trade_off([study])
+    [panel] = trade_off([study])
     lines = [mark for mark in panel.marks if isinstance(mark, Line)]
-    for line, front in zip(lines, fronts(study), strict=True):
+    for line, front in zip(lines, study.fronts, strict=True):
         excess = np.array(line.y) / front.fit.s_min - 1, np.array(line.x) / front.fit.e_min - 1
         np.testing.assert_allclose(excess[0] * excess[1], 1)
     marks = [mark for mark in panel.marks if isinstance(mark, Points)]
     assert [mark.names for mark in marks[:-1]] == [[]] * 4
+    for mark, front in zip(marks, study.fronts, strict=True):
+        assert mark.y == front.steps
+        assert mark.x == [b * s for b, s in zip(front.batches, front.steps, strict=True)]
     assert marks[-1].names == ["1", "4", "16", "64", "256", "1k"]
 
 
 def test_the_noise_scale_at_a_goal_is_that_at_its_loss(study):
-    assert tracked_run(study).global_batch == 64  # B_crit is 85 in the geometric mean
-    for front in fronts(study):
+    assert study.run.global_batch == 64  # B_crit is 85 in the geometric mean
+    for front in study.fronts:
         # The synthetic noise is a power law of the loss, which is linear in logs.
-        assert front.noise_scale == pytest.approx(4 * critical(front.goal), rel=1e-6)
-        assert front.ratio == pytest.approx(front.noise_scale / front.fit.b_crit)
-    found = summary(study)
-    assert found.critical_average == pytest.approx(
-        np.mean([front.fit.b_crit for front in fronts(study)])
+        noise_scale = study.noise_at(front.goal)
+        assert noise_scale == pytest.approx(4 * critical(front.goal), rel=1e-6)
+        assert study.ratio_at(front) == pytest.approx(noise_scale / front.fit.b_crit)
+    assert study.critical_average == pytest.approx(
+        np.mean([front.fit.b_crit for front in study.fronts])
     )
-    windows = tracked_run(study).tracked.windows
-    assert found.noise_start == windows[0].noise_scale
-    assert found.noise_average == pytest.approx(np.mean([w.noise_scale for w in windows]))
+    windows = study.run.tracked.windows
+    assert study.noise_start == windows[0].noise_scale
+    assert study.noise_average == pytest.approx(np.mean([w.noise_scale for w in windows]))
 
 
 def test_critical_batches_and_noise_scales_share_their_axes(study):
-    [panel] = charts.critical_batch([study])
+    [panel] = critical_batch([study])
     marks = {mark.label: mark for mark in panel.marks if isinstance(mark, Points)}
     crit = marks["B_crit of a goal, 95% interval"]
-    assert crit.x == study.goals
-    assert crit.y == [front.fit.b_crit for front in fronts(study)]
+    assert crit.x == [front.goal for front in study.fronts]
+    assert crit.y == [front.fit.b_crit for front in study.fronts]
     assert not marks["B_simple at batch 64"].faint
     assert marks["B_simple at other batch sizes"].faint
 
@@ -89,26 +93,23 @@ def test_an_error_s_windows_are_found_by_step(tmp_path):
         lines = (path / "metrics.jsonl").read_text()
         (path / "metrics.jsonl").write_text(lines.replace('"loss"', '"error"'))
     study = read_study(tmp_path)
-    run = tracked_run(study)
-    for front in fronts(study):
+    run = study.run
+    for front in study.fronts:
         step = run.crossing(front.goal).steps
         inside = [w for w in run.tracked.windows if w.first_step <= step <= w.last_step]
-        assert front.noise_scale == (inside[0].noise_scale if inside else None)
-    assert any(front.noise_scale for front in fronts(study))
-    assert charts.critical_batch([study])
+        assert study.noise_at(front.goal) == (inside[0].noise_scale if inside else None)
+    assert any(study.noise_at(front.goal) for front in study.fronts)
+    assert critical_batch([study])
 
 
 def test_answer(study):
-    found = summary(study)
-    text = pareto.answer(study)
-    says = (
-        r"On digits with an MLP, the noise scale B_simple predicts a critical batch size of 311, "
-        r"on average over training, and steps to target give a critical batch size of 92\.6 on "
-        r"average over 5 goals \(20 at a training loss of 1 to 211 at a training loss of 0\.05\): "
-        r"3\.4 times as much predicted as measured; the paper's own agreement is 2 to 8 times\."
+    assert KIND.answer(study) == (
+        "On digits with an MLP, steps to target give a critical batch size of 92.6 on average over "
+        "goals (20 at a training loss of 1 to 211 at a training loss of 0.05). The noise scale "
+        "B_simple is 311 on average over training, 3.4 times as large; the paper's own agreement "
+        "is 2 to 8 times."
     )
-    assert re.fullmatch(says, text), text
-    assert found.ratio == pytest.approx(311 / 92.6, rel=0.01)
+    assert study.ratio == pytest.approx(311 / 92.6, rel=0.01)
 
 
 def change_all(workdir, **changes):
@@ -119,13 +120,13 @@ def change_all(workdir, **changes):
 def test_nothing_to_compare_with(tmp_path):
     write_pareto_workdir(tmp_path / "none")
     change_all(tmp_path / "none", tracked=None)
-    text = pareto.answer(read_study(tmp_path / "none"))
-    assert "no noise scale is resolved to compare it with" in text
+    text = KIND.answer(read_study(tmp_path / "none"))
+    assert text.endswith("(20 at a training loss of 1 to 211 at a training loss of 0.05). No noise "
+                         "scale is resolved.")  # fmt: skip
     write_pareto_workdir(tmp_path / "few", (16, 64))
-    text = pareto.answer(read_study(tmp_path / "few"))
-    assert re.search(
-        r"B_simple is \d+ on average .* no critical batch size is measured: 2 bat", text
-    )
+    text = KIND.answer(read_study(tmp_path / "few"))
+    assert "no critical batch size is measured. 2 batch sizes reached" in text
+    assert re.search(r"B_simple is \d+ on average over training\.$", text)
 
 
 def test_a_goal_that_was_not_reached_is_censored(tmp_path):
@@ -138,7 +139,7 @@ def test_a_goal_that_was_not_reached_is_censored(tmp_path):
         censored_at=30_000, best=None, best_trial=None, repeats=[],
     )  # fmt: skip
     study = read_study(tmp_path)
-    last = fronts(study)[-1]
+    last = study.fronts[-1]
     assert last.batches == [4, 16, 64, 256, 1024]
     rows = [(r["global_batch"], r["goals"][-1]["steps"]) for r in results(tmp_path)]
     batches, steps = zip(*rows, strict=True)
@@ -151,27 +152,20 @@ def test_unresolved_everywhere_and_one_point(tmp_path):
     unresolved = noise([None] * 5, [1.0, 0.8, 0.5, 0.2, None], coupled=True)
     change_all(tmp_path / "w", tracked=unresolved)
     study = read_study(tmp_path / "w")
-    found = pareto.cautions(study)
-    assert any("not resolved in any window of the tracked run" in sentence for sentence in found)
-    assert any("Batch norm couples" in sentence for sentence in found)
-    assert all(front.noise_scale is None for front in fronts(study))
-    write_report([tmp_path / "w"], tmp_path / "out", lambda _: None)
+    for part in ("B_simple is not known: not resolved", "batch norm couples"):
+        assert any(f"bs16, bs64 and bs256: {part}" in text for text in KIND.cautions(study))
+    assert all(study.noise_at(front.goal) is None for front in study.fronts)
+    assert page(contents(read_kinds([tmp_path / "w"])), {})
     write_pareto_workdir(tmp_path / "one", (16,))
-    text = write_report([tmp_path / "one"], tmp_path / "out2", lambda _: None).read_text()
-    assert "measure at least 3" in text
+    assert "measure at least 3" in page(contents(read_kinds([tmp_path / "one"])), {})
 
 
-def test_why_a_batch_above_the_training_set_has_no_noise_scale(tmp_path):
+def test_goals_that_differ_are_refused(tmp_path):
     write_pareto_workdir(tmp_path, (16, 64, 256))
-    change_all(tmp_path, train_size=200)
-    for batch in (64, 256):
-        edit_result(tmp_path / f"bs{batch}", tracked=None)
-    found = pareto.cautions(read_study(tmp_path))
-    assert "bs64: the gradient noise of the best trial was not measured." in found
-    assert (
-        "bs256: B_simple was not measured, for a batch above the training set holds examples more "
-        "than once." in found
-    )
+    goals = json.loads((tmp_path / "bs16" / "result.json").read_text())["goals"]
+    edit_result(tmp_path / "bs16", goals=goals[1:])
+    with pytest.raises(UserError, match=r"bs16 and bs64 .* differ in their goals"):
+        read_study(tmp_path)
 
 
 def test_tables_hold_the_numbers_of_the_records(workdir, study, tmp_path):
@@ -182,9 +176,11 @@ def test_tables_hold_the_numbers_of_the_records(workdir, study, tmp_path):
             return list(csv.DictReader(file))
 
     goals = read("pareto_goals.csv")
-    for row, front in zip(goals, fronts(study), strict=True):
-        assert float(row["b_crit"]) == front.fit.b_crit
-        assert float(row["noise_scale"]) == front.noise_scale
+    for row, front in zip(goals, study.fronts, strict=True):
+        low, high = front.fit.b_crit_interval
+        ends = [float(row[f"b_crit_{name}"]) for name in ("value", "low", "high")]
+        assert ends == [front.fit.b_crit, low, high]
+        assert float(row["noise_scale"]) == study.noise_at(front.goal)
     crossings = {
         (r["point"], float(r["goal"])): int(r["steps"]) for r in read("pareto_crossings.csv")
     }
@@ -199,15 +195,17 @@ def test_tables_hold_the_numbers_of_the_records(workdir, study, tmp_path):
 def test_several_studies_overlay_and_must_share_the_metric(workdir, tmp_path):
     other = write_pareto_workdir(tmp_path / "b", goals=(1.0, 0.3, 0.1), title="other")
     studies = read_studies([workdir, other])
-    assert [panel.title for panel in charts.trade_off(studies)] == [
-        "Pareto fronts on digits",
-        "other",
+    titles = ["a training loss of 0.05", "a training loss of 0.1"]
+    assert [panel.title for panel in trade_off(studies)] == titles
+    header, *rows = KIND.table(studies).cells()
+    assert len(rows) == 12 and [t for t in header if t.startswith("steps to")] == [
+        f"steps to {goal:g}" for goal in (1, 0.5, 0.3, 0.2, 0.1, 0.05)
     ]
-    [panel] = charts.critical_batch(studies)
+    [panel] = critical_batch(studies)
     assert len({mark.color for mark in panel.marks}) == 2
     for path in other.iterdir():
         edit_result(path, metric="error")
         lines = (path / "metrics.jsonl").read_text()
         (path / "metrics.jsonl").write_text(lines.replace('"loss"', '"error"'))
-    with pytest.raises(UserError, match=r"a training loss and .* to a training error"):
+    with pytest.raises(UserError, match=r"a training loss and .* a training error"):
         read_studies([workdir, other])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,8 @@ from synthetic import edit_result, write_json, write_workdir
 
 from scaling.errors import UserError
 from scaling.report import provenance, records
+from scaling.report.reading import from_json
+from scaling.studies.steps_to_target.record import Record
 
 
 @pytest.fixture
@@ -21,9 +24,8 @@ def test_points_by_batch_size_with_the_numbers_of_their_records(small):
     assert [point.directory.name for point in study.points] == ["bs8", "bs64", "bs1k"]
     for point in study.points:
         result = json.loads((small / point.directory.name / "result.json").read_text())
-        del result["study"]
-        trials = [vars(trial) for trial in point.trials]
-        assert result == {name: getattr(point, name) for name in result} | {"trials": trials}
+        fields = dataclasses.asdict(from_json(Record, vars(point)))
+        assert json.loads(json.dumps(fields)) == result | {"split": "validation"}
         assert point.epochs == result["steps_to_target"] * point.global_batch / 1197
         assert point.directory.launches[0]["python"] == "3.11.2"
 
@@ -88,14 +90,14 @@ def record_of_a_run(workdir):
         (remove_results, r"no finished point of a study: bs1k, bs64, bs8 not finished\."),
         (damage("result.json", '{"study": '), r"bs8/result.json is not valid JSON"),
         (damage("config.json", "\ufeffno"), r"bs8/config.json is not valid JSON"),
-        (damage("result.json", "[1]"), "is not a record"),
+        (damage("result.json", "[1]"), "is not a JSON object"),
         (damage("metrics.jsonl", "no\n{}\n"), r"Line 1 of .*metrics.jsonl is not valid JSON"),
         (damage("metrics.jsonl", '{"step": 1}\n'), "lacks 'split'"),
-        (remove_key, "lacks 'goal'"),
+        (remove_key, "bs8 lacks goal"),
         (lambda w: (w / "bs8" / "config.json").unlink(), r"There is no .*config.json"),
-        (record_of_a_run, r"another study, 'train'; a report is made of .*steps_to_target.* or"),
-        (lambda w: edit_result(w / "bs8", study="noise"), "another study, 'noise'"),
-        (lambda w: edit_result(w / "bs8", trials=None), "has another form"),
+        (record_of_a_run, r"bs1k and bs8 in .* are of different studies"),
+        (lambda w: edit_result(w / "bs8", study="noise"), "unknown study, 'noise'"),
+        (lambda w: edit_result(w / "bs8", trials=None), "has trials = None"),
         (lambda w: edit_result(w / "bs8", goal=0.1), r"bs8 and bs64 .* differ in their goal"),
         (lambda w: edit_result(w / "bs64", global_batch=8), "are both of batch 8"),
         (lambda w: edit_result(w / "bs64", train_size=7), "differ in their training set size"),
@@ -113,7 +115,7 @@ def test_how_convolutions_are_computed_is_not_part_of_the_question(small):
     write_json(path, config | {"model": config["model"] | {"conv_method": "patches"}})
     study = read_study(small)
     assert [point.global_batch for point in study.points] == [8, 64, 1024]
-    (models,) = (values for what, values in provenance.origins(study) if what == "model")
+    (models,) = (values for what, values in provenance.origins(study, {}) if what == "model")
     assert ["conv_method" in model for model in models] == [True, False]
     write_json(path, config | {"model": config["model"] | {"dtype": "bfloat16"}})
     with pytest.raises(UserError, match="differ in their model"):
@@ -121,7 +123,7 @@ def test_how_convolutions_are_computed_is_not_part_of_the_question(small):
 
 
 def test_an_empty_folder_and_a_file_are_no_workdirs(tmp_path):
-    with pytest.raises(UserError, match=r"holds no finished point of a study\."):
+    with pytest.raises(UserError, match=r"has no finished point of a study\."):
         read_study(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="There is no workdir"):
@@ -130,7 +132,9 @@ def test_an_empty_folder_and_a_file_are_no_workdirs(tmp_path):
 
 def test_metrics_that_differ_cannot_be_shown_together(small, tmp_path):
     other = write_workdir(tmp_path / "loss", (8,), trials=4, metric="loss", goal=0.3)
-    with pytest.raises(UserError, match=r"a validation error and .* to a validation loss"):
+    with pytest.raises(
+        UserError, match=r"steps to a validation error and .* steps to a validation loss"
+    ):
         read_studies([small, other])
     write_json(small / "bs8" / "result.json", {"study": "noise_scale"})
     with pytest.raises(UserError, match=r"bs1k and bs8 in .* are of different studies"):
@@ -141,7 +145,8 @@ def test_metrics_that_differ_cannot_be_shown_together(small, tmp_path):
 
 def labels(tmp_path, *options):
     workdirs = [
-        write_workdir(tmp_path / f"w{i}", (8,), trials=4, **kept) for i, kept in enumerate(options)
+        write_workdir(tmp_path / f"w{i}", (8,), **{"trials": 4} | kept)
+        for i, kept in enumerate(options)
     ]
     return [study.label for study in read_studies(workdirs)]
 
@@ -155,7 +160,7 @@ def test_studies_are_told_apart_by_what_differs(tmp_path):
         "one",
         "two lines",
     ]
-    assert labels(tmp_path / "3", {}, {"goal": 0.1}) == ["w0", "w1"]
+    assert labels(tmp_path / "3", {}, {"trials": 5}) == ["w0", "w1"]
     a, b = (write_workdir(tmp_path / "4" / x / "same", (8,), trials=4) for x in "ab")
     assert [study.label for study in read_studies([a, b])] == [str(a), str(b)]
 

@@ -13,10 +13,10 @@ from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
-from scaling.studies import accuracy, points_of, run_study
-from scaling.studies.accuracy import Tuning
+from scaling.studies.accuracy.measure import Search, dry_run
+from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import single_run
-from scaling.train.loop import train_point
+from scaling.train.single import train_point
 
 QUIET = lambda text: None
 RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
@@ -33,15 +33,21 @@ def _config(**changes):
     return c
 
 
+def measured(config, workdir, say=QUIET):
+    """Results by point, in the order of the study."""
+    run_study(config, workdir, None, say)
+    return {n: json.loads((workdir / n / "result.json").read_text()) for n in points_of(config)}
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(config, workdir, results) of the four recipes."""
-    config, workdir = _config(), tmp_path_factory.mktemp("accuracy")
-    return config, workdir, run_study(config, workdir, None, QUIET)
+    """(config, workdir, results, what was said) of the four recipes."""
+    config, workdir, said = _config(), tmp_path_factory.mktemp("accuracy"), []
+    return config, workdir, measured(config, workdir, said.append), said
 
 
 def test_points_and_what_they_stand_for(study):
-    _, _, results = study
+    *_, results, _ = study
     assert list(results) == ["bs48_naive", *(f"bs192_{name}" for name in RECIPES)]
     assert results["bs48_naive"]["recipes"] == list(RECIPES)
     steps = {name: result["steps"] for name, result in results.items()}
@@ -57,7 +63,7 @@ def test_points_and_what_they_stand_for(study):
 
 def test_every_run_is_the_run_that_its_config_says(study, tmp_path):
     """A seed of a population is the same recipe trained alone, to its test error."""
-    config, _, results = study
+    config, _, results, _ = study
     for name in ("bs48_naive", "bs192_sqrt+gbn"):
         alone = single_run(points_of(config)[name])
         alone.seed = 1
@@ -73,7 +79,7 @@ def test_every_run_is_the_run_that_its_config_says(study, tmp_path):
 
 def test_numbers_follow_from_the_metrics_alone(study):
     """By a reading of metrics.jsonl that shares nothing with the study."""
-    _, workdir, results = study
+    _, workdir, results, _ = study
     for name, result in results.items():
         lines = (workdir / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
@@ -89,7 +95,7 @@ def test_numbers_follow_from_the_metrics_alone(study):
 
 def test_seeds_are_the_same_for_all_recipes(study):
     """Before any training every recipe has the same weights, seed by seed."""
-    _, workdir, results = study
+    _, workdir, results, _ = study
     first = {
         name: [row["loss"] for row in read_metrics(workdir / name, "validation")[:3]]
         for name in results
@@ -99,40 +105,38 @@ def test_seeds_are_the_same_for_all_recipes(study):
     assert len(set(values[0])) == 3
 
 
-def test_what_is_said(study):
-    _, _, results = study
-    table = accuracy.summarize(results)
+def test_a_finished_point_is_one_line(study):
+    *_, results, said = study
     errors = [run["test"]["error"] for run in results["bs192_sqrt"]["runs"]]
-    mean, deviation = statistics.mean(errors), statistics.stdev(errors)
-    assert f"{mean:.2%} +- {deviation:.2%}" in table
-    assert f"{mean:.2%} +- {deviation:.2%} test error" in accuracy.sentence(results["bs192_sqrt"])
+    mean, deviation = 100 * statistics.mean(errors), 100 * statistics.stdev(errors)
+    [line] = [line for line in said if line.startswith("bs192_sqrt: batch")]
+    assert f"test error {mean:.2f}% ± {deviation:.2f}, seeds 3" in line
 
 
 def test_a_second_launch_measures_nothing_and_a_recipe_may_be_added(study):
-    config, workdir, results = study
+    config, workdir, results, _ = study
     more = config.copy_and_resolve_references()
     more.recipes.names = ("naive", "linear")
     said = []
-    again = run_study(more, workdir, None, said.append)
+    again = measured(more, workdir, said.append)
     assert list(again) == ["bs48_naive", "bs192_naive", "bs192_linear"]
     for name in ("bs48_naive", "bs192_naive"):
         assert again[name] == results[name]
-        assert any(f"{name}: finished before" in line for line in said)
+        assert any(f"{name}: already finished" in line for line in said)
     recorded = json.loads((workdir / "bs48_naive/config.json").read_text())
     assert recorded["recipes"]["names"] == ["naive", "linear"]
 
 
 def _without_times(result):
-    times = ("seconds", "trial_steps_per_second")
-    return {k: v for k, v in result.items() if k not in times}
+    return {k: v for k, v in result.items() if k != "seconds"}
 
 
-@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("after", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))])
 def test_stopped_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, after):
     """Interrupted at one call after another: tuning, runs, between them."""
     config = _config(**{"accuracy.trials": 2, "accuracy.widen": 1, "batch_sizes": (192,)})
     config.recipes.names = ("sqrt+gbn",)
-    whole = run_study(config, tmp_path / "whole", None, QUIET)
+    whole = measured(config, tmp_path / "whole")
 
     from scaling.train import population as population_module
 
@@ -149,7 +153,7 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(tmp_path, monkeypatch, after):
 
         monkeypatch.setattr(population_module.Population, "advance", advance)
         try:
-            cut = run_study(config, tmp_path / "cut", None, QUIET)
+            cut = measured(config, tmp_path / "cut")
             break
         except Interrupted:
             assert launch < 60
@@ -165,17 +169,17 @@ def test_killed_after_training_the_ends_are_evaluated_again(tmp_path, monkeypatc
     """Nothing is lost or written twice where the program dies before the record is written."""
     config = _config(**{"batch_sizes": (192,)})
     config.recipes.names = ("naive",)
-    whole = run_study(config, tmp_path / "whole", None, QUIET)
-    keep = RunDir.keep
+    whole = measured(config, tmp_path / "whole")
+    save = RunDir.save_json
 
     def dies(self, name, content):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDir, "keep", dies)
+    monkeypatch.setattr(RunDir, "save_json", dies)
     with pytest.raises(KeyboardInterrupt):
-        run_study(config, tmp_path / "cut", None, QUIET)
-    monkeypatch.setattr(RunDir, "keep", keep)
-    cut = run_study(config, tmp_path / "cut", None, QUIET)
+        measured(config, tmp_path / "cut")
+    monkeypatch.setattr(RunDir, "save_json", save)
+    cut = measured(config, tmp_path / "cut")
     assert _without_times(cut["bs192_naive"]) == _without_times(whole["bs192_naive"])
     texts = [(tmp_path / w / "bs192_naive/metrics.jsonl").read_text() for w in ("whole", "cut")]
     assert texts[0] == texts[1]
@@ -190,28 +194,25 @@ def test_an_infinite_loss_at_the_end_is_a_result(tmp_path):
     config = _config(**{"model.norm": "none", "batch_sizes": (48,), **GROWING})
     config.duration, config.optim.momentum = "2 steps", 0.0
     config.recipes.names = ("naive",)
-    result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
+    result = measured(config, tmp_path)["bs48_naive"]
     for run in result["runs"]:
         assert run["status"] == "diverged" or run["test"]["error"] <= 1
-    accuracy.summarize({"bs48_naive": result})
 
 
 def test_diverged_runs_are_results(tmp_path):
     """All runs of one recipe diverge, and nothing is read from the test split."""
     config = _config(**{"model.norm": "none", "batch_sizes": (48,), **GROWING})
     config.recipes.names = ("naive",)
-    result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
+    result = measured(config, tmp_path)["bs48_naive"]
     assert result["status"] == "diverged"
     assert [run["status"] for run in result["runs"]] == ["diverged"] * 3
     assert all(run["test"] is None and run["diverged_at"] for run in result["runs"])
-    assert accuracy.sentence(result) == "all runs diverged"
-    assert "0/3" in accuracy.summarize({"bs48_naive": result})
 
 
 def test_tuning_gives_every_recipe_the_same(tmp_path):
     config = _config(**{"accuracy.trials": 3, "accuracy.span": (0.5, 2.0), "accuracy.widen": 0})
     config.recipes.names = ("naive", "smoothing")
-    results = run_study(config, tmp_path, None, QUIET)
+    results = measured(config, tmp_path)
     for result in results.values():
         tuning = result["tuning"]
         rates = [trial["learning_rate"] for trial in tuning["trials"]]
@@ -232,37 +233,34 @@ def test_where_every_rate_diverges_nothing_is_run(tmp_path):
     changes = {"model.norm": "none", "batch_sizes": (48,), **GROWING}
     config = _config(**changes, **{"accuracy.trials": 2, "accuracy.widen": 1})
     config.recipes.names = ("naive",)
-    result = run_study(config, tmp_path, None, QUIET)["bs48_naive"]
+    result = measured(config, tmp_path)["bs48_naive"]
     assert result["status"] == "diverged" and result["runs"] == []
     assert result["learning_rate"] is None and result["tuning"]["best"] is None
     assert len(result["tuning"]["trials"]) == 3 and result["tuning"]["at_edge"] == "low"
-    accuracy.summarize({"bs48_naive": result})
 
 
-def _tuned(errors_of, trials=4, widen=2):
-    tuning = Tuning(0.1, 10.0, trials)
+def _searched(errors_of, trials=4, widen=2):
+    search = Search(0.1, 10.0, trials)
     for _ in range(1 + widen):
-        rates = tuning.next_rates()
-        tuning.rates += rates
-        tuning.errors += [errors_of(rate) for rate in rates]
-        if tuning.edge is None:
+        rates = search.next_rates()
+        search.add(rates, [errors_of(rate) for rate in rates])
+        if search.edge is None:
             break
-    return tuning
+    return search
 
 
 def test_rates_go_on_beyond_the_edge_spaced_alike():
-    tuning = _tuned(lambda rate: abs(np.log(rate / 50)))
+    search = _searched(lambda rate: abs(np.log(rate / 50)))
     ratio = 100 ** (1 / 3)
-    expected = [0.1 * ratio**k for k in range(6)]
-    assert tuning.rates == pytest.approx(expected)
-    assert tuning.edge is None and tuning.rates[tuning.best] == pytest.approx(0.1 * ratio**4)
-    down = _tuned(lambda rate: rate, widen=1)
+    assert search.rates == pytest.approx([0.1 * ratio**k for k in range(6)])
+    assert search.edge is None and search.rates[search.best] == pytest.approx(0.1 * ratio**4)
+    down = _searched(lambda rate: rate, widen=1)
     assert down.edge == "low" and down.rates[4:] == pytest.approx([0.1 / ratio, 0.1 / ratio**2])
 
 
 def test_a_tie_goes_to_the_lower_rate_and_divergence_searches_lower():
-    assert _tuned(lambda rate: 0.5, widen=0).best == 0
-    lost = _tuned(lambda rate: None if rate > 0.05 else 0.3)
+    assert _searched(lambda rate: 0.5, widen=0).best == 0
+    lost = _searched(lambda rate: None if rate > 0.05 else 0.3)
     assert lost.rates[lost.best] == pytest.approx(min(lost.rates)) and lost.edge == "low"
 
 
@@ -271,7 +269,7 @@ def test_a_tie_goes_to_the_lower_rate_and_divergence_searches_lower():
     [
         ({"recipes.seeds": 0}, "recipes.seeds is 0; it must be at least 1"),
         ({"accuracy.span": (2.0, 1.0)}, "accuracy.span is (2.0, 1.0); give the lowest"),
-        ({"accuracy.span": (0.1, "a")}, "accuracy.span holds 'a'; it must be a number"),
+        ({"accuracy.span": (0.1, "a")}, "accuracy.span contains 'a'; it must be a number"),
         ({"accuracy.trials": 1}, "accuracy.trials is 1, which is no choice"),
         (
             {"accuracy.tolerance": -1.0},
@@ -290,19 +288,20 @@ def test_wrong_values_are_one_sentence_before_anything_starts(tmp_path, changes,
 
 
 def test_the_dry_run_says_what_it_would_cost(study):
-    config, _, _ = study
-    text = accuracy.dry_run(points_of(config))
+    config, *_ = study
+    text = dry_run(points_of(config))
     assert "bs48_naive: 100 steps" in text and "also sqrt, sqrt+gbn, sqrt+gbn+adapt" in text
     examples = 3 * 100 * 48 + 3 * (3 * 25 * 192) + 3 * 100 * 192
     assert re.search(rf"total  {examples:.3g} examples".replace("+", r"\+"), text), text
 
 
+@pytest.mark.slow
 def test_streamed_images(tmp_path, imagenet):
     config = _config(**{"data.name": "imagenet", "data.dir": str(imagenet.parents[1])})
     config.model = model_config("mlp", widths=(4,))
     config.batch_sizes, config.optim.base_batch = (4, 8), 4
     config.duration, config.eval.every, config.eval.batch = "2 epochs", "1 epoch", 6
     config.recipes.names, config.recipes.seeds = ("naive",), 2
-    results = run_study(config, tmp_path / "runs", None, QUIET)
+    results = measured(config, tmp_path / "runs")
     for result in results.values():
         assert all(0 <= run["test"]["error"] <= 1 for run in result["runs"])

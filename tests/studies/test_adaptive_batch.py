@@ -12,20 +12,15 @@ from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.fits import fit_steps
 from scaling.record import RunDir, read_metrics
-from scaling.studies import adaptive_batch, points_of, run_study
-from scaling.studies.adaptive_batch import (
-    check,
-    dry_run,
-    gamma_of,
-    point_at,
-    saving,
-    sentence,
-    summarize,
-)
+from scaling.report.records import read_workdir
+from scaling.studies.adaptive_batch import measure
+from scaling.studies.adaptive_batch.measure import check, dry_run, point_at
+from scaling.studies.adaptive_batch.record import Crossing
+from scaling.studies.adaptive_batch.report import KIND
+from scaling.studies.adaptive_batch.savings import gamma_of, saving
+from scaling.studies.running import points_of, run_study
 from scaling.train.phases import Trajectory
 
-KEYS = """study kind status global_batch r goals runs gamma train_size learning_rates seconds
-devices"""
 GOALS = (1.0, 0.5)
 
 
@@ -45,11 +40,18 @@ def _point(**changes):
     return point
 
 
+def _run(config, workdir):
+    """name -> point, and what was said."""
+    said = []
+    run_study(config, workdir, None, said.append)
+    return {p.directory.name: p for p in KIND.read(read_workdir(workdir)).points}, said
+
+
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """(workdir, results, what was said)."""
-    path, said = tmp_path_factory.mktemp("study"), []
-    return path, run_study(_config(), path, None, said.append), said
+    """(workdir, points, what was said)."""
+    path = tmp_path_factory.mktemp("study")
+    return path, *_run(_config(), path)
 
 
 def test_points_and_their_names():
@@ -81,10 +83,10 @@ def test_points_and_their_names():
         ({"adaptive.seeds": 0}, "adaptive.seeds is 0; it must be at least 1"),
         ({"adaptive.memory": 0.5}, "adaptive.memory is 0.5"),
         ({"adaptive.goals": ()}, "at least one training loss"),
-        ({"adaptive.goals": (1.0, 0.0)}, "adaptive.goals holds 0.0; it must be above 0"),
+        ({"adaptive.goals": (1.0, 0.0)}, "adaptive.goals contains 0.0; it must be above 0"),
         ({"adaptive.goals": (1.0, 2.4)}, "adaptive.goals: 2.4 takes no learning"),
-        ({"adaptive.batches": (1,)}, "adaptive.batches holds 1; it must be at least 2"),
-        ({"adaptive.r": (-3.0,)}, "adaptive.r holds -3.0; it must be above 0"),
+        ({"adaptive.batches": (1,)}, "adaptive.batches contains 1; it must be at least 2"),
+        ({"adaptive.r": (-3.0,)}, "adaptive.r contains -3.0; it must be above 0"),
         ({"adaptive.first_batch": 512}, "within adaptive.smallest and adaptive.largest, 2 and 256"),
         ({"adaptive.smallest": 10, "adaptive.largest": 12}, "No power of two lies between"),
         ({"devices": 2, "adaptive.batches": (9,)}, "does not divide over 2 devices"),
@@ -119,84 +121,80 @@ def test_parts_do_not_depend_on_the_devices():
 
 
 def test_the_result_follows_from_the_metrics(studied):
-    path, results, _ = studied
-    for name, result in results.items():
-        assert set(result) == set(KEYS.split())
-        assert result["goals"] == list(GOALS) and result["status"] == "reached"
-        assert [run["seed"] for run in result["runs"]] == [0, 1]
+    path, points, _ = studied
+    for name, point in points.items():
+        assert point.goals == list(GOALS) and point.status == "reached"
+        assert [run.seed for run in point.runs] == [0, 1]
         rows, evaluations = (read_metrics(path / name, s) for s in ("train", "train_eval"))
-        for trial, run in enumerate(result["runs"]):
+        for trial, run in enumerate(point.runs):
             own = [row for row in rows if row["trial"] == trial]
             assert [row["step"] for row in own] == list(range(1, len(own) + 1))
             examples = np.cumsum([0, *(row["batch"] for row in own)])
             judged = [row for row in evaluations if row["trial"] == trial]
-            for goal, found in zip(GOALS, run["goals"], strict=True):
+            for goal, found in zip(GOALS, run.goals, strict=True):
                 step = next(row["step"] for row in judged if row["loss"] < goal)
-                assert found == {"goal": goal, "steps": step, "examples": examples[step]}
-            assert found["steps"] == len(own)  # it stops there
+                assert found == Crossing(goal, step, examples[step])
+            assert found.steps == len(own)  # it stops there
             measured = [[row["step"], row["noise_scale"]] for row in judged]
-            assert [[s, b and float(f"{b:.9g}")] for s, b in run["noise_scale"]] == measured
-            changes = [[1, own[0]["batch"]]]
+            assert [[s, b and float(f"{b:.9g}")] for s, b in run.noise_scale] == measured
+            changes = [(1, own[0]["batch"])]
             for before, row in itertools.pairwise(own):
                 if row["batch"] != before["batch"]:
-                    changes.append([row["step"], row["batch"]])
-            assert run["schedule"] == changes
+                    changes.append((row["step"], row["batch"]))
+            assert run.schedule == changes
             for row in own:
                 rate = 0.6 / (1 + 48 / row["batch"]) ** 0.9
                 assert row["learning_rate"] == pytest.approx(rate, rel=1e-6)
-                assert result["learning_rates"][str(row["batch"])] == pytest.approx(rate)
-        used = {batch for run in result["runs"] for _, batch in run["schedule"]}
-        assert set(map(int, result["learning_rates"])) == used
-    fixed, adaptive = results["fixed_bs64"], results["adaptive_r64"]
-    assert (fixed["kind"], fixed["global_batch"], fixed["r"]) == ("fixed", 64, None)
-    assert (adaptive["kind"], adaptive["global_batch"], adaptive["r"]) == ("adaptive", None, 64.0)
-    assert fixed["gamma"] is None and 0 < adaptive["gamma"] < 1
-    assert any(len(run["schedule"]) > 1 for run in adaptive["runs"])
+                assert point.learning_rates[str(row["batch"])] == pytest.approx(rate)
+        used = {batch for run in point.runs for _, batch in run.schedule}
+        assert set(map(int, point.learning_rates)) == used
+    fixed, adaptive = points["fixed_bs64"], points["adaptive_r64"]
+    assert (fixed.kind, fixed.global_batch, fixed.r) == ("fixed", 64, None)
+    assert (adaptive.kind, adaptive.global_batch, adaptive.r) == ("adaptive", None, 64.0)
+    assert fixed.gamma is None and 0 < adaptive.gamma < 1
+    assert any(len(run.schedule) > 1 for run in adaptive.runs)
 
 
-def test_it_is_told_and_a_second_launch_finds_it(studied):
-    path, results, said = studied
-    steps = [run["goals"][-1]["steps"] for run in results["fixed_bs16"]["runs"]]
-    text = f"2 of 2 seeds reached a training loss below 0.5, in {np.median(steps):,.0f} steps"
-    assert any(text in line for line in said)
-    table = summarize(results)
-    assert "adaptive_r64" in table and "needs 3" in table
-    again = []
-    assert run_study(_config(), path, None, again.append) == results
-    assert sum("finished before" in line for line in again) == 3
+def test_a_second_launch_finds_it(studied):
+    path, points, said = studied
+    steps = points["fixed_bs16"].steps
+    assert any(f"goal 2 of 2, steps (range) {steps:,.3g}" in line for line in said)
+    again, said = _run(_config(), path)
+    assert again.keys() == points.keys()
+    assert sum("already finished" in line for line in said) == 3
 
 
 @pytest.mark.parametrize(
-    "changes, status, words",
+    "changes, status, reached",
     [
-        ({"duration": "40 examples"}, "target_not_reached", "0 of 2 seeds reached"),
+        ({"duration": "40 examples"}, "target_not_reached", "0 of 2"),
         # The weights grow by 10^4 at every update.
-        ({"optim.weight_decay": 6e4}, "diverged", "2 diverged"),
+        ({"optim.weight_decay": 6e4}, "diverged", "0 of 2, 2 diverged"),
     ],
 )
-def test_what_did_not_come_to_the_goal_is_a_result(tmp_path, changes, status, words):
+def test_what_did_not_come_to_the_goal_is_a_result(tmp_path, changes, status, reached):
     config = _config(**{"adaptive.batches": (16,), "adaptive.r": ()} | changes)
-    (result,) = run_study(config, tmp_path, None, lambda text: None).values()
-    assert result["status"] == status == result["runs"][1]["status"]
-    assert result["runs"][0]["goals"][-1] == {"goal": 0.5, "steps": None, "examples": None}
-    assert words in sentence(result)
-    assert "0/2" in summarize({"fixed_bs16": result})
+    [(_, point)] = _run(config, tmp_path)[0].items()
+    assert point.status == status == point.runs[1].status
+    assert point.runs[0].goals[-1] == Crossing(0.5, None, None)
+    study = KIND.read(read_workdir(tmp_path))
+    assert reached in KIND.table([study]).cells()[1]
 
 
 def test_the_worst_seed_gives_the_status(tmp_path, monkeypatch):
     goals = [{"goal": goal, "steps": 5, "examples": 80} for goal in GOALS]
     seeds = {
-        "reached": Trajectory(0, [[1, 16]], {}, goals=goals),
-        "target_not_reached": Trajectory(1, [[1, 16]], {}, goals=goals[:1]),
-        "diverged": Trajectory(2, [[1, 16]], {}, goals=goals[:1], diverged_at=9),
+        "reached": Trajectory(0, [[1, 16]], goals=goals),
+        "target_not_reached": Trajectory(1, [[1, 16]], goals=goals[:1]),
+        "diverged": Trajectory(2, [[1, 16]], goals=goals[:1], diverged_at=9),
     }
     for count, status in ((1, "reached"), (2, "target_not_reached"), (3, "diverged")):
         trajectories = list(seeds.values())[:count]
-        monkeypatch.setattr(adaptive_batch, "train_phases", lambda *_, t=trajectories: (t, {}))
+        monkeypatch.setattr(measure, "train_phases", lambda *_, t=trajectories: (t, {}))
         with RunDir(tmp_path) as run:
-            result = adaptive_batch.measure(_point(), run, "test", None)
-        assert result["status"] == status
-        assert [run["status"] for run in result["runs"]] == list(seeds)[:count]
+            record = measure.measure(_point(), run, "test", None)
+        assert record.status == status
+        assert [run.status for run in record.runs] == list(seeds)[:count]
 
 
 def test_gamma_by_hand():
@@ -210,54 +208,6 @@ def test_gamma_by_hand():
     assert gamma_of(schedule, noise_scales) == pytest.approx(expected)
     assert gamma_of(schedule, noise_scales[:3]) is None
     assert gamma_of([[1, 16]], [[step, 50.0] for step in (3, 7, 30)]) == pytest.approx(1.0)
-
-
-def _made_up(batch, ends, r=None, gamma=None):
-    """A result with these (steps, examples) to its one goal."""
-    return {
-        "kind": "fixed" if r is None else "adaptive",
-        "status": "reached",
-        "global_batch": batch,
-        "r": r,
-        "goals": [0.1],
-        "gamma": gamma,
-        "runs": [
-            {
-                "status": "reached",
-                "goals": [{"goal": 0.1, "steps": steps, "examples": examples}],
-                "schedule": [[1, 16], [121, 1024]],
-            }
-            for steps, examples in ends
-        ],
-    }
-
-
-def _hyperbola(batches=(8, 32, 128, 640)):
-    """Fixed batches of S_min 100 and E_min 6,400."""
-    steps = {batch: 100 + 6_400 // batch for batch in batches}
-    return {f"fixed_bs{b}": _made_up(b, [(s, s * b)] * 3) for b, s in steps.items()}
-
-
-def test_what_an_adaptive_run_saves():
-    """On the hyperbola at batch 64: 200 steps and 12,800 examples. A fifth less of both is 20%."""
-    ends = [(160, 10_240), (150, 9_600), (170, 10_880)]
-    results = _hyperbola() | {"adaptive_r64": _made_up(None, ends, 64.0, 0.81)}
-    text = summarize(results)
-    assert "S_min 100 steps, E_min 6,400 examples" in text
-    assert "160 steps, 10,240 examples, saves 20.1% of both" in text  # the geometric mean
-    assert "fixed batch of its mean size, 64 (single seeds +15.0% to +25.0%" in text
-    assert "beyond the spread" in text
-    # 100 / (1 - 6,400 / 10,240)
-    assert "With as many examples a fixed batch takes 267 steps" in text
-    assert "gamma 0.810 allows for 5.0%" in text
-    assert "16 -> 1,024 at 121" in text
-
-    ends = [(180, 11_520), (225, 14_400), (210, 13_440)]
-    results["adaptive_r64"] = _made_up(None, ends, 64.0)
-    text = summarize(results)
-    assert "loses 2.1% of both" in text and "no more than the spread" in text
-    results["adaptive_r64"] = _made_up(None, ends[:1], 64.0)
-    assert "(single seeds +10.0% to +10.0%)" in summarize(results)
 
 
 def test_the_interval_of_a_saving():

@@ -1,12 +1,14 @@
 """Advice from measurements of this machine, in this process, on digits."""
 
-import json
-
 import pytest
 
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
-from scaling.studies import advise, run_study
+from scaling.report.records import read_workdir
+from scaling.studies.advise import measure as advise_measure
+from scaling.studies.advise.report import KIND
+from scaling.studies.advise.study import read
+from scaling.studies.running import run_study
 
 
 def _config(**changes):
@@ -22,52 +24,61 @@ def _config(**changes):
 
 
 def _advice(workdir, **changes):
-    (result,) = run_study(_config(**changes), workdir, None, lambda text: None).values()
-    return result
+    """The study that was measured."""
+    run_study(_config(**changes), workdir, None, lambda text: None)
+    return read(read_workdir(workdir))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measured_once():
+    """What the device can do with a model is measured once, not in every test."""
+    measure, known = advise_measure._device, {}
+
+    def device(config):
+        if str(config.model) not in known:
+            known[str(config.model)] = measure(config)
+        return known[str(config.model)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advise_measure, "_device", device)
+        yield
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def study(tmp_path_factory):
     return _advice(tmp_path_factory.mktemp("advise"))
 
 
-def test_what_was_measured(result):
-    sizes = [1, 2, 4, 8, 16, 32, 64]
-    assert [row["per_device_batch"] for row in result["memory"]] == sizes
-    assert [row["per_device_batch"] for row in result["throughput"]] == sizes
-    assert all(row["fits"] and row["bytes"] < result["limit_bytes"] for row in result["memory"])
-    critical = result["critical"]["noise_scale"]
-    assert critical["low"] < critical["value"] < critical["high"] and critical["range"] == [64, 64]
-    assert result["critical"]["fit"] is None
-    json.dumps(result, allow_nan=False)
+def test_what_was_measured(study):
+    point, sizes = study.point, [1, 2, 4, 8, 16, 32, 64]
+    assert [row.per_device_batch for row in point.memory] == sizes
+    assert [row.per_device_batch for row in point.throughput] == sizes
+    assert all(row.fits and row.bytes < point.limit_bytes for row in point.memory)
+    critical = point.critical["noise_scale"]
+    assert critical.low < critical.value < critical.high and critical.range == (64, 64)
+    assert point.critical["fit"] is None and point.goal == "a validation error below 0.3"
+    text = KIND.answer(study)
+    assert "by the noise scale" in text and "EUR" not in text and " USD, at learning rate" in text
 
 
-def test_options_are_the_formula(result):
+def test_options_are_the_formula(study):
     """T(B, n) = S_min (1 + B_crit / B) x step, S(64) being the steps of the tracked run."""
-    b_crit, s_min = result["critical"]["noise_scale"]["value"], result["s_min"]
-    assert {o["devices"] for o in result["options"]} == {1, 2, 4}
-    assert {o["global_batch"] for o in result["options"]} == {2**i for i in range(11)}
-    (steps,) = {o["steps"] for o in result["options"] if o["global_batch"] == 64}
+    b_crit, s_min = study.point.critical["noise_scale"].value, study.point.s_min
+    options = study.point.options
+    assert {o.devices for o in options} == {1, 2, 4}
+    assert {o.global_batch for o in options} == {2**i for i in range(11)}
+    (steps,) = {o.steps for o in options if o.global_batch == 64}
     assert steps == pytest.approx(round(steps)) and steps % 5 == 0
-    for option in result["options"]:
-        batch = option["global_batch"]
-        assert option["steps"] == pytest.approx(s_min * (1 + b_crit / batch))
-        hours = option["steps"] * option["step_seconds"] / 3600
-        assert option["hours"] == pytest.approx(hours)
-        assert option["cost"] == pytest.approx(hours * option["devices"] * 3.0)
-        assert option["learning_rate"] == pytest.approx(0.05 * batch / 64)
-        assert any("64 of the noise scale" in r for r in option["extrapolated"]) == (batch != 64)
-        gap = [r for r in option["extrapolated"] if "256 GPUs: about 90% measured" in r]
-        assert len(gap) == (option["devices"] > 1)
-
-
-def test_words_and_table(result):
-    text = result["paragraph"]
-    assert "by the noise scale" in text and "linear rule" in text and "100gbe" in text
-    assert "256 GPUs: about 90% measured, 88 to 100% modelled" in text
-    rows = advise.summarize({"advice": result}).splitlines()
-    assert any("stragglers" in row for row in rows if row.split()[0] in ("2", "4"))
-    assert "at the knee" in advise.sentence(result)
+    for option in options:
+        batch = option.global_batch
+        assert option.steps == pytest.approx(s_min * (1 + b_crit / batch))
+        hours = option.steps * option.step_seconds / 3600
+        assert option.hours == pytest.approx(hours)
+        assert option.cost == pytest.approx(hours * option.devices * 3.0)
+        assert option.learning_rate == pytest.approx(0.05 * batch / 64)
+        assert any("64 of the noise scale" in r for r in option.extrapolated) == (batch != 64)
+        gap = [r for r in option.extrapolated if "256 GPUs: about 90% measured" in r]
+        assert len(gap) == (option.devices > 1)
 
 
 def test_a_curve_from_records(tmp_path):
@@ -81,8 +92,9 @@ def test_a_curve_from_records(tmp_path):
     study.target.goal, study.target.budget, study.target.repeats = 0.5, ("200 steps",), 0
     run_study(study, tmp_path / "steps", None, lambda text: None)
     found = _advice(tmp_path / "advice", **{"advise.records": (str(tmp_path / "steps"),)})
-    assert found["critical"]["fit"]["range"] == [8, 128]
-    assert "by the fit" in found["paragraph"]
+    assert found.point.critical["fit"].range == (8, 128)
+    assert found.point.goal == "a validation error below 0.5"
+    assert "by the fit" in KIND.answer(found)
     other = {"advise.records": (str(tmp_path / "steps"),), "data.name": "synthetic"}
     with pytest.raises(UserError, match=r"another task than this config \(data.name"):
         _advice(tmp_path / "other", **other)
@@ -108,43 +120,39 @@ def test_records_of_several_goals_or_widths(tmp_path):
 
 def test_rates_start_from_what_the_run_trained_with(tmp_path):
     changes = {"optim.scaling_rule": "sqrt", "optim.base_batch": 256, "optim.base_lr": 0.1}
-    found = _advice(tmp_path, **changes)
-    for option in found["options"]:
-        assert option["learning_rate"] == pytest.approx(0.1 / 2 * option["global_batch"] / 64)
+    for option in _advice(tmp_path, **changes).point.options:
+        assert option.learning_rate == pytest.approx(0.1 / 2 * option.global_batch / 64)
 
 
 def test_a_limit_that_nothing_keeps_within(tmp_path):
     found = _advice(tmp_path, **{"advise.max_hours": 1e-15})
-    assert found["options"] and found["recommended"]["knee"] is None
-    assert advise.sentence(found) == "measured; no option keeps within the limits"
+    assert found.point.options and found.point.recommended["knee"] is None
+    assert "no option keeps within the limits" in KIND.answer(found)
 
 
-def test_a_goal_that_is_not_reached(tmp_path):
-    found = _advice(tmp_path, **{"advise.goal": 1e-6, "advise.max_cost": 1.0})
-    assert not found["unit_hours"] and "no limit was applied" in found["paragraph"]
+@pytest.mark.parametrize(
+    "changes", [{"advise.goal": None}, {"advise.goal": 1e-6, "advise.max_cost": 1.0}]
+)
+def test_without_steps_to_a_goal_times_are_relative(tmp_path, changes):
+    found = _advice(tmp_path, **changes)
+    assert not found.point.unit_hours and found.point.s_min is None
+    assert "for each step of S_min" in KIND.answer(found)
+    assert any("no limit was applied" in sentence for sentence in KIND.cautions(found))
 
 
 def test_ghost_batches_are_whole_in_every_option(tmp_path):
     changes = {"model.norm": "ghost", "model.ghost_batch": 16, "advise.devices": (1, 3, 4)}
     found = _advice(tmp_path, **changes)
-    assert [row["per_device_batch"] for row in found["memory"]] == [16, 32, 64]
-    assert {o["global_batch"] // o["devices"] % 16 for o in found["options"]} == {0}
-    assert "Batch norm couples examples" in found["paragraph"]
-
-
-def test_without_a_goal_times_are_relative(tmp_path):
-    found = _advice(tmp_path, **{"advise.goal": None})
-    assert not found["unit_hours"] and found["s_min"] is None
-    assert "times S_min" in found["paragraph"]
+    assert [row.per_device_batch for row in found.point.memory] == [16, 32, 64]
+    assert {o.per_device_batch % 16 for o in found.point.options} == {0}
+    assert any("Batch norm couples examples" in sentence for sentence in KIND.cautions(found))
 
 
 def test_a_noise_scale_that_is_not_resolved(tmp_path):
     changes = {"duration": "5 steps", "eval.every": "5 steps", "advise.goal": None}
     found = _advice(tmp_path, **changes)
-    assert found["options"] == [] and found["recommended"]["knee"] is None
-    assert "nothing to recommend" in found["paragraph"]
-    assert "nothing to recommend" in advise.sentence(found)
-    advise.summarize({"advice": found})
+    assert found.point.options == [] and found.point.recommended["knee"] is None
+    assert "nothing is recommended" in KIND.answer(found)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +161,8 @@ def test_a_noise_scale_that_is_not_resolved(tmp_path):
         ({"advise.network": "nvlink44"}, "nvlink4"),
         ({"advise.latency": 1e-6}, "give both"),
         ({"advise.devices": ()}, "advise.devices is empty"),
-        ({"advise.devices": (0,)}, "advise.devices holds 0; it must be at least 1"),
-        ({"advise.devices": ("two",)}, "holds 'two'"),
+        ({"advise.devices": (0,)}, "advise.devices contains 0; it must be at least 1"),
+        ({"advise.devices": ("two",)}, "contains 'two'"),
         ({"advise.goal": None, "advise.max_hours": 1.0}, "need steps to a goal"),
         ({"advise.goal": 0.9}, "advise.goal: 0.9 takes no learning"),
         ({"global_batch": 1}, "global_batch is 1"),

@@ -1,14 +1,15 @@
 """The noise-scale study in this process, on digits."""
 
-import json
-
 import numpy as np
 import pytest
 
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import read_metrics
-from scaling.studies import noise_scale, points_of, run_study
+from scaling.report.contents import read_kinds
+from scaling.studies.noise_scale.record import Dip
+from scaling.studies.noise_scale.report import KIND
+from scaling.studies.running import points_of, run_study
 from scaling.train.point import resolve
 
 
@@ -38,24 +39,30 @@ def test_points_differ_from_the_run_in_one_thing():
     assert all(point.noise_every == 1 for point in points.values())
 
 
+def _run(config, workdir, part=None):
+    """The study that was measured."""
+    run_study(config, workdir, part, lambda text: None)
+    [(_, [study])] = read_kinds([workdir])
+    return study
+
+
 def test_the_whole_study(tmp_path):
-    c = _config(**{"noise.rates": (4.0,), "noise.exact": True})
-    results = run_study(c, tmp_path, None, lambda text: None)
-    assert list(results) == ["base", "rate_x4", "temperature"]
-    for name, result in results.items():
-        assert result == json.loads((tmp_path / name / "result.json").read_text())
-        exact = result["noise_scale"]["exact"]
-        assert bool(exact) == (name == "base")
-        if exact:
-            assert exact["end"]["grad_sq_norm"] < exact["start"]["grad_sq_norm"]
-    table = noise_scale.summarize(results)
-    assert "rate_x4" in table and "temperature" in table
+    study = _run(_config(**{"noise.rates": (4.0,), "noise.exact": True}), tmp_path)
+    base, rate, cut = study.points
+    assert [p.directory.name for p in study.points] == ["base", "rate_x4", "temperature"]
+    for point in study.points:
+        windows = point.noise_scale.windows
+        assert windows[0].first_step == 1 and windows[-1].last_step == point.steps == 60
+    assert (rate.learning_rate, cut.parameters) == (pytest.approx(0.4), base.parameters)
+    exact = base.noise_scale.exact
+    assert exact["end"].grad_sq_norm < exact["start"].grad_sq_norm
+    assert rate.noise_scale.exact is None
+    assert len(KIND.table([study]).cells()) == 4
 
 
 def test_the_temperature_test_cuts_the_rate_for_a_while(tmp_path):
-    c = _config(**{"noise.rates": (), "noise.dip": 16.0})
-    results = run_study(c, tmp_path, "1:2", lambda text: None)
-    assert results["temperature"]["dip"] == {"factor": 16.0, "first_step": 21, "last_step": 40}
+    study = _run(_config(**{"noise.rates": (), "noise.dip": 16.0}), tmp_path, "1:2")
+    assert study.points[0].dip == Dip(16.0, 21, 40)
     rates = [row["learning_rate"] for row in read_metrics(tmp_path / "temperature", "train")]
     np.testing.assert_allclose(rates, [0.1] * 20 + [0.1 / 16] * 20 + [0.1] * 20, rtol=1e-6)
 
@@ -63,10 +70,9 @@ def test_the_temperature_test_cuts_the_rate_for_a_while(tmp_path):
 def test_a_rate_that_diverges_is_a_result(tmp_path):
     c = _config(**{"noise.rates": (), "noise.dip": 0.0, "noise.exact": True, "optim.base_lr": 1e4})
     c.optim.weight_decay = 1e6
-    (result,) = run_study(c, tmp_path, None, lambda text: None).values()
-    assert result["status"] == "diverged" and result["noise_scale"]["exact"]["end"] is None
-    assert "before it diverged" in noise_scale.sentence(result)
-    assert "div." in noise_scale.summarize({"base": result})
+    study = _run(c, tmp_path)
+    assert study.base.status == "diverged" and study.base.noise_scale.exact["end"] is None
+    assert any("base: diverged" in sentence for sentence in KIND.cautions(study))
 
 
 @pytest.mark.parametrize(
@@ -80,12 +86,12 @@ def test_a_rate_that_diverges_is_a_result(tmp_path):
         ({"noise.models": {"wide": {"width": 3}}}, "did you mean 'widths'"),
         ({"data.name": "imagenet", "noise.exact": True, "noise.dip": 0.0}, "streamed"),
         ({"noise.rates": (-1.0,)}, "noise.rates"),
-        ({"noise.rates": ("fast",)}, "holds 'fast'"),
+        ({"noise.rates": ("fast",)}, "contains 'fast'"),
         ({"duration": "30 steps"}, "within the run"),
         ({"noise.dip_to": "25 steps"}, "5 updates long"),
         ({"noise.exact": True, "model.norm": "ghost", "model.ghost_batch": 8}, "couples them"),
         ({"noise.exact": True, "loss.label_smoothing": 0.1}, "label smoothing"),
-        ({"noise.batches": (1,)}, "noise.batches holds 1; it must be at least 2"),
+        ({"noise.batches": (1,)}, "noise.batches contains 1; it must be at least 2"),
         ({"noise.dip": -2.0}, "noise.dip"),
     ],
 )

@@ -14,9 +14,9 @@ from scaling.config import default_config
 from scaling.data import sources
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
-from scaling.train.feed import ResidentFeed, make_feed
-from scaling.train.loop import train_point
+from scaling.train.feed import ResidentFeed, evaluation_shapes, make_feed
 from scaling.train.point import resolve
+from scaling.train.single import train_point
 
 
 class StopAfter:
@@ -80,7 +80,7 @@ def test_resident_data_is_read_when_it_is_asked_for(monkeypatch):
     c = default_config()
     c.global_batch, c.devices, c.eval.batch = 8, 2, 100
     point = resolve(c)
-    feed = ResidentFeed(point, plans(8, 2)[0], 1)
+    feed = ResidentFeed(point)
     ((data, rows),) = feed.evaluation("test")
     assert asked == ["test"] and rows["mask"].sum() == len(data["label"]) == 300
     for sharing in (None, 1):  # the training split: the first examples, and no second copy
@@ -88,16 +88,16 @@ def test_resident_data_is_read_when_it_is_asked_for(monkeypatch):
         assert data is feed.data and rows["index"].shape[0] == (sharing or 2)
         seen = rows["index"][rows["mask"] > 0]
         assert sorted(seen.tolist()) == list(range(300))
-        assert feed.evaluation_shapes("train", sharing) == _shapes((data, rows))
+        assert evaluation_shapes(point, "train", sharing) == _shapes((data, rows))
     assert asked == ["test", "train"]
 
 
 def test_evaluation_shapes_of_a_stream(config):
     config.devices, config.global_batch = 2, 8
     point = resolve(config)
-    feed = make_feed(point, plans(8, 2)[0], 1)
+    feed = make_feed(point, plans(8, 2)[0])
     for pair in feed.evaluation("train"):
-        assert feed.evaluation_shapes("train") == _shapes(pair)
+        assert evaluation_shapes(point, "train") == _shapes(pair)
 
 
 def _shapes(tree):

@@ -1,7 +1,6 @@
 """Batches that change on the way, against training written out and against runs cut to pieces."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import signal
@@ -18,10 +17,11 @@ from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
-from scaling.train import phases, planning
-from scaling.train.loop import train_point
-from scaling.train.phases import Rules, next_batch, train_phases
+from scaling.train import phases, planning, population
+from scaling.train.phases import Rules, examples_by, next_batch, train_phases
 from scaling.train.point import resolve
+from scaling.train.population import Population
+from scaling.train.single import train_point
 from scaling.train.step import init_state
 
 FOLLOW = Rules(16, (1.0, 0.2), 0.2, 20_000, r=100.0, largest=128, memory=20.0)
@@ -45,15 +45,16 @@ def point_at(batch, **changes):
 @pytest.fixture(scope="module", autouse=True)
 def programs():
     """Programs are compiled once for all tests whose points do not differ."""
-    plain = planning.choose
-    cached = functools.cache(lambda batch: plain(point_at(batch)))
+    plain, known = planning.fitting, {}
 
-    def choose(point, recorded=None):
-        same = point.config.to_json() == point_at(point.global_batch).config.to_json()
-        return cached(point.global_batch) if same else plain(point)
+    def fitting(point, *args, **options):
+        key = point.config.to_json()
+        if key not in known:
+            known[key] = plain(point, *args, **options)
+        return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "choose", choose)
+        patch.setattr(planning, "fitting", fitting)
         yield
 
 
@@ -83,7 +84,7 @@ def test_the_batch_moves_to_the_nearest_power_of_two(octaves, found):
 
 
 def test_a_batch_that_stays_trains_as_every_run_does(tmp_path):
-    """The same numbers as `loop`'s, augmentation included."""
+    """The same numbers as those of a single run, augmentation included."""
     augmented = {"data.augment": "crop_flip"}
     _train(tmp_path / "a", STAY, at=lambda batch: point_at(batch, **augmented))
     config = _config(16, seed=3, duration="40 steps", **augmented)
@@ -128,7 +129,7 @@ def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
         examples.append(start)
     np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=1e-4)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    assert trajectory.examples == start <= 1_500 < start + 200
+    assert examples_by(trajectory.schedule, trajectory.steps) == start <= 1_500 < start + 200
     seen = {row["step"]: row["examples"] for row in read_metrics(tmp_path, "train_eval")}
     assert seen == {0: 0} | {step: examples[step - 1] for step in seen if step}
 
@@ -170,7 +171,8 @@ def test_the_batch_follows_the_recorded_norms(followed):
 
 def test_evaluations_are_on_the_grid_and_goals_strictly_below(tmp_path, monkeypatch):
     losses = iter([2.0, 1.5, 1.0, 0.6, 0.5, 0.5, 0.49, 0.2])
-    monkeypatch.setattr(phases, "means", lambda calls: {"loss": next(losses), "error": 0.0})
+    evaluate = lambda self: {"loss": np.array([next(losses)]), "error": np.zeros(1)}
+    monkeypatch.setattr(Population, "evaluate", evaluate)
     rules = dataclasses.replace(STAY, goals=(1.0, 0.7, 0.5))
     (trajectory,) = _train(tmp_path, rules)
     grid = [0]
@@ -179,12 +181,12 @@ def test_evaluations_are_on_the_grid_and_goals_strictly_below(tmp_path, monkeypa
     assert [row["step"] for row in read_metrics(tmp_path, "train_eval")] == grid
     found = [(g["goal"], g["steps"]) for g in trajectory.goals]
     assert found == [(1.0, grid[3]), (0.7, grid[3]), (0.5, grid[6])]
-    assert trajectory.done and trajectory.step == grid[6] == len(read_metrics(tmp_path, "train"))
+    assert trajectory.steps == grid[6] == len(read_metrics(tmp_path, "train"))
 
 
 def test_the_loss_of_an_evaluation_is_that_of_the_first_examples(tmp_path):
     (trajectory,) = _train(tmp_path, dataclasses.replace(STAY, budget=0))
-    assert trajectory.done and trajectory.step == 0
+    assert trajectory.steps == 0
     point = point_at(16)
     key, _ = jax.random.split(jax.random.key(3))
     state = init_state(point.task, point.make_optimizer, point.hparams, key)
@@ -197,8 +199,8 @@ def test_the_loss_of_an_evaluation_is_that_of_the_first_examples(tmp_path):
 
 def test_an_exhausted_budget(tmp_path):
     (trajectory,) = _train(tmp_path, dataclasses.replace(STAY, budget=16 * 25 + 15))
-    assert trajectory.done and not trajectory.goals and trajectory.diverged_at is None
-    assert (trajectory.step, trajectory.examples) == (25, 400)
+    assert not trajectory.goals and trajectory.diverged_at is None and trajectory.steps == 25
+    assert [row["examples"] for row in read_metrics(tmp_path, "train_eval")][-1] == 400
     assert trajectory.noise_scale[-1][0] == 25  # judged where it ends
 
 
@@ -209,34 +211,40 @@ def test_divergence_ends_one_seed_and_not_the_next(tmp_path):
     rows = read_metrics(tmp_path, "train")
     for trial, trajectory in enumerate(found):
         own = [row for row in rows if row["trial"] == trial]
-        assert trajectory.done and trajectory.diverged_at == trajectory.step == len(own) < 8
+        assert trajectory.diverged_at == trajectory.steps == len(own) < 8
         norms = lambda row: [row["loss"], row["grad_sq_norm"], *row["local_grad_sq_norm"]]
         assert None in norms(own[-1]) and not any(None in norms(row) for row in own[:-1])
 
 
 def test_an_evaluation_that_is_not_finite_is_divergence(tmp_path, monkeypatch):
     losses = iter([2.0, 1.5, np.nan])
-    monkeypatch.setattr(phases, "means", lambda calls: {"loss": next(losses), "error": 0.0})
+    evaluate = lambda self: {"loss": np.array([next(losses)]), "error": np.zeros(1)}
+    monkeypatch.setattr(Population, "evaluate", evaluate)
     (trajectory,) = _train(tmp_path, STAY)
-    assert trajectory.diverged_at == trajectory.step == 2
+    assert trajectory.diverged_at == trajectory.steps == 2
 
 
 def test_one_program_for_every_batch_size(tmp_path, monkeypatch):
-    compiled, choose = [], planning.choose
+    compiled, fitting = [], planning.fitting
 
-    def counting(point):
+    def counting(point, *args, **options):
         compiled.append(point.global_batch)
-        return choose(point)
+        return fitting(point, *args, **options)
 
-    monkeypatch.setattr(planning, "choose", counting)
+    monkeypatch.setattr(planning, "fitting", counting)
     found = _train(tmp_path, FOLLOW, (3, 4))
     used = {batch for trajectory in found for _, batch in trajectory.schedule}
     assert sorted(compiled) == sorted(used) and len(used) > 2
 
 
 def test_a_batch_beyond_the_memory_is_refused(tmp_path):
-    at = lambda batch: point_at(batch, memory_limit_gib=1e-5)
-    with pytest.raises(UserError, match=r"Batch 16 in microbatches of 4 needs .* larger adaptive"):
+    def at(batch):
+        point = point_at(batch, memory_limit_gib=1e-5)
+        with point.config.unlocked():
+            point.config.adaptive = {"parts": 4}
+        return point
+
+    with pytest.raises(UserError, match=r"Batch 16 .* microbatches of 4, needs .* larger adaptive"):
         _train(tmp_path, STAY, at=at)
 
 
@@ -257,7 +265,7 @@ def test_stopped_anywhere_a_run_goes_on_as_if_never_stopped(followed, tmp_path, 
     """Also where calls are cut otherwise."""
     path, expected = followed
     if every == 45:
-        monkeypatch.setattr(phases, "CHUNK_SECONDS", 1e-9)  # one update per call
+        monkeypatch.setattr(population, "CALL_SECONDS", 1e-9)  # one update per call
     for launches in itertools.count(1):
         # The first stop of the first case is before anything was done.
         signals = StopAt(launches if every == 1 else every)
@@ -265,7 +273,7 @@ def test_stopped_anywhere_a_run_goes_on_as_if_never_stopped(followed, tmp_path, 
             found = _train(tmp_path, FOLLOW, (3, 4), signals=signals)
             break
         except Interrupted as error:
-            assert "what was done is saved" in str(error)
+            assert "progress is saved" in str(error)
     assert launches > 2
     assert found == expected
     assert (tmp_path / "metrics.jsonl").read_text() == (path / "metrics.jsonl").read_text()

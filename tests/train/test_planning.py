@@ -1,6 +1,3 @@
-import dataclasses
-
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -10,6 +7,14 @@ from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.train import planning
 from scaling.train.point import resolve
+from scaling.train.program import (
+    MAX_CALL_EXAMPLES,
+    MAX_CALL_STEPS,
+    Layout,
+    capacity_of,
+    compile_program,
+    shapes_of,
+)
 
 
 def _point(model, **changes):
@@ -20,7 +25,16 @@ def _point(model, **changes):
     return resolve(c)
 
 
-CNN = {"name": "simple_cnn", "size": "narrow"}
+MLP = {"name": "mlp", "widths": (4,)}
+CNN = {"name": "simple_cnn", "size": "narrow"}  # where nothing is compiled
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """No program is compiled; one needs a KiB per example of a microbatch."""
+    monkeypatch.setattr(planning, "compile_program", lambda point, layout, *_, **__: layout)
+    need = lambda layout, limit=0: 2**10 * layout.plan.micro_batch
+    monkeypatch.setattr(planning, "needed_bytes", need)
 
 
 def test_flops_are_the_closed_form():
@@ -51,21 +65,44 @@ def test_memory_decides_the_number_of_microbatches():
     assert chosen.plan.accum_steps > 1 and chosen.plan.global_batch == 4096
     assert chosen.step_bytes <= planning.memory_limit(tight)
     larger = [p for p in plans(4096, 1) if p.micro_batch > chosen.plan.micro_batch][-1]
-    assert planning.compile_plan(tight, larger).step_bytes > planning.memory_limit(tight)
-    with pytest.raises(UserError, match="use more memory"):
+    too_large = _program(tight, Layout("trials", 1, 1, 1, 1, larger))
+    assert planning.needed_bytes(too_large) > planning.memory_limit(tight)
+    with pytest.raises(UserError, match=r"Batch 64 does not fit: .* microbatches of"):
         planning.choose(_point(model, memory_limit_gib=1e-6))
 
 
-def test_by_hand_and_as_recorded():
+def test_the_first_that_fits(monkeypatch):
+    """Of whatever was not known before to be too large; the usual case is one compilation."""
+    monkeypatch.setattr(planning, "compile_program", lambda point, layout, *_: layout)
+    point, tried = _point({"name": "mlp", "widths": ()}, global_batch=1024), []
+
+    def need(layout, limit):
+        tried.append(layout.plan.micro_batch)
+        return 100.0 * layout.plan.micro_batch + 1000
+
+    monkeypatch.setattr(planning, "needed_bytes", need)
+    for limit in (10**9, 10**5, 5000, 1100):
+        tried.clear()
+        monkeypatch.setattr(planning, "memory_limit", lambda _, limit=limit: limit)
+        best = planning.choose(point).plan
+        fit = [p for p in plans(1024, 1) if 100 * p.micro_batch + 1000 <= limit]
+        assert best == fit[0] and tried[0] == 1024 and len(tried) <= 6
+    monkeypatch.setattr(planning, "memory_limit", lambda _: 1000)
+    with pytest.raises(UserError, match=r"Batch 1,024 does not fit: .* microbatches of 1, needs"):
+        planning.choose(point)
+
+
+def test_by_hand():
     assert planning.choose(_point(CNN, micro_batch=8)).plan == BatchPlan(64, 1, 8, 8)
-    recorded = BatchPlan(64, 1, 2, 32)
-    point = _point({"name": "mlp", "widths": (4,)})
-    assert planning.choose(point, recorded).plan == recorded
-    other_devices = dataclasses.replace(recorded, devices=2, accum_steps=1)
-    assert planning.choose(point, other_devices).plan == BatchPlan(64, 1, 1, 64)
 
 
-def test_convolutions_on_cpu_get_the_microbatch_that_timed_fastest(monkeypatch, tmp_path):
+def _program(point, layout):
+    return compile_program(point, layout, planning.stacked(point, [{}]))
+
+
+def test_convolutions_on_cpu_get_the_microbatch_that_timed_fastest(
+    uncompiled, monkeypatch, tmp_path
+):
     monkeypatch.setenv("SCALING_CACHE_DIR", str(tmp_path))
     timed = []
 
@@ -85,23 +122,26 @@ def test_convolutions_on_cpu_get_the_microbatch_that_timed_fastest(monkeypatch, 
     assert planning.would_time(other) and not planning.would_time(_point(CNN))
 
 
-def test_timing_really_runs():
-    assert 0 < planning._seconds_per_example(_point(CNN), BatchPlan(64, 1, 4, 16)) < 10
+def test_timing_really_runs(tiny_cnn):
+    assert planning._seconds_per_example(_point(tiny_cnn), BatchPlan(64, 1, 4, 16)) > 0
 
 
 def test_calls_are_long_for_small_batches_and_short_for_large_ones():
-    capacity = lambda batch: planning.capacity_of(
-        _point({"name": "mlp", "widths": ()}, global_batch=batch, duration="9999 steps")
-    )
-    assert capacity(1) == planning.MAX_CHUNK
-    assert capacity(32768) == planning.MAX_CHUNK_EXAMPLES // 32768
+    def capacity(batch):
+        point = _point({"name": "mlp", "widths": ()}, global_batch=batch, duration="9999 steps")
+        return capacity_of(point, planning.layout_of(point, 1))
+
+    assert capacity(1) == MAX_CALL_STEPS
+    assert capacity(32768) == MAX_CALL_EXAMPLES // 32768
     assert capacity(2**24) == 1
 
 
 def test_compiled_program_is_the_one_that_runs():
-    """Ahead-of-time shapes fit what the loop passes: no second compilation is possible."""
-    program = planning.compile_plan(_point({"name": "mlp", "widths": ()}), BatchPlan(64, 1, 1, 64))
+    """Ahead-of-time shapes fit what a population passes: no second compilation is possible."""
+    point = _point({"name": "mlp", "widths": ()})
+    layout = planning.layout_of(point, 1)
+    program = _program(point, layout)
     assert program.step_bytes > 0 and program.seconds > 0
-    shapes = planning.shapes_of(_point({"name": "mlp", "widths": ()}), program.plan)
-    assert jax.tree.leaves(shapes[2])[0].shape == (1, 3, 1, 64)
-    assert np.dtype(jax.tree.leaves(shapes[2])[0].dtype) == np.int32
+    *_, batches, count = shapes_of(point, layout, planning.stacked(point, [{}]))
+    assert batches["index"].shape == (1, 1, 1, 3, 1, 64)
+    assert batches["index"].dtype == count.dtype == np.int32

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
-from scaling.train.loop import train_point
 from scaling.train.point import resolve
 from scaling.train.population import Population
+from scaling.train.single import train_point
 
 # Factors like those of Hoffer 2017's wide ResNet, and one that raises the rate.
 STEPS = {
@@ -61,9 +61,9 @@ def test_factors_are_in_the_record_and_in_every_trial(tmp_path, capsys):
     assert resolved["hparams"]["decay_factor"] == [10.0, 0.025]
 
     population = Population(resolve(config, {"peak"}), [{"peak": 0.1}, {"peak": 0.0}], [0, 0])
-    _, metrics = population.advance(5)
-    while metrics is None:
-        _, metrics = population.advance(5)
+    while population.step < 5:
+        population.advance(5)
+    metrics = population.evaluate()
     (alone,) = read_metrics(tmp_path, "validation")
     np.testing.assert_allclose(metrics["loss"][0], alone["loss"], rtol=1e-5)
     assert abs(metrics["loss"][1] - alone["loss"]) > 1e-3  # the run did learn

@@ -1,7 +1,9 @@
 """The training step against its invariants, on one to eight simulated devices."""
 
 import functools
+from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,13 @@ import pytest
 from scaling.batch import plan_by_hand, plans
 from scaling.data.resident import EpochOrder, make_preprocess, synthetic
 from scaling.models import build_model, ghost_batch_of
+from scaling.models.layers import Dropout
 from scaling.tasks import Classification
+from scaling.train.program import Layout, Trial, make_train
 from scaling.train.step import (
     AXIS,
     gradient_noise,
     init_state,
-    make_chunk,
     noise_parts,
     replicate,
 )
@@ -30,11 +33,36 @@ def _make_optimizer(hparams):
     return optax.sgd(rate, momentum=0.9), rate
 
 
+def make_chunk(task, make_optimizer, plan, preprocess, devices, noise=None):
+    """A population's program, of one trial and without the axes of trials."""
+    point = SimpleNamespace(
+        task=task,
+        make_optimizer=make_optimizer,
+        preprocess=preprocess,
+        devices=devices,
+        info=SimpleNamespace(streaming=False),
+        config=SimpleNamespace(noise_scale=noise is not None, noise_every=noise),
+    )
+    program = make_train(point, Layout("batch", len(devices), 1, 1, 1, plan))
+    lead = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], tree)
+    alone = lambda tree: jax.tree.map(lambda leaf: leaf[0, 0], tree)
+
+    def chunk(state, data, batches, count, *fixed):
+        trials, fixed = replicate(lead((Trial(state, True), fixed)), devices)
+        batches = {"index": batches["index"][:, None, None]}
+        trials, rows = program(trials, fixed, data, batches, count)
+        return alone(trials.state), alone(rows)
+
+    chunk.program = program
+    return chunk
+
+
 def _train(
     model, devices, micro, batch=BATCH, steps=STEPS, cuts=(), augment="crop_flip", noise=None
 ):
     """(metrics, state) after `steps` updates, in chunks cut at `cuts`."""
-    model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
+    if not isinstance(model, nn.Module):
+        model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
     task = Classification(model, SHAPE)
     plan = plan_by_hand(batch, devices, micro, ghost_batch_of(model, batch))
     chosen = jax.devices()[:devices]
@@ -55,21 +83,40 @@ def _train(
     return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}, jax.device_get(state)
 
 
+class WithDropout(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, *, train, positions=None):
+        x = nn.relu(nn.Dense(16)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes)(Dropout(0.5)(x, train=train, positions=positions))
+
+
 MODELS = {
     "ghost within a device": {"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 4},
     "ghost across devices": {"name": "mlp", "widths": (16,), "norm": "ghost", "ghost_batch": 48},
     "batch": {"name": "mlp", "widths": (16,), "norm": "batch"},
-    "dropout": {"name": "simple_cnn", "size": "narrow", "dropout": 0.5},
+    "dropout": WithDropout(),
+}
+# (devices, examples in a microbatch): every pair of model, number of devices, and one microbatch or
+# several that there is, once.
+LAYOUTS = {
+    "ghost within a device": [(1, 24), (2, 48), (3, 8), (8, 4)],
+    "ghost across devices": [(2, 24), (4, 24), (8, 6)],
+    "batch": [(3, 32), (8, 12)],
+    "dropout": [(1, 32), (4, 12), (8, 12)],
 }
 
 
-def _layouts(name):
-    """Some of the layouts that fit a model, on every number of devices."""
-    ghost = ghost_batch_of(build_model(num_classes=10, **MODELS[name]), BATCH)
-    for devices in (1, 2, 3, 4, 8):
-        fitting = plans(BATCH, devices, ghost)
-        few = fitting[1::3] if name == "dropout" else fitting[:3]
-        yield from ((name, devices, plan.micro_batch) for plan in few[:2] or fitting[:1])
+def _cases():
+    """`LAYOUTS`, and as slow tests more of those that fit, on every number of devices."""
+    for name, few in LAYOUTS.items():
+        yield from ((name, *layout) for layout in few)
+        ghost = None if name == "dropout" else MODELS[name].get("ghost_batch", BATCH)
+        for devices in (1, 2, 3, 4, 8):
+            for micro in [plan.micro_batch for plan in plans(BATCH, devices, ghost)][:3]:
+                if (devices, micro) not in few:
+                    yield pytest.param(name, devices, micro, marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -77,11 +124,10 @@ def _reference(name):
     return _train(MODELS[name], 1, BATCH)
 
 
-@pytest.mark.parametrize("name, devices, micro", [case for n in MODELS for case in _layouts(n)])
+@pytest.mark.parametrize("name, devices, micro", list(_cases()))
 def test_the_layout_changes_nothing(name, devices, micro):
     """Same examples, losses, norms, weights and running statistics on any layout."""
-    model = MODELS[name]
-    metrics, state = _train(model, devices, micro)
+    metrics, state = _train(MODELS[name], devices, micro)
     expected, expected_state = _reference(name)
     for key in ("loss", "error", "grad_sq_norm", "learning_rate", "weight_distance"):
         np.testing.assert_allclose(metrics[key], expected[key], rtol=2e-4, atol=2e-6, err_msg=key)
@@ -184,7 +230,16 @@ def test_one_program_and_one_all_reduce():
         state, _ = chunk(state, *arguments(count))
         traces.append("call")
     assert traces[traces.index("call") :] == ["call"] * 4  # nothing was traced again
-    text = chunk.lower(state, *arguments(1)).compile().as_text()
+    lead = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], tree)
+    data, batches, count, *fixed = arguments(1)
+    args = (
+        lead(Trial(state, True)),
+        lead(tuple(fixed)),
+        data,
+        {"index": batches["index"][:, None, None]},
+        count,
+    )
+    text = chunk.program.lower(*args).compile().as_text()
     assert text.count(" all-reduce(") == 1
 
 

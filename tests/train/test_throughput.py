@@ -54,10 +54,10 @@ def test_speeds_are_of_the_data_set_itself():
 def test_a_batch_that_runs_out_of_memory_ends_the_list(monkeypatch):
     plain = throughput._speed
 
-    def full(point, *args):
-        if point.global_batch > 4:
+    def full(population, *args):
+        if population.point.global_batch > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return plain(point, *args)
+        return plain(population, *args)
 
     monkeypatch.setattr(throughput, "_speed", full)
     rows = throughput.speeds(_config(), [2, 4, 8, 16], 0.01)

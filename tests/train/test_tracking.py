@@ -10,7 +10,7 @@ from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
-from scaling.train.loop import train_point
+from scaling.train.single import train_point
 
 BATCH, STEPS = 48, 60
 

@@ -1,0 +1,345 @@
+"""The program: flags -> config -> study -> report -> exit code.
+
+Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stopped by signal n and
+saved.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+
+from scaling.errors import UserCodeError, UserError, call_users, nearest
+from scaling.files import user_path
+from scaling.report import write_report
+from scaling.signals import Interrupted
+from scaling.workers import run_workers, stop_with_parent
+
+
+class OrNone(flags.ArgumentParser):
+    """Parses "None" for config keys that may be None, all else by another parser."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument):
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+for kind, parser in (
+    (int, flags.IntegerParser()),
+    (float, flags.FloatParser()),
+    (str, flags.ArgumentParser()),
+):
+    config_flags.register_flag_parser_for_type(kind, OrNone(parser))
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "FILE[:task], or the name of a packaged config; any key can be set, as in "
+    "--config.optim.base_lr=0.2",
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the records; default: under runs/")
+DEVICES = flags.DEFINE_integer(
+    "devices", None, "simulate this many devices on the CPU; valid for results, not for speed", 1
+)
+POINTS = flags.DEFINE_string("points", None, "i:j, run only these points of a study")
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "processes that share a study's points on a CPU; default: one per core", 1
+)
+WORKER = flags.DEFINE_bool(
+    "worker", False, "run as one of several processes on a workdir, on points that no other runs"
+)
+REPORT = flags.DEFINE_list(
+    "report", None, "WORKDIR[,WORKDIR...], write the report of finished studies and run nothing"
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
+
+
+def main(_) -> None:
+    say = lambda text: print(text, flush=True)
+    workdir = None if WORKDIR.value is None else user_path(WORKDIR.value, "--workdir")
+    if REPORT.value is not None:
+        workdirs = [user_path(path, "--report") for path in REPORT.value or [""]]
+        write_report(workdirs, workdir or report_folder(workdirs), say)
+        return
+    config = CONFIG.value
+    set_up_jax(DEVICES.value)
+    from scaling.studies.running import (
+        one_per_core,
+        points_of,
+        run_study,
+        study_of,
+    )  # devices are set
+    from scaling.train.threads import fit_cpu
+
+    points = points_of(config, POINTS.value)
+    if one_per_core(config.study):  # the same numbers with any number of workers
+        os.environ.setdefault("PJRT_NPROC", "1")
+    elif config.study == "train" and not DEVICES.value:
+        fit_cpu(points.values())
+    if DRY_RUN.value:
+        say(study_of(config).dry_run(points))
+        return
+    workdir = workdir or Path(default_workdir())
+    if WORKER.value:
+        stop_with_parent()
+        run_study(config, workdir, POINTS.value, say, worker=True)
+        return
+    workers = workers_for(config, workdir)
+    if workers > 1:
+        for point in points.values():
+            study_of(config).check(point)
+        run_workers(workers, [sys.executable, *sys.argv, "--worker"], say)
+    # Runs the points that workers did not finish, so that errors appear as without workers.
+    quiet = lambda text: None if workers > 1 and "already finished" in text else say(text)
+    run_study(config, workdir, POINTS.value, quiet)
+    if DEVICES.value:
+        say(f"On {DEVICES.value} simulated devices: times are not those of real devices.")
+    write_report([workdir], workdir, say)
+
+
+def report_folder(workdirs: list[Path]) -> Path:
+    """The workdir of a single study; for several, a new folder beside the first."""
+    first, *others = [workdir.resolve() for workdir in workdirs]
+    names = "+".join(workdir.name for workdir in (first, *others))
+    return first.with_name(names[:200]) if others else workdirs[0]
+
+
+def workers_for(config, workdir: Path) -> int:
+    """The number of processes that share the points: one per core if JAX has only the CPU."""
+    import jax
+
+    from scaling.studies.running import one_per_core, unfinished
+
+    if not one_per_core(config.study) or DEVICES.value or jax.default_backend() != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(WORKERS.value or cores, unfinished(config, workdir, POINTS.value))
+
+
+def set_up_jax(devices: int | None) -> None:
+    """Set up simulated devices, 32-bit numbers and the compilation cache."""
+    import jax
+
+    from scaling.data.sources import cache_dir
+    from scaling.train.threads import split_cpu
+
+    if devices:
+        split_cpu(devices)
+        jax.config.update("jax_platforms", "cpu")
+    # Training is in float32 by design, also under JAX_ENABLE_X64.
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """(name, value) of every flag, written --name=value or --name value."""
+    pairs, rest = [], list(argv[1:])
+    while rest:
+        name, equals, value = rest.pop(0).lstrip("-").partition("=")
+        if not equals and rest and not rest[0].startswith("-"):
+            value = rest.pop(0)
+        pairs.append((name, value))
+    return pairs
+
+
+def default_workdir() -> str:
+    """runs/FILE-task-OVERRIDES, so that the same command resumes the same run."""
+    parts = []
+    for name, value in arguments(sys.argv):
+        if name == "config":
+            path, _, task = value.partition(":")
+            parts.insert(0, "-".join(filter(None, (Path(path).stem, task))))
+        elif name.startswith("config."):
+            parts.append(f"{name.removeprefix('config.')}={value}")
+        elif name.startswith("noconfig."):
+            parts.append(f"{name.removeprefix('noconfig.')}=False")
+        elif name == "devices":
+            parts.append(f"simulated{value}")
+    return "runs/" + re.sub(r"[^\w.=,-]+", "_", "-".join(parts))
+
+
+def load_config(argument: str) -> ConfigDict:
+    """The config returned by `get_config` of FILE[:task].
+
+    Raises:
+      UserError: no such file, or one that is not a config file.
+      UserCodeError: an exception in the file's code.
+    """
+    file, _, task = argument.partition(":")
+    if not file:
+        raise UserError(f"--config={argument} has no file. {_configs()}")
+    path = user_path(file, "--config")
+    if re.fullmatch(r"\w+", file) and not path.exists():
+        path = _own_configs() / f"{file}.py"
+    if path.is_dir():
+        raise UserError(f"--config={argument} is a folder; name a file. {_configs()}")
+    if not path.is_file():
+        raise UserError(f"There is no config file {file!r}: {_configs(path.stem)}")
+    name = "config_file"
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    try:
+        code = loader.get_code(name)
+    except (OSError, SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        reason = f"{error.msg} in line {line}" if line else error
+        raise UserError(
+            f"{file} cannot be read ({reason}); use a Python file with a function get_config."
+        ) from None
+    sys.modules[name] = module  # for dataclasses and pickle
+    call_users(f"config file {file}", exec, code, module.__dict__)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(
+            f"{file} has no function get_config; add one that returns a ConfigDict, as in "
+            "configs/quickstart.py."
+        )
+    return _call_get_config(get_config, file, task)
+
+
+def _call_get_config(get_config, file, task):
+    """The config of a task, "" for none."""
+    given = [task] * bool(task)
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError as error:
+        if task:
+            raise UserError(f"{file} has no tasks; remove :{task}.") from None
+        raise UserError(
+            f"get_config of {file} cannot be called without a task ({error}); name one, as in "
+            f"--config={file}:TASK, or give the argument a default."
+        ) from None
+    config = call_users(f"config file {file}", get_config, *given)
+    plain = isinstance(config, ConfigDict) and not isinstance(config, FrozenConfigDict)
+    if not (plain and "study" in config):
+        kind = "a ConfigDict without the keys of a study" if plain else type(config).__name__
+        raise UserError(
+            f"get_config of {file} returns {kind}; return a ConfigDict created by "
+            "scaling.config.default_config()."
+        )
+    return config
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """`load_config` instead of ml_collections' loader, whose errors are tracebacks."""
+
+    def parse(self, argument):
+        return load_config(argument).lock()
+
+
+flags.FLAGS["config"].parser = _ConfigFile()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse absl's flags, with all errors as one sentence.
+
+    Raises:
+      UserError: unknown flag, config file, task or key, or a value of the wrong type.
+      UserCodeError: see `load_config`.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error.flagname)) from None
+    except flags.Error as error:
+        raise UserError(f"{str(error).rstrip('.')}.") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        unknown = _unknown_key(argv)
+        if unknown is None and not isinstance(error, ValueError):
+            raise  # a bug
+        raise UserError(unknown or f"{error}.") from None
+    if REPORT.value is not None:
+        if CONFIG.value is not None:
+            raise UserError("--report reads only records; remove --config.")
+    elif CONFIG.value is None:
+        raise UserError(f"There is no config; name one with --config=FILE[:task]. {_configs()}")
+    if len(rest) > 1:
+        raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
+    return rest
+
+
+def _unknown_flag(name):
+    """The error for a flag outside --config, or for --config.KEY without --config."""
+    first = name.partition(".")[0]
+    if first == "config":
+        return f"--{name} sets a key of a config, and there is none; name one with --config=FILE."
+    config = flags.FLAGS["config"].value  # CONFIG.value raises after a parsing error
+    if config is not None and first in config:
+        return f"Unknown flag --{name}; set keys of the config with --config.{name}."
+    known = [f"--{flag.name}" for flag in _flags()]
+    return f"Unknown flag --{name}: {nearest(f'--{first}', known)}"
+
+
+def _flags():
+    """The flags of this program, without those of absl."""
+    return flags.FLAGS.get_key_flags_for_module(flags.FLAGS.find_module_defining_flag("workdir"))
+
+
+def _unknown_key(argv):
+    """The error for the first --config.KEY that the config does not have, None if it has all."""
+    pairs = arguments(argv)
+    config = load_config(dict(pairs)["config"])
+    for name, value in pairs:
+        if not name.removeprefix("no").startswith("config."):
+            continue
+        keys = config
+        for key in name.partition(".")[2].split("."):
+            if not hasattr(keys, "keys") or key not in keys:
+                known = nearest(key, keys.keys()) if hasattr(keys, "keys") else "It has no keys."
+                return f"Unknown config key {key!r} in --{name}={value}: {known}"
+            keys = keys[key]
+    return None
+
+
+def _own_configs() -> Path:
+    """The folder of the packaged configs, which import each other as `configs`."""
+    here = Path(__file__).parent
+    if (here.parent / "configs" / "quickstart.py").exists():  # a checkout
+        return here.parent / "configs"
+    if importlib.util.find_spec("configs") is None:
+        sys.modules["configs"] = importlib.import_module("scaling.configs")
+    return here / "configs"
+
+
+def _configs(name: str = ""):
+    """The packaged configs, for a message, the one nearest to `name` first."""
+    files = sorted(_own_configs().glob("*.py"))
+    runnable = [path.stem for path in files if "def get_config" in path.read_text()]
+    return nearest(name, runnable)
+
+
+def cli() -> None:
+    """The program, with its exit code."""
+    app.define_help_flags()
+    for flag in _flags():  # --help lists the flags of the called program
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    try:
+        parse_flags(sys.argv)
+        main(sys.argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, UserCodeError):
+            print(error.traceback, file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as error:
+        if not WORKER.value:  # the parent process prints it
+            print(f"{error} Run the same command again to resume.", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if not WORKER.value:
+            print("Interrupted. Run the same command again to resume.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,249 @@
+"""The figures."""
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from scaling.paired import mean_and_deviation
+from scaling.report.charts import (
+    COLORS,
+    GREY,
+    MARKERS,
+    Axis,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Span,
+    batches,
+    shades,
+    shown,
+)
+from scaling.report.wording import batch_label, count, decimal_label, number
+from scaling.studies.accuracy.judging import Point, Study, choices, times_longer
+from scaling.studies.accuracy.record import Trial
+from scaling.studies.accuracy.texts import percent, point_text, points_text, spread_text
+
+FAR = 6.0  # what adds more than this multiple of the median added error is off the scale
+WITHIN = "#dcebe3"
+OWN = "the recipe of the panel"
+FAILED, ABOVE_AXIS = "diverged under some seed", "error above the axis"
+GAPS = 3  # recipes besides the baseline
+PANELS = 18  # of tuning
+ABOVE = 1.2  # times the largest error: y of trials that have no error
+
+
+def percent_tick(value: float) -> str:
+    """On axes: 11.5%"""
+    return f"{100 * value:.4g}%"
+
+
+def _title(study: Study, *parts: str) -> str:
+    return ", ".join(filter(None, [study.label, *parts]))
+
+
+def errors(studies: Sequence[Study]) -> list[Panel]:
+    """Test error against the batch; a panel per study and recipe."""
+    panels = []
+    for study in studies:
+        low, ceiling = _scale(study)
+        top = ceiling + 0.1 * (ceiling - low)
+        y = Axis("test error", "near", percent_tick, include=(low, top))
+        others = [recipe for recipe in study.recipes if recipe != study.baseline]
+        for recipe in others or [study.baseline]:
+            marks = _level(study) + _recipe(study, study.baseline, GREY, ceiling, top)
+            if others:
+                marks += _recipe(study, recipe, COLORS[0], ceiling, top)
+            panels.append(Panel(batches(), y, marks, _title(study, recipe)))
+    return shown(panels)
+
+
+def _scale(study: Study) -> tuple[float, float]:
+    """Lower and upper end of an axis for all errors but those far above the rest."""
+    spreads = [spread for p in study.points if not p.failed and (spread := p.spread("test"))]
+    if not spreads:
+        return 0.0, 1.0
+    least = min(spread.mean for spread in spreads)
+    added = [spread.mean - least for spread in spreads if spread.mean > least]
+    cap = least + FAR * max(statistics.median(added or [0.0]), study.tolerance)
+    ends = [end for spread in spreads if spread.mean <= cap for end in spread.ends]
+    level = study.reference.mean("test") if study.reference else None
+    if level is not None and level <= cap:
+        ends += [level - study.tolerance, level + study.tolerance]
+    return max(min(ends), 0.0), max(ends)
+
+
+def _level(study: Study) -> list[Mark]:
+    """The reference and its tolerance."""
+    level = study.reference.mean("test") if study.reference else None
+    if level is None:
+        return []
+    name = f"reference ± {points_text(study.tolerance)[1:]} points"
+    span = Span(max(level - study.tolerance, 0.0), level + study.tolerance, WITHIN, name, axis="y")
+    return [span, Rule(GREY, y=level, dash="dot", series=name)]
+
+
+def _recipe(study: Study, recipe: str, color: str, ceiling: float, top: float) -> list[Mark]:
+    """Its errors, with a line where they are on the scale, and at its top the others."""
+    label, marks = recipe if color == GREY else OWN, []
+    points = [p for p in study.points_of(recipe) if p.failed or p.mean("test") is not None]
+    on_scale = lambda point: not point.failed and point.mean("test") <= ceiling
+    for drawn, group in itertools.groupby(points, on_scale):
+        if drawn:
+            pairs = [(point.global_batch, point.mean("test")) for point in group]
+            marks.append(Line(*zip(*pairs, strict=True), color, width=1.1, series=label))
+    marks.append(_means(study, list(filter(on_scale, points)), "test", color, label))
+    for failed, what, marker in ((True, FAILED, "o"), (False, ABOVE_AXIS, "^")):
+        others = [point for point in points if not on_scale(point) and point.failed == failed]
+        if others:
+            x, texts = [p.global_batch for p in others], _texts(study, others)
+            look = {"marker": marker, "size": 6, "hollow": True, "texts": texts}
+            marks.append(Points(x, [top] * len(x), color, what, series=label, **look))
+    return marks
+
+
+def _means(study, points, split, color, label, **look) -> Points:
+    """Means with standard deviations."""
+    low, high = ([point.spread(split).ends[end] for point in points] for end in (0, 1))
+    x, y = [p.global_batch for p in points], [p.mean(split) for p in points]
+    return Points(x, y, color, label, low=low, high=high, texts=_texts(study, points), **look)
+
+
+def _texts(study: Study, points: Sequence[Point]) -> list[str]:
+    """For hovering."""
+    return [
+        f"{', '.join(point.recipes)}, batch {count(point.global_batch)}\n"
+        f"test error: {point_text(study, point)}"
+        + (f"\ntraining error: {spread_text(spread)}" if (spread := point.spread("train")) else "")
+        for point in points
+    ]
+
+
+def gaps(studies: Sequence[Study]) -> list[Panel]:
+    """Training and test error of the baseline and the recommended recipes; a panel per study."""
+    return shown(_gap(study) for study in studies)
+
+
+def _gap(study: Study) -> Panel:
+    marks: list[Mark] = [
+        Line([], [], GREY, "test error"),
+        Line([], [], GREY, "training error", "dash"),
+    ]
+    largest_first = [choices(study, batch) for batch in reversed(study.larger_batches)]
+    best = (point.recipe for points in largest_first for point in points)
+    names = list(dict.fromkeys([study.baseline, *best]))[: GAPS + 1]
+    for recipe, color, marker in zip(names, (GREY, *COLORS), MARKERS, strict=False):
+        for split, dash in (("train", "dash"), ("test", "solid")):
+            points = [p for p in study.points_of(recipe) if not p.failed and p.spread(split)]
+            x, y = [p.global_batch for p in points], [p.mean(split) for p in points]
+            marks.append(Line(x, y, color, dash=dash, series=recipe))
+            look = {"marker": marker, "hollow": split == "train", "series": recipe}
+            label = recipe if split == "test" else ""
+            marks.append(_means(study, points, split, color, label, **look))
+    return Panel(batches(), Axis("error", "near", percent_tick, include=(0.0,)), marks, study.label)
+
+
+ERROR = Axis("validation error", tick=percent_tick)
+EPOCHS = Axis("epoch", "linear", decimal_label)
+STEPS = Axis("optimizer step", tick=decimal_label)
+
+
+def curve(point: Point) -> list[tuple[int, float]]:
+    """(step, validation error), the mean over the seeds that did not diverge, where all have one.
+
+    Empty where some seed has no curve after its first step.
+    """
+    runs = [point.curves.get(i, {}) for i, run in enumerate(point.runs) if not run.diverged]
+    steps = set.intersection(*map(set, runs)) if runs else set()
+    if not any(steps):
+        return []
+    return [(step, mean_and_deviation([run[step] for run in runs])[0]) for step in sorted(steps)]
+
+
+def curves(studies: Sequence[Study]) -> list[Panel]:
+    """The baseline recipe by batch (Hoffer 2017, Figure 1), and what is recommended at the
+    largest; panels by study."""
+    panels = []
+    sizes = sorted({batch for study in studies for batch in study.batches})
+    colors = dict(zip(sizes, shades(len(sizes)), strict=True))
+    for study in studies:
+        marks = []
+        for point in study.points_of(study.baseline):
+            label = f"batch {batch_label(point.global_batch)}"
+            marks += _curve(point, label, colors[point.global_batch])
+        panels.append(Panel(EPOCHS, ERROR, marks, _title(study, f"{study.baseline} recipe")))
+        panels += _largest(study)
+    return shown(panels)
+
+
+def _largest(study: Study) -> Iterator[Panel]:
+    """The recommended recipe beside the baseline and the reference: by epochs, or by steps where it
+    takes more epochs."""
+    batch = study.batches[-1]
+    baseline, reference = study.point(batch, study.baseline), study.reference
+    for best in reversed(choices(study, batch)):
+        if best in (baseline, reference) or not curve(best):
+            continue
+        epochs, marks = not times_longer(study, best), []
+        compared = (baseline, COLORS[1]), (best, COLORS[0 if epochs else 2]), (reference, GREY)
+        for point, color in compared:
+            if point:
+                label = f"{point.recipe}, batch {batch_label(point.global_batch)}"
+                marks += _curve(point, label, color, epochs)
+        title = f"batch {batch_label(batch)}, {'as many epochs' if epochs else 'step by step'}"
+        yield Panel(EPOCHS if epochs else STEPS, ERROR, marks, _title(study, title))
+
+
+def _curve(point: Point, label: str, color: str, epochs: bool = True) -> list[Mark]:
+    """A line, and a mark at its end; nothing where there is no curve."""
+    # The axis of steps is one of logs, and has no place for the evaluation before the first.
+    pairs = [(step, error) for step, error in curve(point) if step > 0 or epochs]
+    if not pairs:
+        return []
+    steps, errors = zip(*pairs, strict=True)
+    x = [step * (point.epochs / point.steps if epochs else 1) for step in steps]
+    text = f"{label}\n{percent(errors[-1])} validation error after {count(steps[-1])} steps"
+    end = Points(x[-1:], errors[-1:], color, size=4, texts=[text], series=label)
+    return [Line(x, errors, color, label), end]
+
+
+def tuning(studies: Sequence[Study]) -> tuple[list[Panel], int]:
+    """Validation error against the learning rates tried at the largest batch, a panel per recipe:
+    the first `PANELS` of them, and how many there are."""
+    panels = []
+    for study in studies:
+        points = [point for point in study.points_at(study.batches[-1]) if point.tuning]
+        errors = [t.validation_error for p in points for t in p.tuning.trials if _done(t)]
+        # Diverged trials stand above all errors, and all panels share their axis.
+        ends = (min(errors), max(errors) * ABOVE) if errors else (0.1, 1.0)
+        panels += [_tuning(point, _title(study, point.recipe), ends) for point in points]
+    panels = shown(panels)
+    return panels[:PANELS], len(panels)
+
+
+def _done(trial: Trial) -> bool:
+    return trial.status != "diverged" and trial.validation_error is not None
+
+
+def _tuning(point: Point, title: str, ends: tuple[float, float]) -> Panel:
+    tuning = point.tuning
+    end = "end of the range searched"
+    marks: list[Mark] = [Rule(GREY, end, x=rate) for rate in tuning.range]
+    best = [tuning.chosen] if tuning.chosen else []
+    for trials, label, color, marker, size in (
+        ([t for t in tuning.trials if not _done(t)], "diverged", COLORS[1], "x", 5),
+        ([t for t in tuning.trials if _done(t)], "a learning rate tried", COLORS[0], "o", 5),
+        (best, "the best, used for the runs", "#000000", "*", 9),
+    ):
+        x = [trial.learning_rate for trial in trials]
+        y = [trial.validation_error if _done(trial) else ends[1] for trial in trials]
+        texts = [
+            f"learning rate {number(t.learning_rate)}\n"
+            + (f"{percent(t.validation_error)} validation error" if _done(t) else "diverged")
+            for t in trials
+        ]
+        marks.append(Points(x, y, color, label, marker, size, texts=texts))
+    rate = f"learning rate at batch {batch_label(point.global_batch)}"
+    return Panel(Axis(rate, tick=decimal_label), replace(ERROR, include=ends), marks, title)

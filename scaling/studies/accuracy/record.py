@@ -1,0 +1,71 @@
+"""The form of result.json."""
+
+from dataclasses import dataclass
+
+from scaling.paired import mean_and_deviation
+from scaling.studies import recipe_records
+from scaling.studies.recipe_records import Run, Spread, spread_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A learning rate that was tried."""
+
+    learning_rate: float
+    validation_error: float | None  # after the last update; None: diverged
+    status: str  # complete or diverged
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The search for a point's learning rate."""
+
+    range: tuple[float, float]  # lowest and highest rate tried
+    trials: list[Trial]
+    best: int | None  # place among the trials; None: all diverged
+    at_edge: str | None  # low or high, where the best lies at an end of the range
+    widened: int  # rounds beyond the first range
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The best trial."""
+        return None if self.best is None else self.trials[self.best]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record(recipe_records.Record):
+    """One batch size under one recipe; diverged also where every learning rate tried did."""
+
+    tolerance: float  # added test error that counts as none
+    tuning: Tuning | None
+    runs: list[Run]
+
+    @property
+    def diverged(self) -> int:
+        """How many seeds diverged."""
+        return sum(run.diverged for run in self.runs)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any seed diverged, or none could be run."""
+        return self.diverged > 0 or self.status == "diverged"
+
+    def errors(self, split: str) -> dict[int, float]:
+        """Seed -> error, of the seeds that have one."""
+        errors = {run.seed: run.error(split) for run in self.runs}
+        return {seed: error for seed, error in errors.items() if error is not None}
+
+    def spread(self, split: str) -> Spread | None:
+        """Of the error; None where no seed has one."""
+        return spread_of(list(self.errors(split).values()))
+
+    def mean(self, split: str) -> float | None:
+        """Of the error."""
+        spread = self.spread(split)
+        return spread and spread.mean
+
+    @property
+    def gap(self) -> float | None:
+        """Test error - training error, over the seeds that have both."""
+        train, test = self.errors("train"), self.errors("test")
+        return mean_and_deviation([test[seed] - train[seed] for seed in test if seed in train])[0]

@@ -1,0 +1,333 @@
+"""What large batches cost in test accuracy, and which recipe wins it back.
+
+Goyal et al. 2017, Figure 1 and Tables 1 and 2; Hoffer et al. 2017, Figure 1 and Table 1; You et al.
+2017, Tables 1 to 4.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from scaling.report.blocks import Note, Picture, Section
+from scaling.report.kind import Kind, about_all
+from scaling.report.reading import jsonl
+from scaling.report.records import Directory, Workdir, read_points
+from scaling.report.tables import Column, Table, csv_only
+from scaling.report.tables import within as rows_within
+from scaling.report.wording import count, number, subject
+from scaling.studies.accuracy import charts
+from scaling.studies.accuracy.judging import (
+    Point,
+    Study,
+    changes,
+    choices,
+    ranked,
+    recommended,
+    times_longer,
+    to_reference,
+    verdict,
+    within,
+)
+from scaling.studies.accuracy.papers import papers
+from scaling.studies.accuracy.texts import (
+    added_text,
+    flags,
+    point_text,
+    points_text,
+    seeds_text,
+    spread_text,
+)
+from scaling.studies.recipe_records import names_of, sort_and_check
+
+NAMED = 3  # recipes that are named in a sentence
+SPLITS = ("train", "validation", "test")
+
+
+def read(workdir: Workdir) -> Study:
+    """The study in one work directory.
+
+    Raises:
+      UserError: records that cannot be read, two of the same point, or of different questions.
+    """
+    points = read_points(workdir, Point, recipes=names_of, curves=_curves)
+    sort_and_check(workdir, points, tolerance="tolerance")
+    return Study(workdir.path, points, workdir.unfinished)
+
+
+def _curves(directory: Directory) -> dict[int, dict[int, float]]:
+    """Validation errors along the runs, from metrics.jsonl."""
+    curves: dict[int, dict[int, float]] = {}
+    for row in jsonl(directory.path / "metrics.jsonl"):
+        if row["split"] == "validation" and row.get("error") is not None:
+            curves.setdefault(row.get("trial", 0), {})[row["step"]] = row["error"]
+    return {trial: dict(sorted(curve.items())) for trial, curve in curves.items()}
+
+
+def answer(study: Study) -> str:
+    """What the largest batch costs, what wins it back, and up to where something does."""
+    reference, largest = study.reference, study.batches[-1]
+    base = f"batch {count(study.base_batch)}"
+    text = f"{subject(study)}, {base}, the reference, was not measured."
+    if reference:
+        text = f"{subject(study)}, test error at {base}: {point_text(study, reference)}."
+    if largest <= study.base_batch:
+        return f"{text} No larger batch was measured."
+    baseline, picks = study.point(largest, study.baseline), choices(study, largest)
+    facts = [point_text(study, baseline)] if baseline else []
+    for point, how in zip(picks, ("validation picks", "at equal epochs"), strict=False):
+        facts.append(f"{how} {point.recipe if point is baseline else point_text(study, point)}")
+    if not picks:
+        facts.append("no recipe finished without diverging")
+    text += f" At batch {count(largest)}: {'; '.join(facts)}."
+    if not reference:
+        return text
+    any_epochs, equal = (_largest_within(study, longer) for longer in (True, False))
+    if any_epochs is None:
+        return f"{text} No recipe is within {tolerance_text(study)} at a larger batch."
+    text += f" Largest batch with a recipe within {tolerance_text(study)}: {any_epochs}"
+    return text + (f"; at equal epochs: {equal or 'none'}." if equal != any_epochs else ".")
+
+
+def _largest_within(study: Study, longer: bool) -> str | None:
+    """1,024 (sqrt, linear, gbn, ...): the batch and the first `NAMED` recipes by validation."""
+    for batch in reversed(study.larger_batches):
+        names = [point.recipe for point in ranked(study, within(study, batch), longer)]
+        if names:
+            return (
+                f"{count(batch)} ({', '.join([*names[:NAMED], *['...'] * (len(names) > NAMED)])})"
+            )
+    return None
+
+
+def tolerance_text(study: Study) -> str:
+    """0.5 points"""
+    return f"{number(100 * study.tolerance)} points"
+
+
+def cautions(study: Study) -> list[str]:
+    """One sentence each."""
+    tuned = [point for point in study.points if point.tuning]
+    texts = about_all(
+        study.points,
+        (
+            "more epochs than the reference; what they gain is not at equal cost.",
+            lambda p: times_longer(study, p) is not None,
+        ),
+        (
+            "some seeds diverged; the means are of the others, and the recipe is not recommended.",
+            lambda p: p.failed,
+        ),
+        ("one seed has no spread, so there is no verdict.", lambda p: len(p.runs) == 1),
+        (
+            "the best learning rate is the lowest or highest that was tried; a better one may lie "
+            "beyond.",
+            lambda p: p.tuning and p.tuning.chosen and p.tuning.at_edge,
+        ),
+        (
+            "learning rates were not tuned, which favours the recipes whose rates were.",
+            lambda p: tuned and not p.tuning,
+        ),
+    )
+    if not any(point.errors("test") for point in study.points):
+        texts.append("The test set was not evaluated (eval.test), so nothing can be compared.")
+    return texts
+
+
+def _of(thing: Callable) -> Callable:
+    """A column's value from the study and the point, where there is a point."""
+    return lambda study, _, point: thing(study, point) if point else None
+
+
+def _baseline(place: int) -> Callable:
+    """Difference to the baseline recipe, or its p value."""
+    return _of(lambda s, p: changes(s, p.global_batch).get(p, (None, None))[place])
+
+
+TEST = [
+    Column("test error", _of(lambda s, p: p.spread("test")), spread_text, "test_error"),
+    Column("seeds", _of(lambda s, p: seeds_text(p)), str),
+]
+VALIDATION = Column(
+    "validation error", _of(lambda s, p: p.spread("validation")), spread_text, "validation_error"
+)
+OVER = Column("points over reference (95%)", _of(to_reference), added_text, "over_reference")
+VERDICT = Column("verdict", _of(verdict), str, "verdict")
+# Rows (study, recipe, point): a point of several recipes has a row under each.
+RECIPE = [
+    Column("batch", "global_batch", count),
+    Column("recipe", lambda study, recipe, point: recipe, str, "recipe"),
+    Column("steps", "steps", count),
+    Column("", "epochs"),
+    Column("learning rate", "learning_rate"),
+]
+POINTS = [*RECIPE, VALIDATION, *TEST, OVER, VERDICT]
+EVERY = [
+    *RECIPE,
+    *TEST,
+    Column("gap", "gap", lambda gap: points_text(gap).lstrip("+")),
+    replace(OVER, title="over reference", text=lambda added: added_text(added).split()[0]),
+    VERDICT,
+    Column("over baseline (95%)", _baseline(0), added_text, "over_baseline"),
+    Column("p", _baseline(1), "{:.2g}".format, "over_baseline_p_adjusted"),
+    replace(VALIDATION, title=""),
+    Column("", _of(lambda s, p: p.spread("train")), key="train_error"),
+    Column("", _of(lambda s, p: len(p.runs)), key="seeds"),
+    *csv_only(2, "diverged"),
+    Column("", _of(lambda s, p: p is recommended(s, p.global_batch)), key="recommended"),
+    *csv_only(0, "baseline"),
+]
+# Rows (study, batch, point or None).
+RECOMMENDED = [
+    Column("batch", lambda study, batch, point: batch, count),
+    Column(
+        "recommended recipe",
+        lambda study, batch, point: point.recipe if point else "none without diverging",
+        str,
+    ),
+    Column("epochs", _of(lambda s, p: p.epochs)),
+    VALIDATION,
+    *TEST,
+    OVER,
+    VERDICT,
+    Column(
+        "within tolerance",
+        lambda s, batch, point: f"{len(within(s, batch))} of {len(s.points_at(batch))}",
+        str,
+    ),
+]
+SEEDS = [
+    *csv_only(1, "global_batch", "recipe", "recipes"),
+    *csv_only(2, "seed", "status", "diverged_at", *SPLITS),
+]
+TUNED = [
+    Column("batch", "global_batch", count),
+    Column("recipes", "recipes", ", ".join),
+    Column("learning rate", "learning_rate"),
+    Column("range tried", _of(lambda s, p: " to ".join(map(number, p.tuning.range))), str),
+    Column("trials", _of(lambda s, p: len(p.tuning.trials)), count),
+    Column(
+        "diverged", _of(lambda s, p: sum(t.status == "diverged" for t in p.tuning.trials)), count
+    ),
+    Column("at the edge", _of(lambda s, p: p.tuning.at_edge or "no"), str),
+]
+TRIALS = [  # rows (study, point, tuning, trial)
+    *csv_only(1, "global_batch", "recipe"),
+    *csv_only(3, "learning_rate", "validation_error", "status"),
+    Column("", lambda study, point, tuning, trial: trial is tuning.chosen, key="best"),
+    *csv_only(2, "at_edge", "range"),
+]
+
+
+def table(studies: Sequence[Study]) -> Table:
+    """A row per point."""
+    return Table(POINTS, [(study, p.recipe, p) for study in studies for p in study.points])
+
+
+def sections(studies: Sequence[Study]) -> Iterator[Section]:
+    """The page from top to bottom."""
+    caption = (
+        "Test error after the last step, mean and standard deviation over seeds: in every panel "
+        "one recipe, and in grey the one that others are compared with. Dotted: the reference, the "
+        "first recipe at the base batch; shaded: within the tolerance. Hollow marks at the top: "
+        "recipes that diverged under some seed, and errors too far above the others for the axis."
+    )
+    panels = charts.errors(studies)
+    nothing = "no run finished"
+    yield Section("Test error against batch size", [Picture("accuracy", caption, panels, nothing)])
+    yield from _recommended(studies)
+    yield _every(studies)
+    yield from papers(studies)
+    caption = (
+        "Error on training examples, without augmentation and dropout, and on the test set. "
+        "Grey: the recipe that others are compared with; beside it the recommended ones, those of "
+        "the largest batch first."
+    )
+    nothing = "no run has training and test errors"
+    picture = Picture("accuracy_gap", caption, charts.gaps(studies), nothing)
+    yield Section("Training and test error", [picture])
+    panels = charts.curves(studies)
+    if panels:
+        caption = (
+            "Validation error along training, mean over the seeds that did not diverge: the recipe "
+            "that others are compared with at each batch, and the recommended ones at the largest. "
+            "A recipe of more epochs is compared step by step."
+        )
+        picture = Picture("accuracy_curves", caption, panels, "")
+        yield Section("Validation error over training", [picture])
+    if any(point.tuning for study in studies for point in study.points):
+        yield _tuning(studies)
+
+
+def _recommended(studies):
+    rows = [
+        (study, batch, point)
+        for study in studies
+        for batch in study.batches
+        for point in choices(study, batch) or [None]
+    ]
+    tolerances = " or ".join(dict.fromkeys(tolerance_text(study) for study in studies))
+    note = (
+        "Recommended: the least validation error among recipes without a diverged seed; the test "
+        "error has no part in it. Within tolerance: the 95% interval of what a recipe adds to the "
+        f"reference's test error, paired by seed, ends within {tolerances}. Worse: the interval "
+        "lies above 0 and its middle above that. Unclear: more seeds are needed. Of many recipes, "
+        "one may be within tolerance by chance. Where the recommended recipe takes more epochs "
+        "than the reference, the second line is the best of the others."
+    )
+    commands = [
+        Note(
+            ", ".join(filter(None, [study.label, f"batch {count(batch)}, {p.recipe}: {flags(p)}"]))
+        )
+        for study, batch, p in rows
+        if p
+    ]
+    yield Section("Which recipe to use", [Table(RECOMMENDED, rows), Note(note)])
+    yield Section("Flags of the recommended recipes", commands)
+
+
+def _every(studies):
+    rows = [
+        (study, recipe, point)
+        for study in studies
+        for batch in study.batches
+        for recipe in study.recipes
+        if (point := study.point(batch, recipe))
+    ]
+    baselines = " or ".join(dict.fromkeys(study.baseline for study in studies))
+    note = (
+        "Mean ± standard deviation over the seeds that did not diverge, and how many did not. In "
+        "points, paired by seed, with Student's 95% interval: test error minus that of the "
+        f"reference, and minus that of the baseline, {baselines} at the same batch. The gap is "
+        "test minus training error. The p values are adjusted for all recipes of a batch (Holm), "
+        "the intervals are not. Recipes that give the same config at a batch are one measurement "
+        "under several names."
+    )
+    seeds = Table(SEEDS, rows_within(studies, lambda p: p.runs), "accuracy.csv", shown=False)
+    blocks = [Table(EVERY, rows, "accuracy_summary.csv"), Note(note), seeds]
+    return Section("Every recipe at every batch", blocks)
+
+
+def _tuning(studies):
+    points = [(study, p) for study in studies for p in study.points if p.tuning]
+    panels, total = charts.tuning(studies)
+    caption = (
+        "The learning rates tried for each recipe at the largest batch. The best should lie well "
+        "inside the range."
+    )
+    if total > len(panels) > 0:
+        caption += f" {len(panels)} of {total} are shown."
+    picture = Picture("accuracy_tuning", caption, panels, "nothing was tuned at the largest batch")
+    tuned = Table(TUNED, [(study, point.recipe, point) for study, point in points])
+    trials = [(study, p, p.tuning, trial) for study, p in points for trial in p.tuning.trials]
+    return Section(
+        "Learning rates",
+        [picture, tuned, Table(TRIALS, trials, "accuracy_tuning.csv", shown=False)],
+    )
+
+
+def details(study: Study) -> dict[str, list[str]]:
+    """The reference and the seeds."""
+    reference = f"batch {count(study.base_batch)}, {study.recipes[0]}"
+    return {"goal": [f"within {tolerance_text(study)} of {reference}"], "seeds": [study.seeds]}
+
+
+KIND = Kind("Accuracy", read, answer, table, sections, cautions, details)

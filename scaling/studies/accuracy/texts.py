@@ -1,0 +1,100 @@
+"""How errors, differences and settings are written."""
+
+import shlex
+from typing import Any
+
+from scaling.paired import Paired
+from scaling.report.wording import count, listed, times
+from scaling.studies.accuracy.judging import (
+    REFERENCE,
+    Point,
+    Study,
+    failure,
+    times_longer,
+    to_reference,
+    verdict,
+)
+from scaling.studies.accuracy.record import Record
+from scaling.studies.recipe_records import Spread
+
+EXPONENTS = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}  # of scaling/optim/rules.py, which needs JAX
+
+
+def percent(value: float) -> str:
+    """11.30%"""
+    return f"{100 * value:.2f}%"
+
+
+def points_text(difference: float) -> str:
+    """In percentage points: +1.20"""
+    text = f"{100 * difference:+.2f}".replace("-", "−")
+    return "0.00" if text.strip("+−") == "0.00" else text
+
+
+def spread_text(spread: Spread) -> str:
+    """11.30% ± 0.12"""
+    return percent(spread.mean) + ("" if spread.sd is None else f" ± {100 * spread.sd:.2f}")
+
+
+def added_text(added: Paired) -> str:
+    """+1.20 (+0.80 to +1.60), in points"""
+    if added.difference is None:
+        return "–"
+    middle = points_text(added.difference)
+    if added.low is None:
+        return middle
+    return f"{middle} ({points_text(added.low)} to {points_text(added.high)})"
+
+
+def seeds_text(point: Record) -> str:
+    """5; 3 of 5, where others diverged"""
+    done, begun = len(point.errors("test")), len(point.runs)
+    return count(done) + (f" of {count(begun)}" if done < begun else "")
+
+
+def point_text(study: Study, point: Point) -> str:
+    """sqrt+gbn 17.31% ± 0.40, +6.63 (+5.99 to +7.27) points, worse"""
+    ratio = times_longer(study, point)
+    name = point.recipe + (f" ({times(ratio)} the epochs)" if ratio else "")
+    if point.failed:
+        return f"{name} diverged ({failure(point)})"
+    spread, added = point.spread("test"), to_reference(study, point)
+    if spread is None:
+        return f"{name} has no test error"
+    judged = verdict(study, point)
+    parts = [f"{name} {spread_text(spread)}"]
+    if added and added.difference is not None:
+        parts += [f"{added_text(added)} points", judged]
+    elif judged == REFERENCE and len(point.runs) > 1:
+        parts[0] += f" over {count(len(point.runs))} seeds"
+    return ", ".join(parts)
+
+
+def flags(point: Point) -> str:
+    """What to add to a command to train with a point's recipe."""
+    settings = {"global_batch": point.global_batch} | point.settings | _tuned(point)
+    unset = [key for key, value in settings.items() if value == "None"]  # no flag can unset a key
+    text = " ".join(
+        shlex.quote(f"--config.{key}={f'{v:.6g}' if isinstance(v, float) else v}")
+        for key, v in settings.items()
+        if key not in unset
+    )
+    return text + (f" and, in the config, None for {listed(unset)}" if unset else "")
+
+
+def _tuned(point: Point) -> dict[str, Any]:
+    """The learning rate that was chosen, as it is: it is of its batch, and follows no rule.
+
+    A warmup starts from the same share of it as of the recipe's own.
+    """
+    if not point.tuning or not point.learning_rate:
+        return {}
+    changes = {"optim.base_lr": point.learning_rate, "optim.scaling_rule": "none"}
+    config = point.directory.config
+    start = config.get("schedule", {}).get("warmup_init")
+    if start:
+        optim = config["optim"]
+        ratio = point.global_batch / optim["base_batch"]
+        own = optim["base_lr"] * ratio ** EXPONENTS[optim["scaling_rule"]]
+        changes["schedule.warmup_init"] = start * point.learning_rate / own
+    return changes

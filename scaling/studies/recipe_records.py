@@ -1,0 +1,179 @@
+"""Records of points that are a batch size and a recipe, as reports read them; no JAX."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.paired import mean_and_deviation
+from scaling.report import records
+from scaling.report.records import Directory, check_alike
+
+NAIVE = "naive"  # the recipe that changes nothing but the batch
+Scores = dict[str, float]  # "loss" and "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One seed; the scores are of the weights after the last update, None where it diverged or the
+    split was not evaluated."""
+
+    seed: int
+    status: str  # complete or diverged
+    diverged_at: int | None  # step
+    validation: Scores | None = None
+    train: Scores | None = None  # of as many training examples as the validation split has
+    test: Scores | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss stopped being finite."""
+        return self.status == "diverged"
+
+    def error(self, split: str) -> float | None:
+        """After the last update."""
+        scores = getattr(self, split)
+        return None if self.diverged or not scores else scores.get("error")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; the latter is None for one seed."""
+
+    mean: float
+    sd: float | None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Mean ± standard deviation."""
+        return self.mean - (self.sd or 0.0), self.mean + (self.sd or 0.0)
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Of the values there are; None where there is none."""
+    mean, sd = mean_and_deviation(values)
+    return None if mean is None else Spread(mean, sd)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """What the result.json of any study of recipes begins with."""
+
+    study: str
+    status: str  # complete, or diverged: all runs
+    global_batch: int
+    base_batch: int  # whose learning rate the recipes start from
+    recipe: str
+    recipes: list[str]  # all names of the study that give this config at this batch
+    steps: int
+    epochs: float
+    train_size: int  # examples
+    optimizer: str
+    learning_rate: float | None  # peak of the runs; None: no rate that was tried trains
+    settings: dict[str, str]  # config keys that the recipe sets -> their values
+    devices: dict[str, Any]
+    seconds: dict[str, float]  # compile, train, eval
+
+
+def names_of(directory: Directory) -> list[str]:
+    """The recipes of a point. Those of its last launch too, for a recipe that was added to a study
+    may give the config of one that was measured before."""
+    result, section = directory.result, directory.config.get("recipes")
+    names = section.get("names") if isinstance(section, dict) else None
+    names = names if isinstance(names, list | tuple) else result["recipes"]
+    return list(dict.fromkeys([result["recipe"], *names]))
+
+
+@dataclass(frozen=True, eq=False)
+class Study(records.Study):
+    """Points by batch, then in the order of the recipes."""
+
+    @functools.cached_property
+    def recipes(self) -> list[str]:
+        """Those measured, in the order of the study."""
+        return in_order(self.points)
+
+    @property
+    def baseline(self) -> str:
+        """The recipe that others are compared with at each batch: naive, else the first."""
+        return NAIVE if NAIVE in self.recipes else self.recipes[0]
+
+    @property
+    def base_batch(self) -> int:
+        """The small batch that large ones are compared with."""
+        return self.points[0].base_batch
+
+    @property
+    def batches(self) -> list[int]:
+        """In rising order."""
+        return sorted({point.global_batch for point in self.points})
+
+    @property
+    def seeds(self) -> str:
+        """Of all runs."""
+        seeds = dict.fromkeys(str(run.seed) for point in self.points for run in point.runs)
+        return ", ".join(seeds)
+
+    def point(self, batch: int, recipe: str) -> Any | None:
+        """A recipe at a batch size, under any of its names."""
+        return next((p for p in self.points_at(batch) if recipe in p.recipes), None)
+
+    def points_at(self, batch: int) -> list[Any]:
+        """Every point of a batch size, once."""
+        return [point for point in self.points if point.global_batch == batch]
+
+    def points_of(self, recipe: str) -> list[Any]:
+        """A recipe's points, by batch."""
+        return [point for point in self.points if recipe in point.recipes]
+
+
+def in_order(points: Sequence[Any]) -> list[str]:
+    """Recipes as the study lists them; those it does not list by name, the naive one first."""
+    measured = {recipe for point in points for recipe in point.recipes}
+    listed = [recipe for point in points for recipe in _listed(point.directory.config)]
+    others = sorted(measured, key=lambda recipe: (recipe != NAIVE, recipe))
+    return [recipe for recipe in dict.fromkeys([*listed, *others]) if recipe in measured]
+
+
+def _listed(config):
+    section = config.get("recipes")
+    recipes = section.get("all") if isinstance(section, dict) else None
+    if not isinstance(recipes, list | tuple):
+        return []
+    return [recipe for recipe in recipes if isinstance(recipe, str)]
+
+
+def sort_and_check(workdir: records.Workdir, points: list[Any], **alike: str) -> None:
+    """Sort points as `Study` has them.
+
+    Args:
+      alike: name -> attribute in which the points have to agree, beside data, model and optimizer,
+        of which a recipe may set what it likes.
+
+    Raises:
+      UserError: two points of one batch and recipe, or of different questions.
+    """
+    order = {recipe: place for place, recipe in enumerate(in_order(points))}
+    points.sort(key=lambda point: (point.global_batch, min(map(order.get, point.recipes))))
+    seen: dict[tuple[int, str], Any] = {}
+    for point in points:
+        for recipe in point.recipes:
+            other = seen.setdefault((point.global_batch, recipe), point)
+            if other is not point:
+                raise UserError(
+                    f"{other.directory.name} and {point.directory.name} in {workdir.path} are both "
+                    f"of batch {point.global_batch:,} and recipe {recipe}; keep one of them."
+                )
+    changed = {key for point in points for key in point.settings}
+
+    def question(point):
+        recipe = point.directory.recipe
+        model = {k: v for k, v in recipe["model"].items() if f"model.{k}" not in changed}
+        values = {key: recipe[key] for key in ("data set", "training set size")} | {"model": model}
+        values |= {"base batch": point.base_batch}
+        if "optim.name" not in changed:
+            values["optimizer"] = point.optimizer
+        return values | {name: getattr(point, key) for name, key in alike.items()}
+
+    check_alike(workdir.path, points, question)

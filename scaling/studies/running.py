@@ -1,0 +1,118 @@
+"""From a config to the results of a study: its points, measured one after another."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from scaling.config import checked
+from scaling.errors import UserError
+from scaling.record import RunDir
+from scaling.report import point_line
+from scaling.signals import Interrupted, Signals
+from scaling.studies import part as module_of
+from scaling.studies.shared import check_batch
+
+
+def study_of(config: ConfigDict):
+    """The module that measures the config's study."""
+    return module_of(config.study, "measure")
+
+
+def one_per_core(study: str) -> bool:
+    """Whether its points run side by side on a CPU, one per core (scaling/workers.py)."""
+    return getattr(module_of(study, "config"), "ONE_PER_CORE", True)
+
+
+def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDict]:
+    """The study's points by name, or those of the slice `part`, "i:j".
+
+    Raises:
+      UserError: unknown study or key, a value that cannot be, a batch far beyond the training set,
+        two points of one name, or a slice that is not one.
+    """
+    config = checked(config)
+    study = study_of(config)
+    points = study.points(config)
+    for point in points:
+        check_batch(point)
+    named = {study.name(point): point for point in points}
+    if len(named) < len(points):
+        names = [study.name(point) for point in points]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice} is named twice among the study's points; name each once.")
+    if part is None:
+        return named
+    try:
+        start, stop = (int(end) if end else None for end in part.split(":"))
+    except ValueError:
+        raise UserError(
+            f"--points={part} is not a slice; write --points=i:j for points i to j - 1."
+        ) from None
+    chosen = dict(list(named.items())[start:stop])
+    if not chosen:
+        raise UserError(f"--points={part} holds none of the study's {len(named)} points.")
+    return chosen
+
+
+def run_study(
+    config: ConfigDict,
+    workdir: Path,
+    part: str | None,
+    say: Callable[[str], None],
+    worker: bool = False,
+) -> None:
+    """Measure every point that is not finished, the largest batch first.
+
+    Args:
+      part: a slice of the points, see `points_of`.
+      worker: leave out the points that another process is working on, and those that cannot be
+        measured, rather than refuse: who started the workers does what is left, and tells.
+
+    Raises:
+      UserError: see `points_of`, `RunDir` and the study's `measure`.
+      Interrupted: a signal came before all points were done.
+    """
+    points, study = points_of(config, part), study_of(config)
+    for name, point in points.items():
+        study.check(point)
+        if not worker:  # before anything is trained
+            RunDir(workdir / name).continues(*_asked(study, point))
+    if config.title and not worker:
+        say(config.title)
+    with Signals(again=not worker) as signals:
+        for name, point in reversed(points.items()):
+            if signals.received:
+                raise Interrupted(signals.received, f"before {name}; progress is saved.")
+            try:
+                with RunDir(workdir / name) as run:
+                    _measure(study, point, run, name, signals, say, worker)
+            except UserError:
+                if not worker:
+                    raise
+
+
+def _measure(study, point, run, name, signals, say, worker):
+    """One point, unless it was measured before."""
+    run.begin(*_asked(study, point))
+    if run.result is None:
+        say(f"{name}: {run.path}")
+        record = study.measure(point, run, name, signals)
+        run.finish(dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record)
+        say(f"{name}: {point_line(run.path)}")
+    elif not worker:
+        say(f"{name}: already finished, in {run.path}")
+
+
+def _asked(study, point):
+    """What `RunDir.begin` is told of a point."""
+    goes_on = getattr(study, "goes_on", None)
+    return json.loads(point.to_json_best_effort()), goes_on and partial(goes_on, point)
+
+
+def unfinished(config: ConfigDict, workdir: Path, part: str | None) -> int:
+    """How many of the study's points have no result yet."""
+    return sum(not (workdir / name / "result.json").exists() for name in points_of(config, part))

@@ -1,0 +1,353 @@
+"""The searches of a study as a report reads them, and what follows from their records alone."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from scaling import fits
+from scaling.crossings import fewest_of
+from scaling.errors import UserError
+from scaling.minima import noise_of
+from scaling.ratios import Ratio, critical_batch_ratio
+from scaling.report import records, wording
+from scaling.report.reading import jsonl
+from scaling.report.records import Directory, Workdir, check_alike, read_points
+from scaling.report.wording import parameter_text
+from scaling.studies.steps_to_target.record import Record, Trial
+
+LOG_SCALES = ("log", "reverse_log")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluations:
+    """The metric of a point's trials: three columns, sorted by trial, then step."""
+
+    trial: np.ndarray
+    step: np.ndarray
+    value: np.ndarray  # nan where it was not finite
+
+    def of(self, trial: int) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one trial."""
+        rows = self.trial == trial
+        return self.step[rows], self.value[rows]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point(Record):
+    """One batch size."""
+
+    directory: Directory
+    evaluations: Evaluations
+
+    @property
+    def shown_trial(self) -> int | None:
+        """The best trial; where none reached the goal, the one that came closest to it."""
+        if self.best_trial is not None:
+            return self.best_trial
+        missed = [t for t in self.trials if t.outcome == "missed" and t.best_metric is not None]
+        return min(missed, key=lambda t: t.best_metric).trial if missed else None
+
+    @property
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and finite values of the metric along the shown trial, after the first step."""
+        steps, values = self.evaluations.of(-1 if self.shown_trial is None else self.shown_trial)
+        keep = (steps > 0) & np.isfinite(values)
+        return steps[keep], values[keep]
+
+    def best_within(self, steps: int) -> float | None:
+        """The best metric of any trial that did not diverge; None before the first evaluation."""
+        rows = self.evaluations
+        complete = [trial.trial for trial in self.trials if trial.outcome != "infeasible"]
+        values = rows.value[(rows.step <= steps) & np.isin(rows.trial, complete)]
+        values = values[np.isfinite(values)]
+        return float(values.min()) if values.size else None
+
+
+@dataclass(frozen=True, eq=False)
+class Study(records.Study):
+    """One question asked at several batch sizes, in rising order."""
+
+    points: list[Point]
+
+    @property
+    def metric(self) -> str:
+        """The metric that the goal is about."""
+        return self.points[0].metric
+
+    @property
+    def goal(self) -> float:
+        """What the metric must fall below."""
+        return self.points[0].goal
+
+    @property
+    def split(self) -> str:
+        """The data that the goal is measured on: validation or train."""
+        return self.points[0].split
+
+    @property
+    def measure_text(self) -> str:
+        """validation error"""
+        return wording.measure_text(self.metric, self.split)
+
+    @property
+    def goal_text(self) -> str:
+        """2.5% validation error"""
+        return wording.goal_text(self.metric, self.goal, self.split)
+
+    @property
+    def recipe(self) -> dict:
+        """With the goal."""
+        return super().recipe | {"goal": self.goal_text}
+
+    @property
+    def reached(self) -> list[Point]:
+        """Points whose training reached the goal."""
+        return [point for point in self.points if point.reached]
+
+    @property
+    def measured(self) -> list[Point]:
+        """Points that reached the goal or spent their budget of steps without."""
+        return [point for point in self.points if point.reached or point.censored_at is not None]
+
+    def fewest(self, point: Point) -> float | None:
+        """Its fewest steps, to be compared: of as many trials as every batch size has had."""
+        if not point.reached:
+            return None
+        least = min(len(other.trials) for other in self.points)
+        return fewest_of([trial.steps_to_target for trial in point.trials], least)
+
+    @functools.cached_property
+    def _fitted(self) -> tuple[fits.StepsFit | None, str]:
+        noise = noise_of(
+            ([trial.steps_to_target for trial in point.trials], point.resolution[0])
+            for point in self.reached
+        )
+        try:
+            fit = fits.fit_steps(
+                [point.global_batch for point in self.measured],
+                [self.fewest(point) for point in self.measured],
+                censored_at=[point.censored_at for point in self.measured],
+                noise=noise if noise[1] else None,
+            )
+        except UserError as error:
+            return None, str(error)
+        return fit, ""
+
+    @property
+    def fit(self) -> fits.StepsFit | None:
+        """Of steps against batch."""
+        return self._fitted[0]
+
+    @property
+    def no_fit(self) -> str:
+        """The sentence that says why there is none."""
+        return self._fitted[1]
+
+    @property
+    def breakpoints(self) -> dict[str, fits.Breakpoint]:
+        """Where perfect scaling and useful batch sizes end; empty without a fit."""
+        if not self.fit:
+            return {}
+        return {
+            fits.PERFECT_END: self.fit.perfect_scaling_end,
+            fits.MAX_USEFUL: self.fit.max_useful_batch,
+        }
+
+    @property
+    def read_off(self) -> dict[str, fits.Interval]:
+        """The measured batch sizes around each breakpoint, by the points that the fit is of."""
+        points = [p for p in self.reached if p.global_batch <= self.fit.measured[1]]
+        pairs = fits.read_off([p.global_batch for p in points], [self.fewest(p) for p in points])
+        return dict(zip(self.breakpoints, pairs, strict=True))
+
+    @property
+    def regimes(self) -> list[tuple[str, float, float]]:
+        """(name, low, high) of the ranges of batch sizes between the breakpoints.
+
+        0 and infinity stand for what lies outside the batch sizes measured.
+        """
+        if not self.fit:
+            return []
+        first, *_, last = [point.global_batch for point in self.measured]
+        inside = lambda batch: 0 if batch <= first else math.inf if batch >= last else batch
+        ends = [0, *(inside(turn.batch) for turn in self.breakpoints.values()), math.inf]
+        ranges = zip((fits.PERFECT, fits.DIMINISHING, fits.MAXIMAL), ends, ends[1:], strict=False)
+        return [(name, low, high) for name, low, high in ranges if low < high]
+
+    def ratio_to(self, first: "Study") -> Ratio | None:
+        """Critical batch size over that of `first`; None where one of them has no fit."""
+        return critical_batch_ratio(self.fit, first.fit) if self.fit and first.fit else None
+
+
+P = TypeVar("P", bound=Point)
+
+
+def read(workdir: Workdir) -> Study:
+    """The study in one work directory.
+
+    Raises:
+      UserError: records that cannot be read, or points that do not belong together.
+    """
+    return Study(workdir.path, read_by_batch(workdir, Point), workdir.unfinished)
+
+
+def read_by_batch(workdir: Workdir, kind: type[P]) -> list[P]:
+    """The points in rising order of batch size, of one question."""
+    points = read_points(workdir, kind, evaluations=_evaluations)
+    points.sort(key=lambda point: point.global_batch)
+    for before, point in itertools.pairwise(points):
+        if before.global_batch == point.global_batch:
+            raise UserError(
+                f"{before.directory.name} and {point.directory.name} in {workdir.path} are both of "
+                f"batch {point.global_batch:,}; keep one of them."
+            )
+    goal = lambda point: {"goal": (point.metric, point.goal), "split": point.split}
+    check_alike(workdir.path, points, lambda point: goal(point) | point.directory.recipe)
+    return points
+
+
+def _evaluations(directory: Directory) -> Evaluations:
+    """The rows of the goal's split."""
+    metric, split = directory.result["metric"], directory.result.get("split", "validation")
+    rows = [row for row in jsonl(directory.path / "metrics.jsonl") if row["split"] == split]
+    kinds = {"trial": int, "step": int, metric: float}
+    trial, step, value = (np.array([row[k] for row in rows], kind) for k, kind in kinds.items())
+    order = np.lexsort((step, trial))
+    return Evaluations(trial[order], step[order], value[order])
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity that places trials in a scatter plot.
+
+    Attributes:
+      of: a trial's place; None if it has none.
+      edges: of the range that a point searched; None if there is none to show.
+    """
+
+    label: str
+    of: Callable[[Trial], float | None]
+    edges: Callable[[Point], tuple[float, float] | None]
+    log: bool
+
+
+def quantities(study: Study) -> tuple[Quantity, Quantity] | None:
+    """The two that place a study's trials, or None if nothing was searched.
+
+    Learning rate and momentum go first; where only one range was searched, the second is the best
+    value of the metric.
+    """
+    ranges = study.points[0].ranges
+    preferred = ["learning_rate", "momentum", *ranges]
+    names = sorted(ranges, key=lambda name: (ranges[name][0] == "discrete", preferred.index(name)))
+    if not names:
+        return None
+    second = _searched(study, names[1]) if len(names) > 1 else _metric(study)
+    return _searched(study, names[0]), second
+
+
+def _searched(study, name):
+    """A hyperparameter; 1 - value for what is searched near 1."""
+    scale = study.points[0].ranges[name][0]
+    flipped = name == "momentum" or scale == "reverse_log"
+    place = (lambda value: 1 - value) if flipped else (lambda value: value)
+
+    def edges(point):
+        ends = [place(value) for value in point.ranges[name][1:]]
+        return min(ends), max(ends)
+
+    return Quantity(
+        label="1 − " * flipped + parameter_text(name),
+        of=lambda trial: place(trial.values[name]),
+        edges=edges,
+        log=scale in LOG_SCALES,
+    )
+
+
+def _metric(study):
+    values = [t.best_metric for p in study.points for t in p.trials if t.best_metric is not None]
+    return Quantity(
+        label=f"best {study.measure_text}",
+        of=lambda trial: trial.best_metric,
+        edges=lambda point: None,
+        log=min(values, default=0) > 0,
+    )
+
+
+@dataclass(frozen=True)
+class BestValue:
+    """A hyperparameter of the best trials, under its name in the records."""
+
+    name: str
+    label: str
+    flipped: bool = False  # 1 - value, for which no rule says how it follows the batch
+
+    def series(self, study: Study) -> list[tuple[Point, float]]:
+        """Points that reached the goal and have it, and its value there."""
+        pairs = [(point, point.best.get(self.name)) for point in study.reached]
+        return [(p, 1 - v if self.flipped else v) for p, v in pairs if v is not None]
+
+
+BEST_VALUES = (
+    BestValue("learning_rate", "learning rate"),
+    BestValue("momentum", "1 − momentum", flipped=True),
+    BestValue("effective_learning_rate", "effective learning rate"),
+)
+
+
+def best_values(studies: Sequence[Study]) -> list[BestValue]:
+    """Those that were searched; the effective learning rate where it is another than the rate."""
+    series = {v: [pair for study in studies for pair in v.series(study)] for v in BEST_VALUES}
+    rate, _, effective = BEST_VALUES
+    return [v for v, s in series.items() if s and (v is not effective or s != series[rate])]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The best metric of any complete trial within a budget, by batch size.
+
+    Attributes:
+      kind: "steps" or "examples", what `amount` counts.
+      spent: per batch, whether its trials ran until the budget was spent. They stop soon after the
+        goal; what they reached until then is an upper bound of what the budget would give.
+    """
+
+    kind: str
+    amount: int
+    batches: list[int]
+    values: list[float]
+    spent: list[bool]
+
+
+def budgets(study: Study) -> list[Budget]:
+    """Up to three budgets of steps and of examples, all of them what the goal took at some batch:
+    the least, the most and the one in the middle on a log scale."""
+    if len(study.reached) < 2:
+        return []
+    amounts = [("steps", n) for n in _three([p.steps_to_target for p in study.reached])]
+    amounts += [("examples", n) for n in _three([p.examples for p in study.reached])]
+    found = [_within(study, kind, amount) for kind, amount in amounts]
+    return [budget for budget in found if budget.batches]
+
+
+def _three(amounts):
+    least, most = min(amounts), max(amounts)
+    middle = min(amounts, key=lambda amount: abs(math.log(amount**2 / (least * most))))
+    return sorted({least, middle, most})
+
+
+def _within(study, kind, amount):
+    budget = Budget(kind, amount, [], [], [])
+    for point in study.points:
+        steps = amount if kind == "steps" else amount // point.global_batch
+        value = point.best_within(steps)
+        if value is not None:
+            budget.batches.append(point.global_batch)
+            budget.values.append(value)
+            budget.spent.append(steps <= point.stopped_at_step)
+    return budget

@@ -1,0 +1,281 @@
+"""The figures, as panels and marks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from scaling.fits import DIMINISHING, MAX_USEFUL, MAXIMAL, PERFECT, PERFECT_END
+from scaling.report.charts import (
+    GREY,
+    Axis,
+    Band,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Span,
+    batches,
+    shades,
+    shown,
+    style_of,
+)
+from scaling.report.wording import (
+    count,
+    interval,
+    metric_value,
+    number,
+    parameter_text,
+    steps_label,
+)
+from scaling.studies.steps_to_target import analysis
+from scaling.studies.steps_to_target.analysis import BestValue, Budget, Point, Quantity, Study
+from scaling.studies.steps_to_target.record import Trial
+
+BLACK = "#000000"
+MOST_PANELS = 12
+REGIMES = {PERFECT: "#e3f1e8", DIMINISHING: "#fbf2d9", MAXIMAL: "#f6e3df"}
+BREAKPOINTS = {PERFECT_END: "|", MAX_USEFUL: "d"}  # markers
+# Outcome of a trial -> colour and marker.
+OUTCOMES = {
+    "infeasible": ("#999999", "x"),
+    "missed": ("#E69F00", "s"),
+    "reached": ("#0072B2", "o"),
+}
+BEST = ("#D55E00", "*")
+
+
+def shared_goal(studies: Sequence[Study]) -> str:
+    """The goal of all, or "the goal" where they differ."""
+    goals = {study.goal_text for study in studies}
+    return goals.pop() if len(goals) == 1 else "the goal"
+
+
+def steps_to_target(studies: Sequence[Study]) -> list[Panel]:
+    """Steps to the goal against the batch, the papers' main figure.
+
+    A study alone shows its regimes; of several each has one entry in the legend.
+    """
+    if len(studies) == 1:
+        spans = [Span(low, high, REGIMES[name], name) for name, low, high in studies[0].regimes]
+        marks = [*spans, *_steps(studies[0], *style_of(0))]
+    else:
+        own = [_steps(study, *style_of(index)) for index, study in enumerate(studies)]
+        marks = _an_entry_each(studies, own)
+    y_axis = Axis(f"optimizer steps to {shared_goal(studies)}", "binary", steps_label)
+    return shown([Panel(batches(), y_axis, marks)])
+
+
+def _an_entry_each(studies, marks: list[list[Mark]]) -> list[Mark]:
+    """The marks of all studies, where the entry of a study's last mark is that of all its own."""
+    return [
+        replace(mark, label=study.label if mark is own[-1] else "", series=study.label)
+        for study, own in zip(studies, marks, strict=True)
+        for mark in own
+    ]
+
+
+def _steps(study: Study, color: str, marker: str) -> list[Mark]:
+    """Perfect scaling, the fit, repeats, then the points."""
+    marks, reached = [], study.reached
+    censored = [point for point in study.points if point.censored_at is not None]
+    if reached:
+        ends = [point.global_batch for point in study.measured]
+        x = np.geomspace(min(ends), max(ends), 60)
+        perfect = reached[0].examples / x
+        label = "perfect scaling from the smallest batch"
+        marks.append(Line(x, perfect, color, label, "dash", 0.9, guide=True))
+        if study.fit:
+            marks.append(Band(x, *study.fit.band(x), color))
+            marks.append(Line(x, study.fit.steps(x), color, "fitted curve, 95% band", guide=True))
+    if repeats := [(1.1 * p.global_batch, step) for p in reached for step in p.repeat_steps]:
+        look = {"size": 2.5, "faint": True}
+        marks.append(Points(*zip(*repeats, strict=True), color, "best trial, fresh seeds", **look))
+    if study.label:
+        marks += _breakpoints(study, color)
+    if censored:
+        x, y = [p.global_batch for p in censored], [p.censored_at for p in censored]
+        look = {"size": 7, "hollow": True, "texts": [point_text(study, p) for p in censored]}
+        marks.append(Points(x, y, color, "not reached in the steps tried", "^", **look))
+    if reached:
+        x, y = [p.global_batch for p in reached], [p.steps_to_target for p in reached]
+        around = [p.steps_interval or (p.steps_to_target,) * 2 for p in reached]
+        low, high = zip(*around, strict=True)
+        look = {"low": low, "high": high, "texts": [point_text(study, p) for p in reached]}
+        marks.append(Points(x, y, color, "fewest steps of all trials, 95%", marker, **look))
+    return marks
+
+
+def _breakpoints(study, color) -> list[Mark]:
+    """On the curve, where they lie among the measured batches."""
+    inside = {name: turn for name, turn in study.breakpoints.items() if turn.where == "inside"}
+    return [
+        Points(
+            [turn.batch],
+            [float(study.fit.steps(turn.batch))],
+            color,
+            marker=BREAKPOINTS[name],
+            size=8,
+            hollow=True,
+            texts=[f"{study.label}\n{name} {turn.describe()}"],
+        )
+        for name, turn in inside.items()
+    ]
+
+
+def point_text(study: Study, point: Point) -> str:
+    """All about a point."""
+    lines = [study.label] * bool(study.label) + [f"batch {count(point.global_batch)}"]
+    if point.reached:
+        around = interval(*point.steps_interval, count) if point.steps_interval else ""
+        lines.append(f"{count(point.steps_to_target)} steps{around}")
+        lines.append(f"{count(point.examples)} examples, {number(point.epochs)} epochs")
+        lines += [f"{parameter_text(name)} {number(v)}" for name, v in point.best.items()]
+        lines += [f"{parameter_text(name)} at the {side} edge" for name, side in point.at_edge]
+    else:
+        lines.append(f"{study.goal_text} not reached in {count(point.censored_at)} steps")
+    counts = ", ".join(f"{count(n)} {outcome}" for outcome, n in point.counts.items())
+    return "\n".join([*lines, f"trials: {counts}"])
+
+
+def best_values(studies: Sequence[Study]) -> list[Panel]:
+    """Hyperparameters of the best trials against the batch, with the usual rules."""
+    panels = []
+    for value in analysis.best_values(studies):
+        with_it = [study for study in studies if value.series(study)]
+        own = [_best(value, study, *style_of(studies.index(study))) for study in with_it]
+        marks = _an_entry_each(with_it, own) if len(studies) > 1 else own[0]
+        panels.append(Panel(batches(), Axis(value.label), marks))
+    return panels
+
+
+def _best(value: BestValue, study: Study, color: str, marker: str) -> list[Mark]:
+    series = value.series(study)
+    x, y = [point.global_batch for point, _ in series], [v for _, v in series]
+    marks: list[Mark] = [Line(x, y, color)]
+    if not value.flipped:
+        ratio = np.array(x) / x[0]
+        for label, dash, power in (
+            ("linear in the batch", "dash", 1),
+            ("square root of the batch", "dot", 0.5),
+        ):
+            marks.append(Line(x, y[0] * ratio**power, color, label, dash, 0.9, guide=True))
+    if edge := [(p.global_batch, v) for p, v in series if value.name in dict(p.at_edge)]:
+        label = "at the edge of its range"
+        marks.append(Points(*zip(*edge, strict=True), BLACK, label, size=10, hollow=True))
+    texts = [point_text(study, point) for point, _ in series]
+    return [*marks, Points(x, y, color, "best trial", marker, texts=texts)]
+
+
+def trials(study: Study) -> list[Panel]:
+    """Every trial by outcome, a panel per batch size, with the ranges that were searched."""
+    pair = analysis.quantities(study)
+    if pair is None:
+        return []
+    places = np.linspace(0, len(study.points) - 1, min(MOST_PANELS, len(study.points)))
+    points = [study.points[round(place)] for place in places]
+    x_axis, y_axis = (_shared_axis(quantity, points) for quantity in pair)
+    return [
+        Panel(x_axis, y_axis, _trials(study, point, *pair), f"batch {count(point.global_batch)}")
+        for point in points
+    ]
+
+
+def _shared_axis(quantity: Quantity, points) -> Axis:
+    """The same for all points."""
+    values = [quantity.of(trial) for point in points for trial in point.trials]
+    values += [edge for point in points for edge in quantity.edges(point) or ()]
+    include = tuple(value for value in values if value is not None)
+    return Axis(quantity.label, "decimal" if quantity.log else "near", include=include)
+
+
+def _trials(study, point: Point, across: Quantity, up: Quantity) -> list[Mark]:
+    (left, right), vertical = across.edges(point), up.edges(point)
+    look = {"dash": "dash", "label": "range searched"}
+    if vertical is None:
+        marks: list[Mark] = [Rule(GREY, x=edge, **look) for edge in (left, right)]
+    else:
+        low, high = vertical
+        corners = [left, right, right, left, left], [low, low, high, high, low]
+        marks = [Line(*corners, GREY, width=0.8, **look)]
+    placed = [trial for trial in point.trials if up.of(trial) is not None]
+    groups = [
+        (outcome, color, marker, 3.2, [trial for trial in placed if trial.outcome == outcome])
+        for outcome, (color, marker) in OUTCOMES.items()
+    ]
+    groups.append(("best", *BEST, 9, [t for t in placed if t.trial == point.best_trial]))
+    for label, color, marker, size, group in groups:
+        x, y = [across.of(trial) for trial in group], [up.of(trial) for trial in group]
+        texts = [_trial_text(study, trial) for trial in group]
+        marks += [Points(x, y, color, label, marker, size, texts=texts)] * bool(group)
+    return marks
+
+
+def _trial_text(study, trial: Trial) -> str:
+    lines = [f"trial {trial.trial}: {trial.outcome}"]
+    lines += [f"{parameter_text(name)} {number(value)}" for name, value in trial.values.items()]
+    if trial.steps_to_target is not None:
+        lines.append(f"{count(trial.steps_to_target)} steps")
+    best = metric_value(study.metric, trial.best_metric)
+    lines.append(f"best {study.measure_text} {best}")
+    return "\n".join([*lines, f"stopped at step {count(trial.stopped_at_step)}"])
+
+
+def curves(study: Study) -> list[Panel]:
+    """The metric along the best trial of each batch size."""
+    points = [point for point in study.points if point.curve[0].size]
+    marks: list[Mark] = [_goal(study)]
+    for point, color in zip(points, shades(len(points)), strict=True):
+        steps, values = point.curve
+        label = f"batch {count(point.global_batch)}" + ", not reached" * (not point.reached)
+        dash = "solid" if point.reached else "dot"
+        marks.append(Line(steps, values, color, label, dash, 1.1, text=label))
+        end = (np.abs(steps - point.steps_to_target) if point.reached else values).argmin()
+        text = f"{label}\nstep {count(int(steps[end]))}: {metric_value(study.metric, values[end])}"
+        look = {"size": 4, "hollow": not point.reached, "texts": [text], "series": label}
+        marks.append(Points([steps[end]], [values[end]], color, **look))
+    x_axis = Axis("optimizer step", "binary", steps_label)
+    return shown([Panel(x_axis, _metric_axis(study, study.measure_text), marks)])
+
+
+def budgets(study: Study) -> list[Panel]:
+    """The best metric under a budget of steps, and under one of examples: two answers."""
+    found = analysis.budgets(study)
+    values = [value for budget in found for value in budget.values]
+    y_axis = _metric_axis(study, f"best {study.measure_text}", values)
+    panels = []
+    for kind in ("steps", "examples"):
+        own = [budget for budget in found if budget.kind == kind]
+        marks = [mark for i, b in enumerate(own) for mark in _budget(study, b, *style_of(i))]
+        panels.append(Panel(batches(), y_axis, [_goal(study), *marks], f"budget of {kind}"))
+    return shown(panels)
+
+
+def _budget(study, budget: Budget, color, marker) -> list[Mark]:
+    """A line; open marks where more steps than were run could have done better."""
+    label = f"{budget.amount:,} {budget.kind}"
+    if budget.kind == "examples":
+        label += f" ({number(budget.amount / study.points[0].train_size)} epochs)"
+    marks: list[Mark] = [Line(budget.batches, budget.values, color, label)]
+    for spent in (True, False):
+        pairs = zip(budget.batches, budget.values, budget.spent, strict=True)
+        group = [(batch, value) for batch, value, done in pairs if done == spent]
+        texts = [
+            f"batch {count(batch)}\n{metric_value(study.metric, value)} within {label}"
+            + "\nstopped before that was spent" * (not spent)
+            for batch, value in group
+        ]
+        x, y = [batch for batch, _ in group], [value for _, value in group]
+        look = {"hollow": not spent, "texts": texts, "series": label}
+        marks.append(Points(x, y, color, marker=marker, **look))
+    return marks
+
+
+def _metric_axis(study, label, include=()):
+    tick = lambda value: metric_value(study.metric, value)
+    return Axis(label, tick=tick, include=(study.goal, *include))
+
+
+def _goal(study):
+    return Rule(BLACK, f"goal: {study.goal_text}", y=study.goal)

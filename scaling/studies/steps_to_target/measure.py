@@ -1,0 +1,198 @@
+"""Steps to a goal against batch size, hyperparameters searched anew for each (Shallue 2018).
+
+A point is one batch size. Its trials are drawn quasi-randomly from `search.space`, train side by
+side, and are evaluated on one grid of steps that grows by `target.resolution`, the same at every
+batch size. Steps to target is the step of the first evaluation, over all trials, that is strictly
+better than the goal. A dip below the goal between two evaluations is not seen; but no batch size is
+looked at more often than another, for the grid has as many steps in every factor of two (and every
+step up to 1 / resolution). A trial that diverges before it crosses is infeasible. No trial can
+change the answer after the first crossing, so training stops at `target.margin` times its step: 1.0
+would do, more tells how the other trials compare.
+
+The goal is on the validation split or, as McCandlish 2018 has it, on training examples: the first
+ones, as many as the validation split has (`target.split`). Where a data set is streamed, all trials
+and repeats see the same images in the same order, that of `seed`: only initialisation and dropout
+differ, and the spread of the repeats is that of those two.
+
+Then the best trial is run again with fresh seeds, and tested once, as it was at its crossing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import durations, search
+from scaling.config import default_config
+from scaling.data import sources
+from scaling.errors import UserError, look_up
+from scaling.optim.build import HYPERPARAMETERS
+from scaling.optim.schedules import SHAPES
+from scaling.record import RunDir
+from scaling.report.reading import from_json
+from scaling.signals import Signals
+from scaling.studies import shared
+from scaling.studies.shared import batch_name, by_batch_size, value_at
+from scaling.studies.steps_to_target.record import Record
+from scaling.train import planning
+from scaling.train.memory import check_population
+from scaling.train.point import Point, data_info, resolve
+from scaling.train.population import placements
+from scaling.train.resolved import point_values
+from scaling.train.search import PointSearch, searched, space_of
+
+METRICS = ("error", "loss")
+SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
+# What says it here instead of a key of single runs.
+INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
+
+name = batch_name
+
+
+def points(config: ConfigDict) -> list[ConfigDict]:
+    """One config for each batch size, its duration the budget at that size.
+
+    Raises:
+      UserError: a duration, or an evaluation interval, of single runs is set.
+    """
+    defaults = default_config(config.study)
+    for key, instead in INSTEAD.items():
+        value = value_at(config, key)
+        if value != value_at(defaults, key):
+            raise UserError(
+                f"{key} is {value!r}, but a search does not read it; set {instead} instead."
+            )
+    configs = by_batch_size(config)
+    for point in configs:
+        size = data_info(point.data).sizes["train"]
+        steps = [durations.to_steps(d, point.global_batch, size) for d in point.target.budget]
+        point.duration = f"{sum(steps)} steps"
+    return configs
+
+
+def check(config: ConfigDict) -> None:
+    """The config can be used here, its data set is there, and its goal takes learning."""
+    check_with_goals(config, "target.goal", (config.target.goal,))
+
+
+def check_with_goals(config: ConfigDict, key: str, goals: Sequence[float]) -> None:
+    """The same, for the goals that `key` holds: no constant answer meets any of them."""
+    check_population(check_values(config), config.search.trials)
+    sources.check_available(config.data.name, config.data.dir)
+    target = config.target
+    shared.refuse_goals_of_a_constant(config, key, goals, target.metric, target.split)
+
+
+def check_values(config: ConfigDict) -> Point:
+    """The point of a config that can be used here, and whose space is one.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
+    space = space_of(config)
+    _check_space(config, space)
+    _check_target(config)
+    shared.refuse_keys_of_single_runs(config)
+    point = resolve(config, searched(space))
+    if "warmup_init" in space and "warmup_steps" not in space and not point.hparams["warmup_steps"]:
+        raise UserError(
+            "warmup_init is searched, but there is no warmup; set schedule.warmup or search "
+            "warmup_steps too."
+        )
+    planning.layout_of(point, config.search.trials)
+    return point
+
+
+def _check_space(config, space):
+    """The space is one, and all of it is read."""
+    readable = {
+        "learning_rate",
+        "warmup_steps",
+        "warmup_init",
+        "label_smoothing",
+        *look_up("optimizer", config.optim.name, HYPERPARAMETERS),
+        *look_up("schedule", config.schedule.name, SHAPES),
+    } - {"boundaries"}
+    if config.schedule.name not in ("constant", "step"):  # those have no end
+        readable |= {"decay_steps", "decay_share"}
+    search.check_space(space, readable)
+    look_up("search.sampler", config.search.sampler, dict.fromkeys(search.SAMPLERS))
+    if {"decay_steps", "decay_share"} <= set(space):
+        raise UserError("decay_share is decay_steps by another name; search one of them.")
+    if "learning_rate" in space and config.optim.scaling_rule != "none":
+        raise UserError(
+            f"optim.scaling_rule is {config.optim.scaling_rule!r}, but the learning rate is "
+            "searched for every batch size; set it to 'none'."
+        )
+
+
+def _check_target(config):
+    """The goal, and how it is looked for."""
+    target = config.target
+    look_up("target.metric", target.metric, dict.fromkeys(METRICS))
+    look_up("target.split", target.split, SPLITS)
+
+
+def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
+    """One batch size: search, repeats, test."""
+    return from_json(Record, search_at(config, run, name, signals))
+
+
+def search_at(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> dict[str, Any]:
+    """The fields of its Record, JSON."""
+    point = resolve(config, searched(space_of(config)))
+    values = point_values(point)
+    run.launched(values | {"budget_steps": point.total_steps, "populations": placements(run)})
+    point_search = PointSearch(point, run, name, signals)
+    point_search.search()
+    return point_search.result(values["devices"])
+
+
+def dry_run(points: dict[str, ConfigDict]) -> str:
+    """What the study would do and cost at most, as text. Reads no data and trains nothing.
+
+    Device-hours are FLOPs of the gradients over a share of this machine's own rate of matrix
+    products: an order of magnitude, for the budget and not for the first crossing, which comes
+    earlier.
+
+    Raises:
+      UserError: a config cannot be used.
+    """
+    lines, total_examples, total_hours = [], 0, 0.0
+    for name, config in points.items():
+        point = check_values(config)
+        if not lines:  # the same for all batch sizes, but for normalisation
+            flops = planning.flops_per_example(point)
+            rate = planning.matrix_flops(point.devices[0], config.model.get("dtype", "float32"))
+            lines.append(_plan_text(point, flops, rate))
+        trials = config.search.trials
+        examples = trials * point.total_steps * point.global_batch
+        hours = shared.device_hours(flops, examples, rate)
+        total_examples, total_hours = total_examples + examples, total_hours + hours
+        layout = planning.layout_of(point, trials)
+        lines.append(
+            f"{name:>7}  {trials} trials x at most {point.total_steps:,} steps = {examples:.3g} "
+            f"examples, {hours:.2g} device-hours; each trial {layout.plan}"
+        )
+    lines.append(f"  total  at most {total_examples:.3g} examples, {total_hours:.2g} device-hours")
+    return "\n".join(lines)
+
+
+def _plan_text(point, flops, rate):
+    config, info = point.config, point.info
+    ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in config.search.space.items())
+    target = config.target
+    options = ", ".join(f"{k}={v}" for k, v in config.model.items() if k != "name")
+    rows = {
+        "title": config.title,
+        "model": f"{config.model.name}({options}), {point.parameter_count:,} parameters",
+        "data": f"{info.name}: " + ", ".join(f"{n:,} {s}" for s, n in info.sizes.items()),
+        "search": f"{config.search.trials} trials per batch size by {config.search.sampler}: "
+        + "; ".join(ranges),
+        "goal": f"{SPLITS[target.split]} {target.metric} below {target.goal:g}; training stops at "
+        f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
+        "cost": f"{flops:.3g} FLOPs per example; device-hours at {shared.SUSTAINED:.0%} of the "
+        f"{rate / 1e9:,.0f} GFLOP/s that one {point.devices[0].device_kind} reaches in matrix "
+        "products here",
+    }
+    return "\n".join(f"{name:>7}  {text}" for name, text in rows.items() if text)

@@ -1,0 +1,365 @@
+"""Steps to a goal against the batch size: Shallue et al. 2018, Figure 1."""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+
+from scaling.fits import BENDS, MAX_USEFUL, PERFECT_END, StepsFit
+from scaling.ratios import Ratio
+from scaling.report.blocks import Block, Note, Picture, Section
+from scaling.report.kind import Details, Kind, about_all
+from scaling.report.tables import Column, Table, csv_only, of_points, within
+from scaling.report.wording import (
+    SPLITS,
+    count,
+    interval,
+    listed,
+    metric_value,
+    number,
+    parameter_text,
+    percent,
+    subject,
+)
+from scaling.studies.steps_to_target import charts
+from scaling.studies.steps_to_target.analysis import Point, Study, read
+from scaling.studies.steps_to_target.record import Record, Trial
+
+ARROWS = {"low": " ↓", "high": " ↑"}
+# Fields of a record that its CSV has in another form, or not at all.
+OTHERWISE = ("study", "global_batch", "resolution", "at_edge", "ranges", "trials", "repeats")
+NO_STEPS = {"all_diverged": "all diverged", "met_at_start": "met at the start"}
+
+
+def answer(study: Study) -> str:
+    """The two breakpoints, or the steps where there is no curve; then what speaks against it."""
+    about, fit = f"{subject(study)}, steps to {study.goal_text}", study.fit
+    if not fit:
+        steps = [
+            f"{count(point.steps_to_target)} at batch {count(point.global_batch)}"
+            for point in study.reached
+        ]
+        return f"{about}: {listed(steps) or 'not reached at any batch size'}. {study.no_fit}"
+    perfect, useful = study.breakpoints.values()
+    sentences = (
+        f"{about} fall in proportion to the batch up to the end of perfect scaling: "
+        f"{perfect.describe()}.",
+        f"Doubling the batch saves less than {fit.least_saving:.0%} of the steps beyond the "
+        f"maximum useful batch: {useful.describe()}.",
+    )
+    return " ".join([*sentences, *fit.doubts])
+
+
+def compared(study: Study, first: Study) -> str:
+    """Critical batch sizes, where both have a fit."""
+    ratio = study.ratio_to(first)
+    if not ratio:
+        return ""
+    return f"Critical batch size over that of {first.label}: {ratio.describe()}."
+
+
+def cautions(study: Study) -> list[str]:
+    """One sentence each."""
+    least = count(min(len(point.trials) for point in study.points))
+    edges = {edge: None for point in study.points for edge in point.at_edge}
+    return about_all(
+        study.points,
+        *(
+            (
+                f"the best trial has its {parameter_text(edge[0])} at the {edge[1]} edge of its "
+                "range; a better one may lie beyond, so widen it.",
+                lambda p, edge=edge: edge in p.at_edge,
+            )
+            for edge in edges
+        ),
+        (
+            f"{study.goal_text} was not reached in the steps tried; ease the goal or give more "
+            "steps.",
+            lambda p: p.censored_at is not None,
+        ),
+        (
+            "every trial diverged; search smaller learning rates.",
+            lambda p: p.status == "all_diverged",
+        ),
+        (
+            f"{study.goal_text} was met before training; choose a harder goal.",
+            lambda p: p.status == "met_at_start",
+        ),
+        (
+            f"more trials than the {least} of another batch size, and more trials find fewer "
+            f"steps; the curve is fitted to what {least} of them find on average.",
+            lambda p: p.reached and len(p.trials) > min(len(q.trials) for q in study.points),
+        ),
+        (
+            "too few trials reached the goal for an interval; run more or raise target.margin.",
+            lambda p: p.reached and not p.steps_interval,
+        ),
+        (
+            "no repeat of the best trial reached the goal; its steps were luck.",
+            lambda p: p.repeats and not p.repeat_steps,
+        ),
+    )
+
+
+def details(study: Study) -> Details:
+    """Goal, ranges and seeds."""
+    return {
+        "goal": [f"{study.goal_text}, strictly below"],
+        "search": list(dict.fromkeys(map(_search_text, study.points))),
+        "seeds": list(dict.fromkeys(map(_seeds_text, study.points))),
+    }
+
+
+def _search_text(point: Point) -> str:
+    ranges = [
+        f"{parameter_text(name)} {' to '.join(map(number, bounds))} ({scale.replace('_', ' ')})"
+        if scale != "discrete"
+        else f"{parameter_text(name)} one of {listed([number(value) for value in bounds])}"
+        for name, (scale, *bounds) in point.ranges.items()
+    ]
+    widened = f"; widened {count(point.widened)} times" if point.widened else ""
+    return f"{count(len(point.trials))} trials; {'; '.join(ranges)}{widened}"
+
+
+def _seeds_text(point: Point) -> str:
+    seeds = {"trials": point.trials, "repeats": point.repeats}
+    return "; ".join(f"{k} {some[0].seed} to {some[-1].seed}" for k, some in seeds.items() if some)
+
+
+def _steps_text(study: Study, point: Point) -> str:
+    if point.reached:
+        ends = " to ".join(map(count, point.steps_interval or ()))
+        return count(point.steps_to_target) + (f" ({ends})" if ends else "")
+    return NO_STEPS.get(point.status, f"not reached in {count(point.censored_at)}")
+
+
+def _repeats_text(study: Study, point: Point) -> str | None:
+    """Median and range of those that reached the goal, and how many did."""
+    if not point.repeats:
+        return None
+    steps = point.repeat_steps
+    reached = f"{len(steps)} of {len(point.repeats)}"
+    if not steps:
+        return reached
+    return f"{statistics.median(steps):,g} ({count(steps[0])} to {count(steps[-1])}), {reached}"
+
+
+def _best_text(name: str, study: Study, point: Point) -> str | None:
+    """The value of the best trial, with an arrow where it is at an edge of its range."""
+    if not point.best or name not in point.best:
+        return None
+    return number(point.best[name]) + ARROWS.get(dict(point.at_edge).get(name), "")
+
+
+def _ends(key: str):
+    """A pair as columns of the CSV."""
+    return lambda study, point: dict(zip(("low", "high"), getattr(point, key) or (), strict=False))
+
+
+STEPS = [
+    Column("batch", "global_batch", count, "global_batch"),
+    Column("steps (95%)", _steps_text, str),
+    Column("repeats (range), reached", _repeats_text, str),
+    Column("examples", "examples", count),
+    Column("epochs", "epochs"),
+]
+OUTCOMES = [
+    Column(
+        "trials that reached",
+        lambda study, p: f"{count(p.counts['reached'])} of {count(len(p.trials))}",
+        str,
+    ),
+    Column(
+        "test error",
+        lambda study, p: (p.test or {}).get("error"),
+        partial(metric_value, "error"),
+    ),
+    Column("", _ends("resolution"), key="resolution"),
+    Column("", _ends("steps_interval"), key="steps_interval"),
+    Column("", lambda study, p: len(p.repeats), key="repeats"),
+    Column("", lambda study, p: list(map(":".join, p.at_edge)), key="at_edge"),
+    *csv_only(1, "repeat_steps", *(f.name for f in fields(Record) if f.name not in OTHERWISE)),
+]
+TRIAL = [*csv_only(1, "global_batch"), *csv_only(2, *(f.name for f in fields(Trial)))]
+
+
+def table(studies: Sequence[Study], prefix: str = "") -> Table:
+    """A row per batch size."""
+    names = {name: None for study in studies for point in study.points for name in point.ranges}
+    best = [Column(parameter_text(name), partial(_best_text, name), str) for name in names]
+    return Table([*STEPS, *best, *OUTCOMES], of_points(studies), f"{prefix}points.csv")
+
+
+def sections(studies: Sequence[Study]) -> Iterator[Section]:
+    """The page from top to bottom."""
+    caption = (
+        f"Optimizer steps to {charts.shared_goal(studies)} against the global batch. A point is "
+        "the fewest steps of all trials at its batch size; its bar is the 95% interval of what "
+        "searches of this many trials come to (their median), where enough of them reached the "
+        "goal; small marks are the best trial again under fresh seeds. Dashed: steps in proportion "
+        "to 1 / batch, from the smallest batch that reached the goal. Triangles: not reached in so "
+        "many steps."
+    )
+    if len(studies) > 1:
+        caption += (
+            " Ticks and open diamonds on the curves: the end of perfect scaling and the maximum "
+            "useful batch, where they lie among the batch sizes measured."
+        )
+    nothing = "no batch size reached the goal or spent its steps on it"
+    picture = Picture("steps_to_target", caption, charts.steps_to_target(studies), nothing)
+    yield Section("Steps against batch", [picture, *_fits(studies)])
+    yield from searches(studies)
+
+
+def searches(studies: Sequence[Study], prefix: str = "") -> Iterator[Section]:
+    """What the search at each batch size found; names of files begin with `prefix`."""
+    note = (
+        "Steps: the fewest of all trials, with the 95% interval of what searches of this many "
+        "trials come to (their median). Repeats: median and range of the best trial's steps under "
+        "fresh seeds, and how many reached the goal. Arrows: at the low or high edge of the range "
+        f"searched. Test: the best trial at its crossing. More in tables/{prefix}points.csv and "
+        f"tables/{prefix}trials.csv."
+    )
+    every_trial = within(studies, lambda point: point.trials)
+    trials = Table(TRIAL, every_trial, f"{prefix}trials.csv", shown=False)
+    yield Section("Batch by batch", [table(studies, prefix), Note(note), trials])
+    caption = (
+        "Hyperparameters of the best trial at each batch size, and what they would be if they grew "
+        "linearly (dashed) or with the square root of the batch (dotted) from their value at the "
+        "smallest one; a ring at the edge of the range searched. The effective learning rate is "
+        "rate / (1 − momentum) for optimizers with momentum."
+    )
+    nothing = "no batch size has a best trial with values that were searched"
+    panels = charts.best_values(studies)
+    yield Section(
+        "Best hyperparameters", [Picture(f"{prefix}best_values", caption, panels, nothing)]
+    )
+    for index, study in enumerate(studies, 1):
+        yield from _of_one(study, prefix, f"-{index}" if len(studies) > 1 else "")
+
+
+def _of_one(study: Study, prefix: str, suffix: str) -> Iterator[Section]:
+    """The figures that show one study only."""
+    of = f" of {study.label}" * bool(study.label)
+    picture = lambda name, *rest: Picture(f"{prefix}{name}{suffix}", *rest)
+    caption = (
+        "Every trial by outcome: it reached the goal, missed it before training stopped, or "
+        "diverged (infeasible). Dashed: the range searched; the best trial should lie well inside."
+    )
+    if len(study.points) > charts.MOST_PANELS:
+        caption += f" {charts.MOST_PANELS} of {len(study.points)} batch sizes are shown."
+    trials = picture("trials", caption, charts.trials(study), "nothing was searched")
+    yield Section(f"Trials{of}", [trials, _stopping(study)])
+    caption = (
+        f"{study.measure_text.capitalize()} along the best trial of each batch size, a dot where "
+        "it crossed the goal; dotted: the closest trial, where none did. Training stops soon after "
+        "the first crossing."
+    )
+    nothing = "the records hold no evaluation after the first step"
+    curves = picture("validation_curves", caption, charts.curves(study), nothing)
+    yield Section(f"{SPLITS[study.split].capitalize()} curves{of}", [curves])
+    caption = (
+        f"The best {study.measure_text} of any trial that did not diverge: left within a number of "
+        "steps, where a larger batch has seen more examples; right within a number of examples, "
+        "where a smaller batch has taken more steps. Open marks: training stopped before the "
+        "budget was spent, so better may be possible."
+    )
+    nothing = "fewer than two batch sizes reached the goal, or no evaluations are recorded"
+    budgets = picture("budgets", caption, charts.budgets(study), nothing)
+    yield Section(f"Step budget or example budget{of}", [budgets])
+
+
+def _stopping(study: Study) -> Note:
+    made = sum(point.trial_steps for point in study.points)
+    saved = sum(point.trial_steps_saved for point in study.points)
+    return Note(
+        f"Training of all trials stops at {number(study.points[0].margin)} times the first "
+        "crossing: a later crossing cannot be the fewest steps. Trials that would have crossed "
+        f"later count as missed. {count(made)} trial steps were run, {count(saved)} "
+        f"({percent(saved / max(made + saved, 1))} of all) were skipped."
+    )
+
+
+def _breakpoint(name: str, study: Study, fit: StepsFit) -> str:
+    """About 64 (95%: 40 to 100); read off the points: 32 to 128"""
+    low, high = study.read_off[name]
+    seen = f"{count(int(low))} to {count(int(high))}" if low and high < math.inf else ""
+    seen = seen or (f"above {count(int(low))}" if low else f"below {count(int(high))}")
+    return f"{study.breakpoints[name].describe()}; read off the points: {seen}"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A number of a fit, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """12 (95%: 10 to 14)"""
+        return number(self.value) + interval(self.low, self.high)
+
+
+def fitted(title: str, key: str) -> Column:
+    """Of the fit that ends a row; None: there is no fit."""
+
+    def of(*row) -> Fitted | None:
+        *_, fit = row
+        return fit and Fitted(getattr(fit, key), *getattr(fit, f"{key}_interval"))
+
+    return Column(title, of, str, key)
+
+
+FIT = [
+    Column(PERFECT_END, partial(_breakpoint, PERFECT_END), str),
+    Column(MAX_USEFUL, partial(_breakpoint, MAX_USEFUL), str),
+    Column("bend", lambda study, fit: Fitted(fit.curve.bend, *fit.bend_interval), str),
+    Column("scatter", "scatter", percent),
+    fitted("B_crit, examples", "b_crit"),
+    fitted("S_min, steps", "s_min"),
+    fitted("E_min, examples", "e_min"),
+]
+
+
+def _fits(studies: Sequence[Study]) -> Iterator[Block]:
+    """What the fits say, and why there is none."""
+    rows, first = [(study, study.fit) for study in studies if study.fit], studies[0]
+    for study in studies:
+        if not study.fit:
+            yield Note(f"{study.label}{': ' * bool(study.label)}No curve is fitted. {study.no_fit}")
+    if not rows:
+        return
+    ratio = lambda study, fit: None if study is first else study.ratio_to(first)
+    over = Column(f"B_crit over that of {first.label}", ratio, Ratio.describe)
+    yield Table([*FIT, over], rows, wrap=True)
+    fit = rows[0][1]
+    note = (
+        "Fit: S = S_min (1 + (B_crit / B)^bend)^(1 / bend). Perfect scaling ends where the goal "
+        f"takes {fit.perfect_within - 1:.0%} more examples than at small batches, the critical "
+        "batch size of Zhang et al. 2024; the maximum useful batch is where doubling it saves less "
+        f"than {fit.least_saving:.0%} of the steps. Their intervals are for any bend from "
+        f"{BENDS[0]:g} to {BENDS[1]:g}. B_crit, S_min and E_min = S_min B_crit are those of the "
+        "hyperbola, bend 1 (McCandlish 2018), for comparison. Scatter: of the points around the "
+        "curve."
+    )
+    if len(rows) > 1:
+        note += (
+            " B_crit over that of another: each study's own scatter is its noise, and an interval "
+            "is for its pair alone, not for all of them at once."
+        )
+    yield Note(note)
+
+
+KIND = Kind(
+    "Steps to target",
+    read,
+    answer,
+    table,
+    sections,
+    cautions,
+    details,
+    shared=lambda study: f"steps to a {study.measure_text}",
+    compared=compared,
+)

@@ -1,0 +1,114 @@
+"""Single runs: their curves, their errors and their speed."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from scaling.report.blocks import Picture, Section
+from scaling.report.charts import Axis, Line, Panel, Points, shades, shown
+from scaling.report.kind import Kind, about_all
+from scaling.report.reading import jsonl
+from scaling.report.records import Directory, Study, Workdir, read_points
+from scaling.report.tables import Column, Table, csv_only, of_points
+from scaling.report.wording import count, metric_value, number, subject
+from scaling.studies.noise_records import estimate_text, window_marks
+from scaling.studies.train.record import Record
+
+MOST = 300  # points of a curve
+error_text = functools.partial(metric_value, "error")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point(Record):
+    """One run."""
+
+    directory: Directory
+
+    @property
+    def error(self) -> float | None:
+        """Of the last evaluation; None where there is none."""
+        return (self.validation or {}).get("error")
+
+    def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
+        """(steps, values) from metrics.jsonl, every n-th row where there are more than MOST."""
+        rows = list(jsonl(self.directory.path / "metrics.jsonl"))
+        rows = [row for row in rows if row["split"] == split and row.get(name) is not None]
+        rows = rows[:: -(-len(rows) // MOST) or 1]
+        return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+def read(workdir: Workdir) -> Study:
+    """The runs in one work directory.
+
+    Raises:
+      UserError: records that cannot be read.
+    """
+    points = sorted(read_points(workdir, Point), key=lambda point: point.global_batch)
+    return Study(workdir.path, points, workdir.unfinished)
+
+
+def answer(study: Study) -> str:
+    """The run with the lowest validation error."""
+    points = [p for p in study.points if p.status == "complete" and p.error is not None]
+    if not points:
+        return f"{subject(study)}, no run has a validation error."
+    best = min(points, key=lambda point: point.error)
+    several = f", the lowest of {len(study.points)} runs," if len(study.points) > 1 else ""
+    return (
+        f"{subject(replace(study, points=[best]))}, batch {count(best.global_batch)} has a "
+        f"validation error of {error_text(best.error)}{several} after {count(best.steps)} steps, "
+        f"at {number(best.examples_per_second)} examples per second."
+    )
+
+
+def cautions(study: Study) -> list[str]:
+    """One sentence each."""
+    return about_all(study.points, ("the run diverged.", lambda p: p.status == "diverged"))
+
+
+RUNS = [
+    Column("run", lambda study, point: point.directory.name, str),
+    Column("batch", "global_batch", count),
+    Column("status", "status", str),
+    Column("steps", "steps", count),
+    Column("learning rate", "learning_rate"),
+    Column("train loss", lambda study, point: (point.train or {}).get("loss")),
+    Column("validation error", lambda study, point: point.error, error_text),
+    Column("test error", lambda study, point: (point.test or {}).get("error"), error_text),
+    *csv_only(-1, "train", "validation", "test", "seconds"),
+    Column("examples/s", "examples_per_second"),
+    Column("B_simple", lambda s, p: p.noise_scale and p.noise_scale.level, estimate_text, "noise"),
+]
+
+
+def table(studies: Sequence[Study]) -> Table:
+    """A row per run."""
+    return Table(RUNS, of_points(studies), "runs.csv")
+
+
+def sections(studies: Sequence[Study]) -> Iterator[Section]:
+    """The page from top to bottom."""
+    runs, step = of_points(studies), Axis("optimizer step")
+    loss = Panel(step, Axis("training loss"))
+    error = Panel(step, Axis("validation error", tick=error_text))
+    noise = Panel(step, Axis("noise scale B_simple (examples)"))
+    for (study, point), color in zip(runs, shades(len(runs)), strict=True):
+        label = ", ".join(filter(None, [study.label, point.directory.name]))
+        for panel, split, name in ((loss, "train", "loss"), (error, "validation", "error")):
+            x, y = point.curve(split, name)
+            texts = [
+                f"{label}, step {count(s)}: {panel.y.tick(v)}" for s, v in zip(x, y, strict=True)
+            ]
+            panel.marks.append(Line(x, y, color, label, width=1))
+            panel.marks.append(Points(x, y, color, size=2, texts=texts, series=label))
+        if point.noise_scale:
+            middle = lambda window: window.middle
+            noise.marks.extend(window_marks(point.noise_scale, middle, color, label, label))
+    caption = f"Of curves of more than {MOST} points every n-th is shown."
+    panels = shown([loss, error, noise])
+    picture = Picture("runs", caption, panels, "metrics.jsonl has no finite values")
+    yield Section("Curves", [picture])
+    yield Section("Run by run", [table(studies)])
+
+
+KIND = Kind("Single runs", read, answer, table, sections, cautions)
