@@ -35,12 +35,12 @@ asymptote only, an interval extends to 0 or infinity.
 the largest batch against the others, since steps may rise again there (it is then left out), and,
 where the noise of the points is given, of the scatter around the curve.
 
-Coverage (`benchmarks/breakpoints_coverage.py`, 300 draws, 168 settings: bends 0.5 to 4, slope -0.85,
-a rise at the end, 3 to 12 batch sizes, noise of 5 to 40%): both intervals contain their breakpoint
-or a doubt is listed in 87 to 100% of draws, but for 78% where steps rise at the last two of twelve
-batch sizes under 8% noise. Under bend 1 a doubt is listed in at most 9%. The hyperbola's parameters
-on hyperbolas (`benchmarks/fits_coverage.py`): 93 to 98% under normal noise, 94 to 98% with heavy
-tails or censored points, down to 86% where the noise is three times as large at one end.
+Coverage (`benchmarks/breakpoints_coverage.py`, 300 draws, 168 settings: bends 0.5 to 4, slope
+-0.85, a rise at the end, 3 to 12 batch sizes, noise of 5 to 40%): both intervals contain their
+breakpoint or a doubt is listed in 89 to 100% of draws, but for 78% where steps rise at the last two
+of twelve batch sizes under 8% noise. Under bend 1 a doubt is listed in at most 9%. The hyperbola's
+parameters on hyperbolas (`benchmarks/fits_coverage.py`): 93 to 98% under normal noise, 94 to 98%
+with heavy tails or censored points, down to 86% where the noise is three times as large at one end.
 """
 
 import dataclasses
