@@ -56,6 +56,14 @@ class Study:
     unfinished: list[str]
     label: str = ""  # distinguishes it from the studies shown with it; "" if there are none
 
+    def named(self, *parts: str) -> str:
+        """The label, if there is one, and other parts of a name: sgd, batch 64"""
+        return ", ".join(filter(None, [self.label, *parts]))
+
+    def noted(self, text: str) -> str:
+        """A sentence under the label, if there is one: sgd: No curve is fitted."""
+        return f"{self.label}: {text}" if self.label else text
+
     @property
     def title(self) -> str:
         """The config's title."""

@@ -109,42 +109,23 @@ def status_of(runs: Sequence[Run]) -> str:
 def dry_run(
     configs: dict[str, ConfigDict], runs_of: Callable[[Point], int], rows: dict[str, str]
 ) -> str:
-    """What a study of recipes would do and cost: a head, and a line for each point.
-
-    Args:
-      runs_of: how many trainings a point is.
-      rows: lines of the head that are the study's own.
+    """What a study of recipes would do and cost, see `shared.priced_plan`.
 
     Raises:
       UserError: a config cannot be used.
     """
-    lines, total_examples, total_hours, rate = [], 0.0, 0.0, None
-    for called, config in configs.items():
-        point = check(config)
-        if rate is None:
-            rate = planning.matrix_flops(point.devices[0], config.model.get("dtype", "float32"))
-            sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
-            head = {
-                "title": config.title,
-                "model": f"{config.model.name}, {point.parameter_count:,} parameters",
-                "data": f"{point.info.name}: {sizes}",
-                **rows,
-                "cost": f"device-hours at {shared.SUSTAINED:.0%} of the {rate / 1e9:,.0f} GFLOP/s "
-                f"that one {point.devices[0].device_kind} reaches in matrix products here",
-            }
-            lines += [f"{key:>7}  {text}" for key, text in head.items() if text]
-        examples = runs_of(point) * point.total_steps * point.global_batch
-        hours = shared.device_hours(planning.flops_per_example(point), examples, rate)
-        total_examples, total_hours = total_examples + examples, total_hours + hours
-        layout = planning.layout_of(point, config.recipes.seeds)
-        also = ", ".join(config.recipes.names[1:])
-        lines.append(
-            f"{called}: {point.total_steps:,} steps, {config.optim.name} at {point.peak:.4g}, "
-            f"{config.schedule.name}; {examples:.3g} examples, {hours:.2g} device-hours; each run "
-            f"{layout.plan}" + (f"; also {also}" if also else "")
+
+    def line(name, point, price):
+        config, (_, *also) = point.config, point.config.recipes.names
+        plan = planning.layout_of(point, config.recipes.seeds).plan
+        return (
+            f"{name}: {point.total_steps:,} steps, {config.optim.name} at {point.peak:.4g}, "
+            f"{config.schedule.name}; {price}; each run {plan}"
+            + (f"; also {', '.join(also)}" if also else "")
         )
-    lines.append(f"  total  {total_examples:.3g} examples, {total_hours:.2g} device-hours")
-    return "\n".join(lines)
+
+    points = {name: check(config) for name, config in configs.items()}
+    return shared.priced_plan(points, runs_of, rows, line)
 
 
 def check(config: ConfigDict) -> Point:

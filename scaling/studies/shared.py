@@ -1,18 +1,20 @@
 """What several studies do in the same way."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from scaling.batch import plans
 from scaling.config import default_config
 from scaling.crossings import constant_metrics
 from scaling.errors import UserError
+from scaling.train import planning
 from scaling.train.feed import evaluation_labels
-from scaling.train.point import data_info, resolve
+from scaling.train.point import Point, data_info, resolve
 from scaling.train.step import NOISE_EVERY
 
 # Parts of a batch whose gradients are compared where the noise is the question, and the examples in
@@ -55,14 +57,49 @@ def batch_name(config: ConfigDict) -> str:
     return f"bs{batch // 1024}k" if batch >= 1024 and batch % 1024 == 0 else f"bs{batch}"
 
 
-def device_hours(flops: float, examples: float, rate: float) -> float:
-    """An order of magnitude: the gradients' operations over a share of the rate of matrix products.
+def priced_plan(
+    points: Mapping[str, Point],
+    runs_of: Callable[[Point], int],
+    rows: Mapping[str, str],
+    line: Callable[[str, Point, str], str],
+    most: str = "",
+) -> str:
+    """The dry run of populations: a head, a line for each point, and the total.
+
+    Device-hours are FLOPs of the gradients over a share of this machine's own rate of matrix
+    products: an order of magnitude.
 
     Args:
-      flops: of one example's gradient, see `planning.flops_per_example`.
-      rate: per second, see `planning.matrix_flops`.
+      runs_of: trainings of a point.
+      rows: of the head, by title, after the data.
+      line: of a point, from its name, the point and its price.
+      most: "at most " where a price is an upper bound.
     """
-    return flops * examples / (SUSTAINED * rate) / 3600
+    first = next(iter(points.values()))
+    config, info, device = first.config, first.info, first.devices[0]
+    rate = planning.matrix_flops(device, config.model.get("dtype", "float32"))
+    options = ", ".join(f"{k}={v}" for k, v in config.model.items() if k != "name")
+    # Per model: it hardly depends on the batch size, and takes a second where a model is deep.
+    models = {repr(point.task): point for point in reversed(points.values())}
+    flops = {model: planning.flops_per_example(point) for model, point in models.items()}
+    head = {
+        "title": config.title,
+        "model": f"{config.model.name}({options}), {first.parameter_count:,} parameters",
+        "data": f"{info.name}: " + ", ".join(f"{n:,} {s}" for s, n in info.sizes.items()),
+        **rows,
+        "cost": f"{flops[repr(first.task)]:.3g} FLOPs per example; device-hours at "
+        f"{SUSTAINED:.0%} of the {rate / 1e9:,.0f} GFLOP/s that one {device.device_kind} reaches "
+        "in matrix products here",
+    }
+    lines = [f"{title:>7}  {text}" for title, text in head.items() if text]
+    price = lambda examples, hours: f"{examples:.3g} examples, {hours:.2g} device-hours"
+    total = np.zeros(2)
+    for name, point in points.items():
+        examples = runs_of(point) * point.total_steps * point.global_batch
+        hours = flops[repr(point.task)] * examples / (SUSTAINED * rate) / 3600
+        total += examples, hours
+        lines.append(line(name, point, price(examples, hours)))
+    return "\n".join([*lines, f"  total  {most}{price(*total)}"])
 
 
 def refuse_keys_of_single_runs(config: ConfigDict) -> None:
@@ -134,12 +171,3 @@ def in_parts(config: ConfigDict) -> ConfigDict:
         fewest = NOISE_EVERY["microbatches" if config.micro_batch else "halves"]
         config.noise_every = max(1, min(fewest, point.total_steps // MEASUREMENTS))
     return config
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned columns, for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )

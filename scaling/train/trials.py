@@ -7,6 +7,7 @@ bit for bit, however it was cut into launches and calls. A single run is a train
 whose updates are recorded too (`scaling.train.single`).
 """
 
+import abc
 import contextlib
 import dataclasses
 import json
@@ -31,7 +32,7 @@ from scaling.train.population import Population, placed
 MUST_BE_FINITE = ("loss", "grad_sq_norm", "local_grad_sq_norm")  # of every recorded update
 
 
-class Rule:
+class Rule(abc.ABC):
     """When to evaluate, and when a training is over.
 
     Attributes:
@@ -46,13 +47,13 @@ class Rule:
         """(step, trial) of the first crossing."""
         return None
 
+    @abc.abstractmethod
     def next(self, training: "Training", evaluated: int | None) -> int:
         """The step of the evaluation after the one at step `evaluated`; None: of the first."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def over(self, training: "Training") -> bool:
         """Whether no further update is to be made."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

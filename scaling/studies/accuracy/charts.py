@@ -40,10 +40,6 @@ def percent_tick(value: float) -> str:
     return f"{100 * value:.4g}%"
 
 
-def _title(study: Study, *parts: str) -> str:
-    return ", ".join(filter(None, [study.label, *parts]))
-
-
 def errors(studies: Sequence[Study]) -> list[Panel]:
     """Test error against the batch; a panel per study and recipe."""
     panels = []
@@ -56,7 +52,7 @@ def errors(studies: Sequence[Study]) -> list[Panel]:
             marks = _level(study) + _recipe(study, study.baseline, GREY, ceiling, top)
             if others:
                 marks += _recipe(study, recipe, COLORS[0], ceiling, top)
-            panels.append(Panel(batches(), y, marks, _title(study, recipe)))
+            panels.append(Panel(batches(), y, marks, study.named(recipe)))
     return shown(panels)
 
 
@@ -173,7 +169,7 @@ def curves(studies: Sequence[Study]) -> list[Panel]:
         for point in study.points_of(study.baseline):
             label = f"batch {batch_label(point.global_batch)}"
             marks += _curve(point, label, colors[point.global_batch])
-        panels.append(Panel(EPOCHS, ERROR, marks, _title(study, f"{study.baseline} recipe")))
+        panels.append(Panel(EPOCHS, ERROR, marks, study.named(f"{study.baseline} recipe")))
         panels += _largest(study)
     return shown(panels)
 
@@ -193,7 +189,7 @@ def _largest(study: Study) -> Iterator[Panel]:
                 label = f"{point.recipe}, batch {batch_label(point.global_batch)}"
                 marks += _curve(point, label, color, epochs)
         title = f"batch {batch_label(batch)}, {'as many epochs' if epochs else 'step by step'}"
-        yield Panel(EPOCHS if epochs else STEPS, ERROR, marks, _title(study, title))
+        yield Panel(EPOCHS if epochs else STEPS, ERROR, marks, study.named(title))
 
 
 def _curve(point: Point, label: str, color: str, epochs: bool = True) -> list[Mark]:
@@ -218,7 +214,7 @@ def tuning(studies: Sequence[Study]) -> tuple[list[Panel], int]:
         errors = [t.validation_error for p in points for t in p.tuning.trials if _done(t)]
         # Diverged trials stand above all errors, and all panels share their axis.
         ends = (min(errors), max(errors) * ABOVE) if errors else (0.1, 1.0)
-        panels += [_tuning(point, _title(study, point.recipe), ends) for point in points]
+        panels += [_tuning(point, study.named(point.recipe), ends) for point in points]
     panels = shown(panels)
     return panels[:PANELS], len(panels)
 

@@ -274,9 +274,7 @@ def _recommended(studies):
         "than the reference, the second line is the best of the others."
     )
     commands = [
-        Note(
-            ", ".join(filter(None, [study.label, f"batch {count(batch)}, {p.recipe}: {flags(p)}"]))
-        )
+        Note(study.named(f"batch {count(batch)}, {p.recipe}: {flags(p)}"))
         for study, batch, p in rows
         if p
     ]

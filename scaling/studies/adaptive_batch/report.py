@@ -243,11 +243,11 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
 
 
 def _fit_text(study: Study) -> str:
-    label, fit = f"{study.label}: " if study.label else "", study.fit
+    fit = study.fit
     if not fit:
-        return f"{label}The fixed batch sizes do not give S_min, E_min and B_crit."
-    return (
-        f"{label}Fixed batch sizes: S_min {number(fit.s_min)} steps, E_min {number(fit.e_min)} "
+        return study.noted("The fixed batch sizes do not give S_min, E_min and B_crit.")
+    return study.noted(
+        f"Fixed batch sizes: S_min {number(fit.s_min)} steps, E_min {number(fit.e_min)} "
         f"examples, B_crit {number(fit.b_crit)}{interval(*fit.b_crit_interval)}; scatter "
         f"{percent(fit.residual_sd)}."
     )
@@ -318,9 +318,8 @@ def _schedule(study: Study, point: Point) -> Panel:
         texts = [f"seed {run.seed}, step {count(s)}: B_simple {number(v)}" for s, v in resolved]
         look = {"size": 4 if len(x) < MANY else 2, "hollow": True, "texts": texts}
         marks.append(Points(x, y, color, "B_simple where resolved, same colour", "D", **look))
-    title = ", ".join(filter(None, [study.label, point.name]))
     steps = Axis("optimizer step", "linear", decimal_label)
-    return Panel(steps, batches("examples: batch size, B_simple"), marks, title)
+    return Panel(steps, batches("examples: batch size, B_simple"), marks, study.named(point.name))
 
 
 def _stairs(schedule, last):

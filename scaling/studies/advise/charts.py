@@ -75,13 +75,12 @@ def throughput(studies: Sequence[Study]) -> list[Panel]:
     marks, several = [], len(studies) > 1
     for index, study in enumerate(studies):
         point, (color, marker) = study.point, style_of(index)
-        of = f"{study.label}: " if study.label else ""
         for x, rule, label, dash in (
             (point.throughput_knee, GREY, "knee, 90% of the most examples per second", "dash"),
             (point.largest_fitting, COLORS[1], "largest batch that fits the memory", "dot"),
         ):
             if x is not None:
-                marks.append(Rule(color if several else rule, of + label, x=x, dash=dash))
+                marks.append(Rule(color if several else rule, study.noted(label), x=x, dash=dash))
         speeds = point.throughput
         x, y = [s.per_device_batch for s in speeds], [s.examples_per_second for s in speeds]
         label = study.label or "measured, with the spread of repeats"

@@ -150,12 +150,11 @@ def _compared(study: Study) -> str:
     if not (noise and fit):
         return ""
     ratio = number(noise.value / fit.value) if noise.value and fit.value else "an unknown number of"
-    return (
-        f"{study.label}{': ' * bool(study.label)}B_simple is {ratio} times the B_crit of the fit, "
-        f"and their intervals {'overlap' if overlap(noise, fit) else 'do not overlap'}. 2 to 8 "
-        "times is usual for image classification (McCandlish 2018, Table 1): B_simple leaves out "
-        "the Hessian and grows while the loss falls, and the fit depends on how well each batch "
-        "was tuned."
+    return study.noted(
+        f"B_simple is {ratio} times the B_crit of the fit, and their intervals "
+        f"{'overlap' if overlap(noise, fit) else 'do not overlap'}. 2 to 8 times is usual for "
+        "image classification (McCandlish 2018, Table 1): B_simple leaves out the Hessian and "
+        "grows while the loss falls, and the fit depends on how well each batch was tuned."
     )
 
 

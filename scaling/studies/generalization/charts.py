@@ -92,8 +92,7 @@ def curves(studies: Sequence[Study], name: str) -> list[Panel]:
             for point in points:
                 marks += _curves(point, figure, colors[point.global_batch])
             marks += [_fit(point) for point in points if figure.fits and point.fits]
-            title = recipe if len(study.recipes) > 1 else ""
-            title = ", ".join(filter(None, [study.label, title]))
+            title = study.named(recipe if len(study.recipes) > 1 else "")
             panels.append(Panel(EPOCHS if figure.epochs else STEPS, figure.y, marks, title))
     return shown(panels)
 
@@ -219,5 +218,5 @@ def _layers(study: Study, kernels: bool, when: str, colors: dict[int, str]) -> P
     # Both times on one range, to be compared.
     ratios = [value for layer in every for time in WHEN if (value := getattr(layer, time).ratio)]
     x = Axis("‖w‖ / ‖g‖", tick=decimal_label, include=tuple(ratios))
-    title = ", ".join(filter(None, [study.label, WHEN[when]]))
+    title = study.named(WHEN[when])
     return Panel(x, Axis("", "names", reverse=True, names=names), marks, title)

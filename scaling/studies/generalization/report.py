@@ -235,9 +235,8 @@ def _slope(studies):
     for study in studies:
         powers = {recipe: batch_power(study.fitted(recipe)) for recipe in study.recipes}
         texts = [f"{recipe} {_signed(v)}" for recipe, v in powers.items() if v is not None]
-        label = f"{study.label}: " if study.label else ""
-        text = f"{label}Slope as a power of the batch, least squares: {', '.join(texts)}."
-        blocks += [Note(text)] * bool(texts)
+        text = f"Slope as a power of the batch, least squares: {', '.join(texts)}."
+        blocks += [Note(study.noted(text))] * bool(texts)
     return Section("Slope against batch", blocks)
 
 

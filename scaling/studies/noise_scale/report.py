@@ -160,8 +160,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
 def _section(title, studies, name, draw, caption, text=lambda study: "") -> Section:
     """A figure, and what `text` says of each study."""
     picture = Picture(name, caption, draw(studies), "no run has such a noise scale")
-    texts = [(study.label, text(study)) for study in studies]
-    notes = [Note(f"{label}: {text}" if label else text) for label, text in texts if text]
+    notes = [Note(study.noted(words)) for study in studies if (words := text(study))]
     return Section(title, [picture, *notes])
 
 

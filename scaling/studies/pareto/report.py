@@ -115,10 +115,9 @@ def critical_batch(studies: Sequence[Study]) -> list[Panel]:
 def _noise(study, color) -> list[Mark]:
     """B_simple: of the run that stands for the study, before it the others, faint."""
     marks, run = [], study.run
-    named = lambda text: ", ".join(filter(None, [study.label, text]))
     for point in sorted((p for p in study.points if p.tracked), key=lambda p: p is run):
-        name = named(f"B_simple at batch {count(point.global_batch)}")
-        label = name if point is run else named("B_simple at other batch sizes")
+        name = study.named(f"B_simple at batch {count(point.global_batch)}")
+        label = name if point is run else study.named("B_simple at other batch sizes")
         look = {"faint": point is not run}
         marks += window_marks(point.tracked, study.place, color, label, name, **look)
     if study.metric != "loss" and run:  # windows have no error to be placed by
@@ -131,7 +130,7 @@ def _critical(study, color) -> list[Mark]:
     b_crit = fitted("", "b_crit")
     x, y = [front.goal for front in study.known], [front.critical_batch for front in study.known]
     ends = [front.fit.b_crit_interval for front in study.known]
-    label = ", ".join(filter(None, [study.label, "B_crit of a goal, 95% interval"]))
+    label = study.named("B_crit of a goal, 95% interval")
     texts = [f"B_crit {b_crit.cell((study, f, f.fit))}\n{_goal(study, f)}" for f in study.known]
     look = {"low": [low for low, _ in ends], "high": [high for _, high in ends], "texts": texts}
     return [Points(x, y, color, label, "D", 7, **look)]
@@ -183,7 +182,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         [
             Picture("pareto", caption, trade_off(studies), "no batch size reached a goal"),
             Table(GOALS, goals, "pareto_goals.csv"),
-            *(Note(f"{s.label}: {f.reason}".lstrip(": ")) for s, f, _ in goals if f.reason),
+            *(Note(s.noted(f.reason)) for s, f, _ in goals if f.reason),
             table(studies),
             Table(CROSSING, crossings, "pareto_crossings.csv", shown=False),
         ],

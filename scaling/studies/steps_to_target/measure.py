@@ -151,48 +151,26 @@ def search_at(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> d
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """What the study would do and cost at most, as text. Reads no data and trains nothing.
 
-    Device-hours are FLOPs of the gradients over a share of this machine's own rate of matrix
-    products: an order of magnitude, for the budget and not for the first crossing, which comes
-    earlier.
+    The price is for the budget and not for the first crossing, which comes earlier.
 
     Raises:
       UserError: a config cannot be used.
     """
-    lines, total_examples, total_hours = [], 0, 0.0
-    for name, config in points.items():
-        point = check_values(config)
-        if not lines:  # the same for all batch sizes, but for normalisation
-            flops = planning.flops_per_example(point)
-            rate = planning.matrix_flops(point.devices[0], config.model.get("dtype", "float32"))
-            lines.append(_plan_text(point, flops, rate))
-        trials = config.search.trials
-        examples = trials * point.total_steps * point.global_batch
-        hours = shared.device_hours(flops, examples, rate)
-        total_examples, total_hours = total_examples + examples, total_hours + hours
-        layout = planning.layout_of(point, trials)
-        lines.append(
-            f"{name:>7}  {trials} trials x at most {point.total_steps:,} steps = {examples:.3g} "
-            f"examples, {hours:.2g} device-hours; each trial {layout.plan}"
+
+    def line(name, point, price):
+        trials = point.config.search.trials
+        return (
+            f"{name:>7}  {trials} trials x at most {point.total_steps:,} steps = {price}; each "
+            f"trial {planning.layout_of(point, trials).plan}"
         )
-    lines.append(f"  total  at most {total_examples:.3g} examples, {total_hours:.2g} device-hours")
-    return "\n".join(lines)
 
-
-def _plan_text(point, flops, rate):
-    config, info = point.config, point.info
-    ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in config.search.space.items())
-    target = config.target
-    options = ", ".join(f"{k}={v}" for k, v in config.model.items() if k != "name")
+    checked = {name: check_values(config) for name, config in points.items()}
+    search, target = (next(iter(points.values()))[key] for key in ("search", "target"))
+    ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in search.space.items())
     rows = {
-        "title": config.title,
-        "model": f"{config.model.name}({options}), {point.parameter_count:,} parameters",
-        "data": f"{info.name}: " + ", ".join(f"{n:,} {s}" for s, n in info.sizes.items()),
-        "search": f"{config.search.trials} trials per batch size by {config.search.sampler}: "
-        + "; ".join(ranges),
+        "search": f"{search.trials} trials per batch size by {search.sampler}: {'; '.join(ranges)}",
         "goal": f"{SPLITS[target.split]} {target.metric} below {target.goal:g}; training stops at "
         f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
-        "cost": f"{flops:.3g} FLOPs per example; device-hours at {shared.SUSTAINED:.0%} of the "
-        f"{rate / 1e9:,.0f} GFLOP/s that one {point.devices[0].device_kind} reaches in matrix "
-        "products here",
     }
-    return "\n".join(f"{name:>7}  {text}" for name, text in rows.items() if text)
+    runs = lambda point: point.config.search.trials
+    return shared.priced_plan(checked, runs, rows, line, "at most ")

@@ -328,7 +328,7 @@ def _fits(studies: Sequence[Study]) -> Iterator[Block]:
     rows, first = [(study, study.fit) for study in studies if study.fit], studies[0]
     for study in studies:
         if not study.fit:
-            yield Note(f"{study.label}{': ' * bool(study.label)}No curve is fitted. {study.no_fit}")
+            yield Note(study.noted(f"No curve is fitted. {study.no_fit}"))
     if not rows:
         return
     ratio = lambda study, fit: None if study is first else study.ratio_to(first)

@@ -93,7 +93,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     error = Panel(step, Axis("validation error", tick=error_text))
     noise = Panel(step, Axis("noise scale B_simple (examples)"))
     for (study, point), color in zip(runs, shades(len(runs)), strict=True):
-        label = ", ".join(filter(None, [study.label, point.directory.name]))
+        label = study.named(point.directory.name)
         for panel, split, name in ((loss, "train", "loss"), (error, "validation", "error")):
             x, y = point.curve(split, name)
             texts = [
