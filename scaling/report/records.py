@@ -97,7 +97,7 @@ def read_workdir(path: Path) -> Workdir:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"There is no workdir {path}.")
+        raise UserError(f"There is no workdir {path}. Name the folder that a study recorded in.")
     folders = [
         folder
         for folder in sorted(path.iterdir())
