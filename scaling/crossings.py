@@ -8,7 +8,28 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Metric(NamedTuple):
+    """What a goal and a report need to know of a number."""
+
+    words: str  # as in "validation error"
+    better: str = "lower"  # or "higher"
+    form: str = "number"  # or "percent", of a share
+    unit: str = ""  # as in "3.9 nats per token"
+
+
+ERROR, LOSS = Metric("error", form="percent"), Metric("loss")
+
+
+def better_than(value: float, goal: float, better: str) -> bool:
+    """Whether a value is strictly better than a goal.
+
+    Args:
+      better: of the metric, "lower" or "higher".
+    """
+    return value > goal if better == "higher" else value < goal
 
 
 def next_evaluation(step: int, ratio: float) -> int:

@@ -91,13 +91,10 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
         def __call__(self, x, *, train, positions=None):
             values = {"train": train, "positions": positions}
             named = {k: values[k] for k in passed}
-            logits = call_users(f"model {name!r}", super().__call__, x, **named)
-            shape = getattr(logits, "shape", type(logits).__name__)
-            if shape != (len(x), self.num_classes):
-                raise UserError(
-                    f"Model {name!r} returns {shape} for {len(x)} examples of "
-                    f"{self.num_classes} classes; return logits [N, num_classes]."
-                )
+            outputs = call_users(f"model {name!r}", super().__call__, x, **named)
+            if not hasattr(outputs, "astype"):
+                kind = type(outputs).__name__
+                raise UserError(f"Model {name!r} returns {kind}; return an array [N, ...].")
             if self.variables.get("batch_stats") and not (
                 couples_examples(self) and across_devices
             ):
@@ -106,7 +103,7 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
                     "split; create it by scaling.models.norm.make_norm, from fields norm, "
                     "ghost_batch and axis_name."
                 )
-            return logits.astype(jnp.float32)
+            return outputs.astype(jnp.float32)
 
     Adapted.__name__, Adapted.__qualname__ = base.__name__, base.__qualname__
     return Adapted

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from scaling.batch import BatchPlan
 from scaling.data import resident, sources, streaming
-from scaling.train.evaluate import index_batches
 from scaling.train.point import Point, data_info
 from scaling.train.step import replicate
 
@@ -150,6 +149,18 @@ def _rows(point, split, sharing):
     """Indices of an evaluation of resident data, over `sharing` devices."""
     size = evaluation_size(point.info.sizes, split)
     return index_batches(size, point.config.eval.batch, sharing or len(point.devices))
+
+
+def index_batches(size: int, batch: int, devices: int) -> Arrays:
+    """Every index below `size` once: {"index", "mask"}, each [devices, steps, rows].
+
+    `batch` is the number of examples in one step over all devices; it is rounded up to fill them.
+    """
+    rows = -(-min(batch, size) // devices)
+    steps = -(-size // (rows * devices))
+    index = np.arange(steps * rows * devices, dtype=np.int32).reshape(steps, devices, rows)
+    index = index.swapaxes(0, 1)
+    return {"index": np.minimum(index, size - 1), "mask": (index < size).astype(np.float32)}
 
 
 def _shared(point, sharing):

@@ -10,7 +10,7 @@ from jax import lax
 
 from scaling.data.resident import EpochOrder
 from scaling.train.population import Population
-from scaling.train.step import AXIS, make_gradient, on_devices, replicate
+from scaling.train.step import AXIS, make_gradient, on_devices, per_weight, replicate
 
 
 class LayerNorms:
@@ -29,9 +29,10 @@ class LayerNorms:
         gradient = make_gradient(point.task, self.plan, point.preprocess)
 
         def norms(params, batch_stats, data, batch, key, hparams, step):
-            grads, _, _ = gradient(params, batch_stats, data, batch, key, hparams, step)
+            grads, _, sums = gradient(params, batch_stats, data, batch, key, hparams, step)
             if self.plan.devices > 1:
-                grads = lax.pmean(grads, AXIS)
+                grads, sums = lax.pmean((grads, sums), AXIS)
+            grads, _ = per_weight(grads, sums)
             norm = lambda leaf: jnp.linalg.norm(leaf.astype(jnp.float32).ravel())
             return jax.tree.map(norm, params), jax.tree.map(norm, grads)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
 from scaling import durations
@@ -19,7 +20,7 @@ from scaling.models import build_model, check_statistics, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES, WARMUPS
-from scaling.tasks import Classification
+from scaling.tasks import Classification, Task
 from scaling.train.memory import check_size
 from scaling.train.step import AXIS, MakeOptimizer
 
@@ -38,7 +39,7 @@ class Point:
 
     config: ConfigDict
     info: sources.DataInfo
-    task: Classification
+    task: Task
     devices: Sequence[Any]
     ghost_batch: int | None
     total_steps: int
@@ -63,7 +64,7 @@ class Point:
         return numbers_in(self.variables()[0])
 
 
-def shapes_of_variables(task: Classification) -> tuple[Any, Any]:
+def shapes_of_variables(task: Task) -> tuple[Any, Any]:
     """Shapes of a task's parameters and batch statistics; asks nothing of the devices."""
     try:
         hash(task)
@@ -147,7 +148,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     return point
 
 
-def task_of(config: ConfigDict, info: sources.DataInfo) -> Classification:
+def task_of(config: ConfigDict, info: sources.DataInfo) -> Task:
     """What the config's model learns on that data; asks nothing of the devices.
 
     Raises:
@@ -155,7 +156,8 @@ def task_of(config: ConfigDict, info: sources.DataInfo) -> Classification:
     """
     options = config.model.to_dict()
     model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
-    return Classification(model, info.image_shape)
+    example = FrozenDict({"image": (info.image_shape, "float32"), "label": ((), "int32")})
+    return Classification(model, example, info.num_classes)
 
 
 def _check_plan(config, devices, ghost_batch):

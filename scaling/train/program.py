@@ -23,7 +23,6 @@ import numpy as np
 from jax import lax
 
 from scaling.batch import BatchPlan
-from scaling.train.evaluate import metric_sums
 from scaling.train.feed import evaluation_shapes
 from scaling.train.point import Point
 from scaling.train.step import (
@@ -203,17 +202,24 @@ def make_train(
     return on_devices(train, point.devices, in_axes, own, donate=(0,))
 
 
-def make_evaluate(point: Point, layout: Layout, method: str | None = None) -> Callable:
-    """Sums of the metrics of all trials over an evaluation's examples.
+def make_evaluate(point: Point, layout: Layout | None = None, method: str | None = None):
+    """The task's sums of all trials over an evaluation's examples.
+
+    Args:
+      layout: None: one trial, its examples over all devices.
 
     Returns `evaluate(weights, data, batches) -> sums`: weights (params, batch_stats) with
     `layout.shape` in front, and so are the sums; batches [devices, steps, rows, ...], without the
-    first axis where trials are spread.
+    first axis where trials are spread. Their "mask" is 1 on examples and 0 on padding.
     """
-    sums_of = metric_sums(_task(point, layout, method), point.preprocess)
+    layout = layout or Layout("batch", len(point.devices), 1, 1, 1, None)
+    task = _task(point, layout, method)
 
     def evaluate(weights, data, batches):
-        one = lambda weights: sums_of(*weights, data, batches)
+        def one(weights):
+            of = lambda batch: task.sums(*weights, point.preprocess(data, batch), batch["mask"])
+            return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(of, batches))
+
         sums = _blocks(layout, jax.vmap(one) if layout.block > 1 else one, weights)
         return lax.psum(sums, AXIS) if layout.spread == "batch" else sums
 

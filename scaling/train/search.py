@@ -11,8 +11,8 @@ from scaling.crossings import History
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Signals
+from scaling.train.evaluate import HeldOut
 from scaling.train.feed import make_feed
-from scaling.train.held_out import HeldOut
 from scaling.train.planning import layout_of
 from scaling.train.point import Point
 from scaling.train.trials import FirstCrossing, Outcome, Training, seconds_of

@@ -91,11 +91,14 @@ def init_state(task, make_optimizer: MakeOptimizer, hparams, key: jax.Array) -> 
 def make_gradient(
     task, plan: BatchPlan, preprocess: Callable, noise_every: int | None = None
 ) -> Callable:
-    """The mean gradient of one device's microbatches.
+    """The gradient of one device's microbatches, before anything is divided by the weights.
 
     Returns `gradient(params, batch_stats, data, batch, key, hparams, step)`, to be called inside
-    `on_devices`, giving (gradient, batch statistics as this device estimates them, {"loss",
-    "error"} means). `batch` leaves are [accum_steps, micro_batch, ...].
+    `on_devices`, giving (gradient, batch statistics as this device estimates them, sums): the
+    gradient of the examples' loss sums and {"loss", ..., "weight"}, all per row. Per row, and not
+    added up, they have the same size whatever the batch; `per_weight` makes them the batch's own.
+    Where examples have no weights there is no "weight".
+    `batch` leaves are [accum_steps, micro_batch, ...].
 
     Args:
       noise_every: also give "part_grad_sq_norm", the mean of |g|^2 over the gradients of the parts
@@ -107,15 +110,15 @@ def make_gradient(
         def one(batch_stats, micro, index):
             args = params, batch_stats, data, micro, index, key, hparams
             if noise_every is None:
-                grads, (metrics, batch_stats), _ = whole(*args)
-                return (grads, metrics), batch_stats
+                grads, (sums, batch_stats), _ = whole(*args)
+                return (grads, sums), batch_stats
             measure = step % noise_every == 0
             if plan.devices * plan.accum_steps == 1:
-                grads, (metrics, batch_stats), norm = lax.cond(measure, in_halves, whole, *args)
+                grads, (sums, batch_stats), norm = lax.cond(measure, in_halves, whole, *args)
             else:
-                grads, (metrics, batch_stats), unknown = whole(*args)
+                grads, (sums, batch_stats), unknown = whole(*args)
                 norm = lax.cond(measure, squared_norm, lambda _: unknown, grads)
-            return (grads, metrics | {"part_grad_sq_norm": norm}), batch_stats
+            return (grads, sums | {"part_grad_sq_norm": norm}), batch_stats
 
         def add(carry, inputs):
             total, batch_stats = carry
@@ -124,16 +127,28 @@ def make_gradient(
 
         micro = jax.tree.map(lambda leaf: leaf[0], batch)
         if plan.accum_steps == 1:
-            (grads, metrics), batch_stats = one(batch_stats, micro, 0)
-            return grads, batch_stats, metrics
+            (grads, sums), batch_stats = one(batch_stats, micro, 0)
+            return grads, batch_stats, sums
         shapes = jax.eval_shape(one, batch_stats, micro, 0)[0]
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         inputs = batch, jnp.arange(plan.accum_steps)
         (total, batch_stats), _ = lax.scan(add, (zeros, batch_stats), inputs)
-        grads, metrics = jax.tree.map(lambda leaf: leaf / plan.accum_steps, total)
-        return grads, batch_stats, metrics
+        grads, sums = jax.tree.map(lambda leaf: leaf / plan.accum_steps, total)
+        return grads, batch_stats, sums
 
     return gradient
+
+
+def per_weight(grads, sums: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+    """The gradient of a batch's loss and its metrics, from the means over devices of what
+    `make_gradient` gives: the one division by the weights, if there are any."""
+    if "weight" not in sums:
+        return grads, dict(sums)
+    sums = dict(sums)
+    weight = sums.pop("weight")
+    powers = {name: jnp.square(weight) if "sq_norm" in name else weight for name in sums}
+    metrics = {name: value / powers[name] for name, value in sums.items()}
+    return jax.tree.map(lambda leaf: leaf / weight, grads), metrics
 
 
 def gradient_noise(key: jax.Array, positions: jax.Array, variance: jax.Array) -> jax.Array:
@@ -144,7 +159,7 @@ def gradient_noise(key: jax.Array, positions: jax.Array, variance: jax.Array) ->
 
 
 def _gradients_of_a_microbatch(task, plan: BatchPlan, preprocess: Callable):
-    """(whole, in_halves), two ways to the same: (gradient, (metrics, batch statistics), norm), norm
+    """(whole, in_halves), two ways to the same: (gradient, (sums, batch statistics), norm), norm
     being NaN for the first and the mean of |g|^2 over the microbatch's halves for the second."""
 
     def losses(params, batch_stats, data, micro, index, key, hparams):
@@ -153,14 +168,15 @@ def _gradients_of_a_microbatch(task, plan: BatchPlan, preprocess: Callable):
         positions = first + jnp.arange(plan.micro_batch)
         augment_key, task_key = jax.random.split(key)
         micro = preprocess(data, micro, augment_key, positions)
-        metrics, batch_stats = task.train_metrics(
+        scores, weights, batch_stats = task.losses(
             params, batch_stats, micro, positions, task_key, hparams
         )
-        loss = metrics["loss"]
+        loss = scores["loss"]
         if "gradient_noise" in hparams:
             noise_key = jax.random.fold_in(key, 2)  # the third, after the two above
             loss *= gradient_noise(noise_key, positions, hparams["gradient_noise"])
-        return loss, (jax.tree.map(jnp.mean, metrics), batch_stats)
+        weights = {} if weights is None else {"weight": weights}
+        return loss, (jax.tree.map(jnp.mean, scores | weights), batch_stats)
 
     def mean_loss(*args):
         loss, aux = losses(*args)
@@ -188,7 +204,8 @@ def noise_parts(plan: BatchPlan) -> tuple[str, float]:
 
     Microbatches where there are several, else devices; else the batch is cut in halves for this,
     of which one may be larger: the size is their harmonic mean, for |g|^2 exceeds |G|^2 by
-    tr(Sigma) / size (McCandlish 2018, A.1).
+    tr(Sigma) / size (McCandlish 2018, A.1). g and G are gradients of loss sums per row over the
+    batch's one mean weight, so this holds whatever the weights of the rows, and Sigma is of rows.
     """
     if plan.accum_steps > 1:
         return "microbatches", plan.micro_batch
@@ -220,8 +237,9 @@ def make_update(
     Returns `update(state, data, batch, hparams, key, initial)`. Its metrics are those of the task,
     and
       grad_sq_norm: |G|^2 of the global batch's mean gradient.
-      local_grad_sq_norm: [devices], the same of every device's own part of the batch. Where a
-        ghost batch spans devices the parts are not independent: gradients cross between them.
+      local_grad_sq_norm: [devices], the same of every device's own part of the batch, over the
+        weight of all of it. Where a ghost batch spans devices the parts are not independent:
+        gradients cross between them.
       learning_rate: of this update.
       weight_distance: ||w - w_0|| after the update, where `initial` holds w_0.
       part_grad_sq_norm: see `make_gradient`, where `noise_every` is given; and part_batch, the
@@ -231,7 +249,7 @@ def make_update(
 
     def update(state, data, batch, hparams, key, initial):
         key = jax.random.fold_in(key, state.step)
-        grads, batch_stats, metrics = gradient(
+        grads, batch_stats, sums = gradient(
             state.params, state.batch_stats, data, batch, key, hparams, state.step
         )
         if plan.devices == 1:  # XLA would copy everything through a mean over one device
@@ -240,8 +258,9 @@ def make_update(
             # A device's norm rides in its own slot of the one mean, so that all learn all of them.
             slots = jnp.arange(plan.devices) == lax.axis_index(AXIS)
             norms = jnp.where(slots, squared_norm(grads) * plan.devices, 0.0)
-            everything = grads, batch_stats, metrics, norms
-            grads, batch_stats, metrics, norms = lax.pmean(everything, AXIS)
+            everything = grads, batch_stats, sums, norms
+            grads, batch_stats, sums, norms = lax.pmean(everything, AXIS)
+        grads, metrics = per_weight(grads, sums | {"local_grad_sq_norm": norms})
 
         tx, learning_rate = make_optimizer(hparams)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -250,7 +269,6 @@ def make_update(
             metrics["part_batch"] = jnp.float32(noise_parts(plan)[1])
         metrics = metrics | {
             "grad_sq_norm": squared_norm(grads),
-            "local_grad_sq_norm": norms,
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
         }
         if initial is not None:

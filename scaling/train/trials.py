@@ -25,7 +25,7 @@ from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines
 from scaling.signals import Interrupted, Signals
 from scaling.train.checkpoint import Checkpoints, folder_of, forget
-from scaling.train.held_out import HeldOut
+from scaling.train.evaluate import HeldOut
 from scaling.train.point import Point
 from scaling.train.population import Population, placed
 

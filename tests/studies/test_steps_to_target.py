@@ -22,7 +22,7 @@ from scaling.signals import Interrupted
 from scaling.studies.running import run_study
 from scaling.studies.steps_to_target.measure import check
 from scaling.studies.steps_to_target.record import Record
-from scaling.train import held_out, planning
+from scaling.train import evaluate, planning
 
 GOAL, TRIALS, BUDGET = 0.3, 8, 90
 NAMES = ("bs16", "bs64", "bs256")
@@ -363,9 +363,9 @@ NARROW = {"learning_rate": ("log", 0.05, 0.1)}
 
 
 def test_a_space_that_is_too_narrow_is_widened(tmp_path, monkeypatch):
-    tested, replicate = [], held_out.replicate
+    tested, replicate = [], evaluate.replicate
     monkeypatch.setattr(
-        held_out, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
+        evaluate, "replicate", lambda tree, to: tested.append(tree) or replicate(tree, to)
     )
     changes = {"search.widen": 2, "target.goal": 0.6, "eval.test": True}
     result = _point(tmp_path, space=NARROW, **changes)

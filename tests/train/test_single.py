@@ -15,7 +15,7 @@ from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted, Signals
 from scaling.studies.running import run_study
-from scaling.train import held_out, population
+from scaling.train import evaluate, population
 from scaling.train.single import train_point
 
 PARAMS = "trials.state.params"  # in a checkpoint
@@ -82,7 +82,7 @@ def test_the_test_split_is_read_once_and_last(tmp_path, monkeypatch):
         monkeypatch.setattr(kind, name, noted)
 
     noted(population.Population, "evaluate", "validation")
-    noted(held_out.HeldOut, "record", None)
+    noted(evaluate.HeldOut, "record", None)
     _train(tmp_path, _config())
     assert asked == ["validation"] * 3 + ["test"]
 

@@ -28,6 +28,10 @@ BATCH, STEPS, SHAPE, SIZE = 96, 4, (8, 8, 3), 150
 HPARAMS = {"rate": 0.02, "label_smoothing": 0.1}
 
 
+def _task(model, kind=Classification):
+    return kind(model, {"image": (SHAPE, "float32"), "label": ((), "int32")}, 10)
+
+
 def _make_optimizer(hparams):
     rate = lambda step: hparams["rate"] / (1.0 + step)
     return optax.sgd(rate, momentum=0.9), rate
@@ -58,12 +62,20 @@ def make_chunk(task, make_optimizer, plan, preprocess, devices, noise=None):
 
 
 def _train(
-    model, devices, micro, batch=BATCH, steps=STEPS, cuts=(), augment="crop_flip", noise=None
+    model,
+    devices,
+    micro,
+    batch=BATCH,
+    steps=STEPS,
+    cuts=(),
+    augment="crop_flip",
+    noise=None,
+    kind=Classification,
 ):
     """(metrics, state) after `steps` updates, in chunks cut at `cuts`."""
     if not isinstance(model, nn.Module):
         model = build_model(**{"num_classes": 10, "axis_name": AXIS} | model)
-    task = Classification(model, SHAPE)
+    task = _task(model, kind)
     plan = plan_by_hand(batch, devices, micro, ghost_batch_of(model, batch))
     chosen = jax.devices()[:devices]
     preprocess = make_preprocess((0.5,) * 3, (0.3,) * 3, augment)
@@ -143,7 +155,7 @@ def _regression():
     data = jax.device_get(synthetic(1, SIZE, SHAPE, 10))
     x = (np.float64(data["image"]) / 255 - 0.5).reshape(SIZE, -1) / 0.3
     one = np.eye(10)[data["label"]]
-    task = Classification(build_model(num_classes=10, **REGRESSION), SHAPE)
+    task = _task(build_model(num_classes=10, **REGRESSION))
     w = np.float64(task.init(jax.random.key(0))[0]["Dense_0"]["kernel"])
     return x, data["label"], one * 0.9 + (1 - one) * 0.1 / 9, w
 
@@ -174,6 +186,46 @@ def test_one_update_is_the_formula():
         norm = sum(np.sum(g**2) for g in grads)
         np.testing.assert_allclose(metrics["grad_sq_norm"][step], norm, rtol=1e-5)
     np.testing.assert_allclose(state.params["Dense_0"]["kernel"], w, rtol=1e-4, atol=1e-5)
+
+
+class Weighted(Classification):
+    """An example of class k counts k / 4."""
+
+    def score(self, outputs, batch, smoothing=0.0):
+        scores, _ = super().score(outputs, batch, smoothing)
+        weights = batch["label"] / 4
+        return {name: value * weights for name, value in scores.items()}, weights
+
+
+@pytest.mark.parametrize("devices, micro", [(1, 96), (1, 8), (2, 24), (4, 12), (4, 24)])
+def test_weights_of_examples_have_one_denominator(devices, micro):
+    """Sum of weighted losses over the sum of weights, of the global batch: not a mean of the
+    microbatches' means, whatever they weigh. So the gradient, and the norms of its parts."""
+    metrics, _ = _train(REGRESSION, devices, micro, steps=1, augment="none", noise=1, kind=Weighted)
+    x, label, target, w = _regression()
+    order = EpochOrder(0, SIZE)[0:BATCH]
+    z = x[order] @ w
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    weights = label[order] / 4
+    each = weights * -(target[order] * np.log(p)).sum(1)
+    wrong = weights * (z.argmax(1) != label[order])
+    errors = weights[:, None] * (p - target[order])
+
+    def norm(rows):
+        g = np.concatenate([x[order][rows].T @ errors[rows], errors[rows].sum(0)[None]])
+        return np.square(g / len(rows) / weights.mean()).sum()
+
+    np.testing.assert_allclose(metrics["loss"][0], each.sum() / weights.sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["error"][0], wrong.sum() / weights.sum(), rtol=1e-5)
+    whole = np.arange(BATCH)
+    np.testing.assert_allclose(metrics["grad_sq_norm"][0], norm(whole), rtol=1e-5)
+    parts = whole.reshape(-1, micro if micro < BATCH else BATCH // 2)
+    expected = np.mean([norm(part) for part in parts])
+    np.testing.assert_allclose(metrics["part_grad_sq_norm"][0], expected, rtol=1e-5)
+    by_device = whole.reshape(-1, devices, micro).swapaxes(0, 1).reshape(devices, -1)
+    expected = [norm(rows) for rows in by_device]
+    np.testing.assert_allclose(metrics["local_grad_sq_norm"][0], expected, rtol=1e-5)
 
 
 def test_where_a_run_is_cut_leaves_no_trace():
@@ -213,7 +265,7 @@ def test_a_batch_larger_than_the_data_set():
 def test_one_program_and_one_all_reduce():
     """Chunks of every length run one compiled program, and its mean over devices is fused."""
     model = build_model("mlp", 10, AXIS, widths=(16, 16))
-    task, plan, chosen = Classification(model, SHAPE), plan_by_hand(48, 4, 6), jax.devices()[:4]
+    task, plan, chosen = _task(model), plan_by_hand(48, 4, 6), jax.devices()[:4]
     traces = []
 
     def counted(hparams):
@@ -274,7 +326,7 @@ def test_unequal_halves():
 def test_gradient_noise_multiplies_each_examples_gradient(devices, micro):
     """Hoffer 2017, section 4: (1/M) sum of g_n z_n, on any layout, the reported loss without z."""
     model = build_model(num_classes=10, name="mlp", widths=(16,), axis_name=AXIS)
-    task, key, variance = Classification(model, SHAPE), jax.random.key(7), 4.0
+    task, key, variance = _task(model), jax.random.key(7), 4.0
     plan = plan_by_hand(BATCH, devices, micro, None)
     chosen = jax.devices()[:devices]
     preprocess = make_preprocess((0.5,) * 3, (0.3,) * 3, "none")

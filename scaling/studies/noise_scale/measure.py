@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from scaling import noise, noise_exact
@@ -173,7 +174,7 @@ def _exact(point, run, finished, signals, name) -> dict[str, Any]:
 def _exact_at(point, data, params):
     def loss(params, example):
         batch = point.preprocess(None, jax.tree.map(lambda leaf: leaf[None], example))
-        return point.task.eval_metrics(params, {}, batch)["loss"][0]
+        return point.task.sums(params, {}, batch, jnp.ones(1))["loss"]
 
     rows = max(1, min(1024, EXACT_NUMBERS // point.parameter_count))
     moments = noise_exact.per_example_moments(loss, params, data, batch=rows)
