@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from quoted.quotes import Table
 from quoted.records import count, percent, spread
-from scaling.studies.accuracy.judging import Point, Study, failure
+from scaling.studies.accuracy.judging import Point, Study
 
 
 def error_table(
@@ -43,7 +43,7 @@ def error_table(
 
 
 def _sound(point: Point | None) -> bool:
-    return point is not None and not point.failed
+    return point is not None and not point.failure
 
 
 def _mean(point: Point) -> float:
@@ -56,7 +56,7 @@ def _cell(point: Point) -> str:
     deviation = point.spread("test").sd
     # One number where every seed answers the same to all images; else two digits of the deviation.
     error = spread(point, places(deviation)) if deviation else percent(point.mean("test"), 0)
-    return f"{failure(point).removesuffix(' seeds')} diverged, {error}" if point.failed else error
+    return f"{point.failure.removesuffix(' seeds')} diverged, {error}" if point.failure else error
 
 
 def places(deviation: float) -> int:

@@ -3,7 +3,6 @@
 from quoted.errors import error_table
 from quoted.quotes import Section, say
 from quoted.records import ends, percent, points, spread, study
-from scaling.studies.accuracy.judging import to_reference
 
 ROWS = {
     "none (`naive`)": "naive",
@@ -29,7 +28,7 @@ def _quarter(mlp):
     yield say("at batch 128 all rules are one, {}:", spread(mlp.reference))
     yield error_table("goyal", [mlp], ROWS, LARGE, "rule")
     error = lambda batch, recipe, split="test": percent(mlp.point(batch, recipe).mean(split), 1)
-    kept, broken = (to_reference(mlp, mlp.point(batch, "linear+warmup")) for batch in LARGE[:2])
+    kept, broken = (mlp.added(mlp.point(batch, "linear+warmup")) for batch in LARGE[:2])
     yield say(
         "holds at 1,024, eight times the small batch: {} points (95%: {}); {} at 4,096; of no use "
         "from 8,192 on",
@@ -56,7 +55,7 @@ def _quarter(mlp):
 
 def _full(f1):
     of = lambda batch, recipe: spread(f1.point(batch, recipe))
-    kept = to_reference(f1, f1.point(1024, "linear+warmup"))
+    kept = f1.added(f1.point(1024, "linear+warmup"))
     yield say(
         "small batch {}%: linear with warmup holds at 1,024 as well ({}, {} points, 95%: {}; kept "
         "rate {}, sqrt with warmup {}), and at 4,096 has failed ({}), where sqrt with warmup is "
@@ -75,7 +74,7 @@ def _full(f1):
     yield say(
         "training error is lower than at 128 ({}% against {}%) and test error {} points higher",
         *(percent(p.mean("train")) for p in (naive, f1.reference)),
-        percent(to_reference(f1, naive).difference, 1),
+        percent(f1.added(naive).difference, 1),
     )
 
 

@@ -4,7 +4,7 @@ from quoted.errors import error_table
 from quoted.quotes import Section, Table, say
 from quoted.records import count, ends, interval, number, percent, points, spread, study
 from scaling.report.wording import listed
-from scaling.studies.accuracy.judging import difference, to_reference
+from scaling.studies.accuracy.judging import difference
 from scaling.studies.generalization.slopes import unevenness
 
 BATCHES = (128, 1024, 4096, 8192, 16384)
@@ -56,7 +56,7 @@ def _tuning(f1):
 
 
 def _findings(f1):
-    costs = lambda batch, recipe: interval(to_reference(f1, f1.point(batch, recipe)))
+    costs = lambda batch, recipe: interval(f1.added(f1.point(batch, recipe)))
     added = [costs(batch, LARS) for batch in BATCHES[2:]]
     yield say(
         "at 4,096 LARS adds {} to the small batch's error, tuned `linear+warmup` {}. At 8,192 LARS "
@@ -109,7 +109,7 @@ def _remarks(f1):
         early,
         late,
         count(last.steps),
-        percent(to_reference(f1, last).difference, 1),
+        percent(f1.added(last).difference, 1),
     )
     ghosts = [
         difference(f1.point(batch, recipe), f1.point(batch, f"{recipe}+gbn".removeprefix("naive+")))
@@ -170,7 +170,7 @@ def _cnn():
     scaled = ("sqrt", "linear", "linear+constant_warmup", "linear+warmup")
     yield error_table("you_cnn", [cpu, gpu], CNN, BATCHES, same=scaled)
     small, warm = cpu.reference, cpu.point(1024, "linear+warmup")
-    added = to_reference(cpu, warm)
+    added = cpu.added(warm)
     yield say(
         "at 1,024 from {}% to {}%: {} points over the small batch (95%: {}), {} against the rate "
         "kept",
@@ -183,14 +183,14 @@ def _cnn():
     kept = [difference(small, gpu.point(batch, "naive")).difference for batch in BATCHES[2:]]
     yield say("the rate kept costs {} to {} points", *(percent(f(kept), 0) for f in (min, max)))
     lars = cpu.point(8192, LARS)
-    best = min((p for p in gpu.points_at(8192) if not p.failed), key=lambda p: p.mean("test"))
+    best = min((p for p in gpu.points_at(8192) if not p.failure), key=lambda p: p.mean("test"))
     won = difference(lars, best)
     yield say(
         "at 8,192, {} points ({}) better than the best of the other recipes, {} worse than the "
         "small batch",
         percent(won.difference, 1),
         ends(won, 1).replace("+", ""),
-        percent(to_reference(cpu, lars).difference, 1),
+        percent(cpu.added(lars).difference, 1),
     )
     yield say(
         "the training error at 16,384 is {}%.", percent(gpu.point(16384, "naive").mean("train"), 1)

@@ -13,7 +13,8 @@ from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
-from scaling.studies.accuracy.measure import Search, dry_run
+from scaling.studies.accuracy.measure import beyond, dry_run, tuning_of
+from scaling.studies.accuracy.record import Trial
 from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import single_run
 from scaling.train.single import train_point
@@ -239,29 +240,25 @@ def test_where_every_rate_diverges_nothing_is_run(tmp_path):
     assert len(result["tuning"]["trials"]) == 3 and result["tuning"]["at_edge"] == "low"
 
 
-def _searched(errors_of, trials=4, widen=2):
-    search = Search(0.1, 10.0, trials)
-    for _ in range(1 + widen):
-        rates = search.next_rates()
-        search.add(rates, [errors_of(rate) for rate in rates])
-        if search.edge is None:
-            break
-    return search
+def _tuning(rates, errors):
+    statuses = ["diverged" if error is None else "complete" for error in errors]
+    return tuning_of(list(map(Trial, rates, errors, statuses)), widened=0)
 
 
 def test_rates_go_on_beyond_the_edge_spaced_alike():
-    search = _searched(lambda rate: abs(np.log(rate / 50)))
+    rates = np.geomspace(0.1, 10, 4)
+    low, middle, high = (_tuning(rates, abs(np.log(rates / best))) for best in (0.01, 0.5, 50))
+    assert (low.at_edge, middle.at_edge, high.at_edge) == ("low", None, "high")
+    assert (low.best, middle.best, high.best) == (0, 1, 3) and low.range == (0.1, 10)
     ratio = 100 ** (1 / 3)
-    assert search.rates == pytest.approx([0.1 * ratio**k for k in range(6)])
-    assert search.edge is None and search.rates[search.best] == pytest.approx(0.1 * ratio**4)
-    down = _searched(lambda rate: rate, widen=1)
-    assert down.edge == "low" and down.rates[4:] == pytest.approx([0.1 / ratio, 0.1 / ratio**2])
+    assert beyond(low, 2) == pytest.approx([0.1 / ratio, 0.1 / ratio**2])
+    assert beyond(high, 2) == pytest.approx([10 * ratio, 10 * ratio**2])
 
 
 def test_a_tie_goes_to_the_lower_rate_and_divergence_searches_lower():
-    assert _searched(lambda rate: 0.5, widen=0).best == 0
-    lost = _searched(lambda rate: None if rate > 0.05 else 0.3)
-    assert lost.rates[lost.best] == pytest.approx(min(lost.rates)) and lost.edge == "low"
+    assert _tuning([2.0, 1.0, 3.0], [0.5, 0.5, None]).best == 1
+    lost = _tuning([1.0, 2.0], [None, None])
+    assert (lost.best, lost.at_edge) == (None, "low")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The figures."""
 
-import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from scaling.report.charts import (
     shown,
 )
 from scaling.report.wording import batch_label, count, decimal_label, number
-from scaling.studies.accuracy.judging import Point, Study, choices, times_longer
+from scaling.studies.accuracy.judging import Point, Study
 from scaling.studies.accuracy.record import Trial
 from scaling.studies.accuracy.texts import percent, point_text, points_text, spread_text
 
@@ -58,7 +57,7 @@ def errors(studies: Sequence[Study]) -> list[Panel]:
 
 def _scale(study: Study) -> tuple[float, float]:
     """Lower and upper end of an axis for all errors but those far above the rest."""
-    spreads = [spread for p in study.points if not p.failed and (spread := p.spread("test"))]
+    spreads = [spread for p in study.points if not p.failure and (spread := p.spread("test"))]
     if not spreads:
         return 0.0, 1.0
     least = min(spread.mean for spread in spreads)
@@ -82,17 +81,19 @@ def _level(study: Study) -> list[Mark]:
 
 
 def _recipe(study: Study, recipe: str, color: str, ceiling: float, top: float) -> list[Mark]:
-    """Its errors, with a line where they are on the scale, and at its top the others."""
-    label, marks = recipe if color == GREY else OWN, []
-    points = [p for p in study.points_of(recipe) if p.failed or p.mean("test") is not None]
-    on_scale = lambda point: not point.failed and point.mean("test") <= ceiling
-    for drawn, group in itertools.groupby(points, on_scale):
-        if drawn:
-            pairs = [(point.global_batch, point.mean("test")) for point in group]
-            marks.append(Line(*zip(*pairs, strict=True), color, width=1.1, series=label))
-    marks.append(_means(study, list(filter(on_scale, points)), "test", color, label))
-    for failed, what, marker in ((True, FAILED, "o"), (False, ABOVE_AXIS, "^")):
-        others = [point for point in points if not on_scale(point) and point.failed == failed]
+    """Its errors, and at the top of the scale those that it has no place for."""
+    label, points = recipe if color == GREY else OWN, study.points_of(recipe)
+    known = [p for p in points if not p.failure and p.mean("test") is not None]
+    x, y = [p.global_batch for p in known], [p.mean("test") for p in known]
+    on_scale = [point for point in known if point.mean("test") <= ceiling]
+    marks = [
+        Line(x, y, color, width=1.1, guide=True, series=label),
+        _means(study, on_scale, "test", color, label),
+    ]
+    for others, what, marker in (
+        ([point for point in points if point.failure], FAILED, "o"),
+        ([point for point in known if point not in on_scale], ABOVE_AXIS, "^"),
+    ):
         if others:
             x, texts = [p.global_batch for p in others], _texts(study, others)
             look = {"marker": marker, "size": 6, "hollow": True, "texts": texts}
@@ -127,12 +128,12 @@ def _gap(study: Study) -> Panel:
         Line([], [], GREY, "test error"),
         Line([], [], GREY, "training error", "dash"),
     ]
-    largest_first = [choices(study, batch) for batch in reversed(study.larger_batches)]
+    largest_first = [study.choices(batch) for batch in reversed(study.larger_batches)]
     best = (point.recipe for points in largest_first for point in points)
     names = list(dict.fromkeys([study.baseline, *best]))[: GAPS + 1]
     for recipe, color, marker in zip(names, (GREY, *COLORS), MARKERS, strict=False):
         for split, dash in (("train", "dash"), ("test", "solid")):
-            points = [p for p in study.points_of(recipe) if not p.failed and p.spread(split)]
+            points = [p for p in study.points_of(recipe) if not p.failure and p.spread(split)]
             x, y = [p.global_batch for p in points], [p.mean(split) for p in points]
             marks.append(Line(x, y, color, dash=dash, series=recipe))
             look = {"marker": marker, "hollow": split == "train", "series": recipe}
@@ -179,10 +180,10 @@ def _largest(study: Study) -> Iterator[Panel]:
     takes more epochs."""
     batch = study.batches[-1]
     baseline, reference = study.point(batch, study.baseline), study.reference
-    for best in reversed(choices(study, batch)):
+    for best in reversed(study.choices(batch)):
         if best in (baseline, reference) or not curve(best):
             continue
-        epochs, marks = not times_longer(study, best), []
+        epochs, marks = not study.times_longer(best), []
         compared = (baseline, COLORS[1]), (best, COLORS[0 if epochs else 2]), (reference, GREY)
         for point, color in compared:
             if point:

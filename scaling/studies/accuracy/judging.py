@@ -22,6 +22,13 @@ class Point(Record):
     curves: dict[int, dict[int, float]]  # place among the runs -> step -> validation error
 
 
+def difference(first: Record, second: Record) -> Paired:
+    """Test error of `second` - `first`, paired by seed."""
+    a, b = first.errors("test"), second.errors("test")
+    seeds = sorted({*a, *b})
+    return paired([a.get(seed) for seed in seeds], [b.get(seed) for seed in seeds])
+
+
 @dataclass(frozen=True, eq=False)
 class Study(recipe_records.Study):
     """All points, by batch, then in the order of the recipes."""
@@ -43,93 +50,68 @@ class Study(recipe_records.Study):
         """Those above the base batch."""
         return [batch for batch in self.batches if batch > self.base_batch]
 
+    def added(self, point: Point) -> Paired | None:
+        """What a point adds to the reference's test error; None of the reference itself, and where
+        there is none."""
+        reference = self.reference
+        return None if reference in (None, point) else difference(reference, point)
 
-def difference(first: Record, second: Record) -> Paired:
-    """Test error of `second` - `first`, paired by seed."""
-    a, b = first.errors("test"), second.errors("test")
-    seeds = sorted({*a, *b})
-    return paired([a.get(seed) for seed in seeds], [b.get(seed) for seed in seeds])
+    def verdict(self, point: Point) -> str:
+        """Whether a point is as good as the reference.
 
+        within tolerance: the 95% interval of the added test error ends below the tolerance. worse:
+        it lies above 0, and its middle above the tolerance. diverged: some seed did. unclear: the
+        rest.
+        """
+        added = self.added(point)
+        if point.failure:
+            return DIVERGED
+        if point is self.reference:
+            return REFERENCE
+        if added is None or added.low is None:
+            return UNCLEAR
+        if added.high <= self.tolerance:
+            return WITHIN
+        return WORSE if added.low > 0 and added.difference > self.tolerance else UNCLEAR
 
-def to_reference(study: Study, point: Point) -> Paired | None:
-    """What a point adds; None of the reference itself, and where there is none."""
-    reference = study.reference
-    return None if reference in (None, point) else difference(reference, point)
+    def times_longer(self, point: Point) -> float | None:
+        """How many times the epochs of the reference a point takes; None where it is about one."""
+        usual = self.reference or min(self.points, key=lambda one: one.epochs)
+        ratio = point.epochs / usual.epochs
+        return ratio if ratio > SAME_EPOCHS else None
 
+    def ranked(self, points: Sequence[Point], longer: bool = True) -> list[Point]:
+        """Those without a diverged seed, by validation error.
 
-def verdict(study: Study, point: Point) -> str:
-    """Whether a point is as good as the reference.
+        The test error has no part in it, so that of the first is unbiased.
 
-    within tolerance: the 95% interval of the added test error ends below the tolerance. worse: it
-    lies above 0, and its middle above the tolerance. diverged: some seed did. unclear: the rest.
-    """
-    added = to_reference(study, point)
-    if point.failed:
-        return DIVERGED
-    if point is study.reference:
-        return REFERENCE
-    if added is None or added.low is None:
-        return UNCLEAR
-    if added.high <= study.tolerance:
-        return WITHIN
-    return WORSE if added.low > 0 and added.difference > study.tolerance else UNCLEAR
+        Args:
+          longer: also those that take more epochs than the reference.
+        """
+        usable = [p for p in points if not p.failure and p.mean("validation") is not None]
+        usable = [p for p in usable if longer or not self.times_longer(p)]
+        return sorted(usable, key=lambda point: point.mean("validation"))
 
+    def choices(self, batch: int) -> list[Point]:
+        """The recommended point, that of the least validation error, and the recommended one
+        without more epochs where that is another."""
+        ranks = [self.ranked(self.points_at(batch), longer) for longer in (True, False)]
+        return list(dict.fromkeys(point for points in ranks for point in points[:1]))
 
-def failure(point: Record) -> str:
-    """3 of 5 seeds"""
-    if not point.runs:
-        return "every learning rate tried" if point.tuning else "every seed"
-    return f"{point.diverged} of {len(point.runs)} seeds"
+    def within(self, batch: int) -> list[Point]:
+        """The points of a batch that are within the tolerance."""
+        return [point for point in self.points_at(batch) if self.verdict(point) == WITHIN]
 
-
-def times_longer(study: Study, point: Point) -> float | None:
-    """How many times the epochs of the reference a point takes; None where it is about one."""
-    usual = study.reference or min(study.points, key=lambda one: one.epochs)
-    ratio = point.epochs / usual.epochs
-    return ratio if ratio > SAME_EPOCHS else None
-
-
-def ranked(study: Study, points: Sequence[Point], longer: bool = True) -> list[Point]:
-    """Those without a diverged seed, by validation error.
-
-    The test error has no part in it, so that of the first is unbiased.
-
-    Args:
-      longer: also those that take more epochs than the reference.
-    """
-    points = [
-        point for point in points if not point.failed and point.mean("validation") is not None
-    ]
-    points = [point for point in points if longer or not times_longer(study, point)]
-    return sorted(points, key=lambda point: point.mean("validation"))
-
-
-def recommended(study: Study, batch: int, longer: bool = True) -> Point | None:
-    """The recipe to use: the one of the least validation error."""
-    return next(iter(ranked(study, study.points_at(batch), longer)), None)
-
-
-def choices(study: Study, batch: int) -> list[Point]:
-    """The recommended point, and that without more epochs where it is another."""
-    points = [recommended(study, batch, longer) for longer in (True, False)]
-    return list(dict.fromkeys(point for point in points if point))
-
-
-def within(study: Study, batch: int) -> list[Point]:
-    """The points of a batch that are within the tolerance."""
-    return [point for point in study.points_at(batch) if verdict(study, point) == WITHIN]
-
-
-@functools.cache
-def changes(study: Study, batch: int) -> dict[Point, tuple[Paired, float | None]]:
-    """Every other point of a batch against the baseline, and its p value adjusted for all of them
-    (Holm); empty where the baseline was not measured. A point with several names is one
-    comparison.
-    """
-    baseline = study.point(batch, study.baseline)
-    if baseline is None:
-        return {}
-    others = [point for point in study.points_at(batch) if point is not baseline]
-    differences = [difference(baseline, point) for point in others]
-    adjusted = holm([one.p for one in differences])
-    return dict(zip(others, zip(differences, adjusted, strict=True), strict=True))
+    @functools.cached_property
+    def changes(self) -> dict[Point, tuple[Paired, float | None]]:
+        """Every point against the baseline at its batch, where that was measured, and its p value
+        adjusted for all points of the batch (Holm). A point with several names is one comparison.
+        """
+        changes = {}
+        for batch in self.batches:
+            if baseline := self.point(batch, self.baseline):
+                others = [point for point in self.points_at(batch) if point is not baseline]
+                differences = [difference(baseline, point) for point in others]
+                adjusted = holm([one.p for one in differences])
+                changes |= zip(others, zip(differences, adjusted, strict=True), strict=True)
+        return changes

@@ -12,7 +12,6 @@ error at the end is taken to the runs, whose seeds are others. Where that is the
 half as many more are tried beyond it.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,63 +93,27 @@ def _at_rate(point: Point, rate: float) -> dict[str, float]:
     return {"peak": rate, "warmup_init": point.hparams["warmup_init"] * share}
 
 
-@dataclasses.dataclass
-class Search:
-    """Rounds of learning rates from `low` to `high`, and beyond."""
+def tuning_of(trials: Sequence[Trial], widened: int) -> Tuning:
+    """What the trials found: the lowest error, of equals that of the lowest rate, and the side of
+    the range on which it lies; low where all diverged."""
+    rates = [trial.learning_rate for trial in trials]
+    low, high = min(rates), max(rates)
+    known = [
+        (trial.validation_error, trial.learning_rate, place)
+        for place, trial in enumerate(trials)
+        if trial.validation_error is not None
+    ]
+    best = min(known)[2] if known else None
+    edge = "low" if best is None else {low: "low", high: "high"}.get(rates[best])
+    return Tuning((low, high), list(trials), best, edge, widened)
 
-    low: float
-    high: float
-    count: int  # in the first round
-    trials: list[Trial] = dataclasses.field(default_factory=list)
 
-    @property
-    def rates(self) -> list[float]:
-        """Tried so far."""
-        return [trial.learning_rate for trial in self.trials]
-
-    @property
-    def best(self) -> int | None:
-        """The trial of the lowest error, of equals the one of the lowest rate."""
-        known = [
-            (trial.validation_error, trial.learning_rate, place)
-            for place, trial in enumerate(self.trials)
-            if trial.validation_error is not None
-        ]
-        return min(known)[2] if known else None
-
-    @property
-    def edge(self) -> str | None:
-        """The side of the range on which the best lies; low where all diverged."""
-        if self.best is None:
-            return "low"
-        rates = self.rates
-        rate = rates[self.best]
-        if len(rates) == 1 or min(rates) < rate < max(rates):
-            return None
-        return "low" if rate == min(rates) else "high"
-
-    def next_rates(self) -> list[float]:
-        """The first round, evenly spread; then half as many beyond the edge, spaced alike."""
-        rates = self.rates
-        if not rates:
-            return [float(r) for r in np.geomspace(self.low, self.high, self.count)]
-        ratio = (self.high / self.low) ** (1 / max(self.count - 1, 1))
-        steps = range(1, max(1, self.count // 2) + 1)
-        if self.edge == "low":
-            return [min(rates) / ratio**k for k in steps]
-        return [max(rates) * ratio**k for k in steps]
-
-    def add(self, rates: Sequence[float], errors: Sequence[float | None]) -> None:
-        """A round; an error of None: diverged."""
-        self.trials += [
-            Trial(rate, error, "diverged" if error is None else "complete")
-            for rate, error in zip(rates, errors, strict=True)
-        ]
-
-    def result(self, widened: int) -> Tuning:
-        """For the record."""
-        ends = min(self.rates), max(self.rates)
-        return Tuning(ends, self.trials, self.best, self.edge, widened)
+def beyond(tuning: Tuning, count: int) -> list[float]:
+    """`count` rates beyond the edge, spaced as those before."""
+    low, high = tuning.range
+    ratio = (high / low) ** (1 / (len(tuning.trials) - 1))
+    start, ratio = (low, 1 / ratio) if tuning.at_edge == "low" else (high, ratio)
+    return [start * ratio**k for k in range(1, count + 1)]
 
 
 def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[Outcome], Tuning]:
@@ -160,23 +123,25 @@ def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[O
       The outcome of each round, and what they found.
     """
     config, settings = point.config, point.config.accuracy
-    search = Search(*(point.peak * multiple for multiple in settings.span), settings.trials)
+    low, high = (point.peak * multiple for multiple in settings.span)
+    rates = np.geomspace(low, high, settings.trials).tolist()
     outcomes: list[Outcome] = []
+    trials: list[Trial] = []
     while True:
-        rates, first = search.next_rates(), len(search.trials)
+        first, label = len(trials), f"tuning{len(outcomes)}"
         seeds = [config.seed + TUNING_SEED + first + k for k in range(len(rates))]
         values = [_at_rate(point, rate) for rate in rates]
-        label = f"tuning{len(outcomes)}"
         training = Training(point, every(point), values, seeds, run, label, "tuning", first)
         lines = outcomes[-1].lines if outcomes else 0
         outcomes.append(training.run(lines, signals, f"{name} {label}"))
-        histories = outcomes[-1].histories
-        search.add(
-            rates, [None if h.diverged_at is not None else h.last["error"] for h in histories]
-        )
-        widened = len(outcomes) - 1
-        if search.edge is None or widened == settings.widen:
-            return outcomes, search.result(widened)
+        for rate, history in zip(rates, outcomes[-1].histories, strict=True):
+            lost = history.diverged_at is not None
+            error, status = (None, "diverged") if lost else (history.last["error"], "complete")
+            trials.append(Trial(rate, error, status))
+        tuning = tuning_of(trials, widened=len(outcomes) - 1)
+        if tuning.at_edge is None or tuning.widened == settings.widen:
+            return outcomes, tuning
+        rates = beyond(tuning, settings.trials // 2)
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from scaling.report.blocks import Note, Section
 from scaling.report.tables import Column, Table
 from scaling.report.wording import count
-from scaling.studies.accuracy.judging import Point, Study, failure
+from scaling.studies.accuracy.judging import Point, Study
 from scaling.studies.accuracy.texts import percent, spread_text
 from scaling.studies.recipe_records import NAIVE
 
@@ -107,17 +107,12 @@ def _table(paper: Paper, studies: Sequence[Study]) -> Table:
 
 
 def _measured(study: Study, batch: int, names: Sequence[str]) -> Point | None:
-    """The first of some recipes that was measured there, in whatever order its pieces stand."""
-    pieces = lambda recipe: sorted(recipe.split("+"))
-    for name in names:
-        for point in study.points_at(batch):
-            if any(pieces(recipe) == pieces(name) for recipe in point.recipes):
-                return point
-    return None
+    """The first of some recipes that was measured there."""
+    return next((point for name in names if (point := study.point(batch, name))), None)
 
 
 def _cell(point: Point | None, paper: Paper) -> str | None:
     """The number, or that it diverged."""
     if point is None:
         return None
-    return f"{failure(point)} diverged" if point.failed else paper.text(point)
+    return f"{point.failure} diverged" if point.failure else paper.text(point)

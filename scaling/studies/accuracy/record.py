@@ -46,9 +46,11 @@ class Record(recipe_records.Record):
         return sum(run.diverged for run in self.runs)
 
     @property
-    def failed(self) -> bool:
-        """Whether any seed diverged, or none could be run."""
-        return self.diverged > 0 or self.status == "diverged"
+    def failure(self) -> str:
+        """3 of 5 seeds; "" where none diverged."""
+        if not self.runs:
+            return "every learning rate tried" if self.tuning else "every seed"
+        return f"{self.diverged} of {len(self.runs)} seeds" if self.diverged else ""
 
     def errors(self, split: str) -> dict[int, float]:
         """Seed -> error, of the seeds that have one."""

@@ -5,28 +5,15 @@ Goyal et al. 2017, Figure 1 and Tables 1 and 2; Hoffer et al. 2017, Figure 1 and
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Workdir, read_points
-from scaling.report.tables import Column, Table, csv_only
-from scaling.report.tables import within as rows_within
+from scaling.report.tables import Column, Table, csv_only, within
 from scaling.report.wording import count, number, subject
 from scaling.studies.accuracy import charts
-from scaling.studies.accuracy.judging import (
-    Point,
-    Study,
-    changes,
-    choices,
-    ranked,
-    recommended,
-    times_longer,
-    to_reference,
-    verdict,
-    within,
-)
+from scaling.studies.accuracy.judging import Point, Study
 from scaling.studies.accuracy.papers import papers
 from scaling.studies.accuracy.texts import (
     added_text,
@@ -71,7 +58,7 @@ def answer(study: Study) -> str:
         text = f"{subject(study)}, test error at {base}: {point_text(study, reference)}."
     if largest <= study.base_batch:
         return f"{text} No larger batch was measured."
-    baseline, picks = study.point(largest, study.baseline), choices(study, largest)
+    baseline, picks = study.point(largest, study.baseline), study.choices(largest)
     facts = [point_text(study, baseline)] if baseline else []
     for point, how in zip(picks, ("validation picks", "at equal epochs"), strict=False):
         facts.append(f"{how} {point.recipe if point is baseline else point_text(study, point)}")
@@ -90,11 +77,10 @@ def answer(study: Study) -> str:
 def _largest_within(study: Study, longer: bool) -> str | None:
     """1,024 (sqrt, linear, gbn, ...): the batch and the first `NAMED` recipes by validation."""
     for batch in reversed(study.larger_batches):
-        names = [point.recipe for point in ranked(study, within(study, batch), longer)]
+        names = [point.recipe for point in study.ranked(study.within(batch), longer)]
         if names:
-            return (
-                f"{count(batch)} ({', '.join([*names[:NAMED], *['...'] * (len(names) > NAMED)])})"
-            )
+            names[NAMED:] = ["..."] * (len(names) > NAMED)
+            return f"{count(batch)} ({', '.join(names)})"
     return None
 
 
@@ -105,26 +91,20 @@ def tolerance_text(study: Study) -> str:
 
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
-    tuned = [point for point in study.points if point.tuning]
     texts = about_all(
         study.points,
         (
             "more epochs than the reference; what they gain is not at equal cost.",
-            lambda p: times_longer(study, p) is not None,
+            lambda p: study.times_longer(p) is not None,
         ),
         (
             "some seeds diverged; the means are of the others, and the recipe is not recommended.",
-            lambda p: p.failed,
+            lambda p: p.failure,
         ),
-        ("one seed has no spread, so there is no verdict.", lambda p: len(p.runs) == 1),
         (
             "the best learning rate is the lowest or highest that was tried; a better one may lie "
             "beyond.",
             lambda p: p.tuning and p.tuning.chosen and p.tuning.at_edge,
-        ),
-        (
-            "learning rates were not tuned, which favours the recipes whose rates were.",
-            lambda p: tuned and not p.tuning,
         ),
     )
     if not any(point.errors("test") for point in study.points):
@@ -139,7 +119,7 @@ def _of(thing: Callable) -> Callable:
 
 def _baseline(place: int) -> Callable:
     """Difference to the baseline recipe, or its p value."""
-    return _of(lambda s, p: changes(s, p.global_batch).get(p, (None, None))[place])
+    return _of(lambda s, p: s.changes.get(p, (None, None))[place])
 
 
 TEST = [
@@ -149,8 +129,8 @@ TEST = [
 VALIDATION = Column(
     "validation error", _of(lambda s, p: p.spread("validation")), spread_text, "validation_error"
 )
-OVER = Column("points over reference (95%)", _of(to_reference), added_text, "over_reference")
-VERDICT = Column("verdict", _of(verdict), str, "verdict")
+OVER = Column("points over reference (95%)", _of(Study.added), added_text, "over_reference")
+VERDICT = Column("verdict", _of(Study.verdict), str, "verdict")
 # Rows (study, recipe, point): a point of several recipes has a row under each.
 RECIPE = [
     Column("batch", "global_batch", count),
@@ -161,18 +141,14 @@ RECIPE = [
 ]
 POINTS = [*RECIPE, VALIDATION, *TEST, OVER, VERDICT]
 EVERY = [
-    *RECIPE,
-    *TEST,
+    *POINTS,
     Column("gap", "gap", lambda gap: points_text(gap).lstrip("+")),
-    replace(OVER, title="over reference", text=lambda added: added_text(added).split()[0]),
-    VERDICT,
     Column("over baseline (95%)", _baseline(0), added_text, "over_baseline"),
     Column("p", _baseline(1), "{:.2g}".format, "over_baseline_p_adjusted"),
-    replace(VALIDATION, title=""),
     Column("", _of(lambda s, p: p.spread("train")), key="train_error"),
     Column("", _of(lambda s, p: len(p.runs)), key="seeds"),
     *csv_only(2, "diverged"),
-    Column("", _of(lambda s, p: p is recommended(s, p.global_batch)), key="recommended"),
+    Column("", _of(lambda s, p: p in s.choices(p.global_batch)[:1]), key="recommended"),
     *csv_only(0, "baseline"),
 ]
 # Rows (study, batch, point or None).
@@ -190,7 +166,7 @@ RECOMMENDED = [
     VERDICT,
     Column(
         "within tolerance",
-        lambda s, batch, point: f"{len(within(s, batch))} of {len(s.points_at(batch))}",
+        lambda s, batch, point: f"{len(s.within(batch))} of {len(s.points_at(batch))}",
         str,
     ),
 ]
@@ -262,7 +238,7 @@ def _recommended(studies):
         (study, batch, point)
         for study in studies
         for batch in study.batches
-        for point in choices(study, batch) or [None]
+        for point in study.choices(batch) or [None]
     ]
     tolerances = " or ".join(dict.fromkeys(tolerance_text(study) for study in studies))
     note = (
@@ -299,7 +275,7 @@ def _every(studies):
         "the intervals are not. Recipes that give the same config at a batch are one measurement "
         "under several names."
     )
-    seeds = Table(SEEDS, rows_within(studies, lambda p: p.runs), "accuracy.csv", shown=False)
+    seeds = Table(SEEDS, within(studies, lambda p: p.runs), "accuracy.csv", shown=False)
     blocks = [Table(EVERY, rows, "accuracy_summary.csv"), Note(note), seeds]
     return Section("Every recipe at every batch", blocks)
 

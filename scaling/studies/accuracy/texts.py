@@ -4,16 +4,8 @@ import shlex
 from typing import Any
 
 from scaling.paired import Paired
-from scaling.report.wording import count, listed, times
-from scaling.studies.accuracy.judging import (
-    REFERENCE,
-    Point,
-    Study,
-    failure,
-    times_longer,
-    to_reference,
-    verdict,
-)
+from scaling.report.wording import NOTHING, count, listed, times
+from scaling.studies.accuracy.judging import REFERENCE, Point, Study
 from scaling.studies.accuracy.record import Record
 from scaling.studies.recipe_records import Spread
 
@@ -39,11 +31,9 @@ def spread_text(spread: Spread) -> str:
 def added_text(added: Paired) -> str:
     """+1.20 (+0.80 to +1.60), in points"""
     if added.difference is None:
-        return "–"
-    middle = points_text(added.difference)
-    if added.low is None:
-        return middle
-    return f"{middle} ({points_text(added.low)} to {points_text(added.high)})"
+        return NOTHING
+    ends = "" if added.low is None else f" ({points_text(added.low)} to {points_text(added.high)})"
+    return points_text(added.difference) + ends
 
 
 def seeds_text(point: Record) -> str:
@@ -54,20 +44,18 @@ def seeds_text(point: Record) -> str:
 
 def point_text(study: Study, point: Point) -> str:
     """sqrt+gbn 17.31% ± 0.40, +6.63 (+5.99 to +7.27) points, worse"""
-    ratio = times_longer(study, point)
+    ratio = study.times_longer(point)
     name = point.recipe + (f" ({times(ratio)} the epochs)" if ratio else "")
-    if point.failed:
-        return f"{name} diverged ({failure(point)})"
-    spread, added = point.spread("test"), to_reference(study, point)
+    if point.failure:
+        return f"{name} diverged ({point.failure})"
+    spread, added = point.spread("test"), study.added(point)
     if spread is None:
         return f"{name} has no test error"
-    judged = verdict(study, point)
-    parts = [f"{name} {spread_text(spread)}"]
+    text, judged = f"{name} {spread_text(spread)}", study.verdict(point)
     if added and added.difference is not None:
-        parts += [f"{added_text(added)} points", judged]
-    elif judged == REFERENCE and len(point.runs) > 1:
-        parts[0] += f" over {count(len(point.runs))} seeds"
-    return ", ".join(parts)
+        return f"{text}, {added_text(added)} points, {judged}"
+    seeds = f" over {count(len(point.runs))} seeds"
+    return text + seeds * (judged == REFERENCE and len(point.runs) > 1)
 
 
 def flags(point: Point) -> str:
