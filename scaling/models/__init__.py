@@ -2,7 +2,7 @@
 
 A model is a Flax Linen module called as `model(x, train=..., positions=...)`, with x [N, H, W, C]
 and `positions` [N] the indices of the examples in the global batch (for dropout). It returns
-float32 logits [N, num_classes].
+float32 logits [N, num_classes]; for rows of tokens, x [N, L], logits [N, L, num_classes].
 """
 
 import dataclasses
@@ -18,9 +18,12 @@ import jax.numpy as jnp
 from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.models.alexnet import GROUPS, AlexNet
 from scaling.models.cnn import SIZES, ShallowCNN, SimpleCNN
+from scaling.models.lstm import LSTM
 from scaling.models.mlp import MLP
 from scaling.models.norm import FEWEST_VALUES, KINDS, GhostBatchNorm, GroupNorm, groups_of
 from scaling.models.resnet import ResNet
+from scaling.models.transformer import ACTIVATIONS, Transformer
+from scaling.models.transformer import SIZES as TRANSFORMERS
 from scaling.models.vgg import LAYERS, VGG
 
 MODELS = {
@@ -30,6 +33,8 @@ MODELS = {
     "alexnet": AlexNet,
     "resnet": ResNet,
     "vgg": VGG,
+    "transformer": Transformer,
+    "lstm": LSTM,
 }
 OWN = tuple(MODELS)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -138,7 +143,11 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
     """
     known, family = model_options(name), MODELS[name]
     refuse_unread(f"Model {name!r}", options, known)
-    own = {SimpleCNN: {"size": tuple(SIZES)}, AlexNet: {"groups": GROUPS}}
+    own = {
+        SimpleCNN: {"size": tuple(SIZES)},
+        AlexNet: {"groups": GROUPS},
+        Transformer: {"size": tuple(TRANSFORMERS), "activation": tuple(ACTIVATIONS)},
+    }
     choices = _CHOICES | own.get(family, {})
     for key, value in options.items():
         if key in choices and value not in choices[key]:
@@ -154,7 +163,7 @@ def build_model(name: str, num_classes: int, axis_name: str | None = None, **opt
     model = family(num_classes=num_classes, axis_name=axis_name, **options)
     if getattr(model, "norm", "none") == "ghost" and not getattr(model, "ghost_batch", None):
         raise UserError("model.norm is 'ghost' without a size; set model.ghost_batch, e.g. to 32.")
-    if family is ResNet:
+    if family in (ResNet, Transformer):
         try:
             model._shape()
         except ValueError as error:

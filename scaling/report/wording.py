@@ -18,6 +18,8 @@ MODELS = {
     "simple_cnn": "a simple CNN",
     "resnet": "a ResNet",
     "vgg": "a VGG",
+    "transformer": "a Transformer",
+    "lstm": "an LSTM",
 }
 SPLITS = {"validation": "validation", "train": "training"}
 SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # typeset with subscripts
