@@ -95,7 +95,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.micro_batch = placeholder(int)
     c.devices = placeholder(int)  # local devices to use; None: all
     c.memory_limit_gib = placeholder(float)  # per device; None: as reported by the device
-    c.duration = "10 epochs"  # "<number> steps|epochs|examples", like all durations
+    c.duration = "10 epochs"  # "<number> steps|epochs|examples|tokens", like all durations
 
     c.data = ConfigDict()
     c.data.name = "digits"  # see scaling/data/sources.py

@@ -6,8 +6,7 @@ the first one strictly better than the goal.
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -137,12 +136,16 @@ def fewest_of(steps: Sequence[float | None], count: int) -> float:
     return math.exp(mean + remaining * math.log(reached[-1]))
 
 
-def constant_metrics(labels: Sequence[Hashable]) -> dict[str, float]:
+def constant_metrics(counts: Sequence[float]) -> dict[str, float]:
     """The best {"error", "loss"} of a constant prediction.
 
     The error is that of the most frequent class. The loss, in nats, is that of predicting the class
     frequencies: their entropy.
+
+    Args:
+      counts: examples of each class, above 0.
     """
-    counts, total = Counter(labels).values(), len(labels)
+    counts = [float(n) for n in counts]
+    total = math.fsum(counts)
     loss = math.fsum(n / total * math.log(total / n) for n in counts)
     return {"error": (total - max(counts)) / total, "loss": loss}

@@ -18,7 +18,7 @@ def resolved_values(point: Point, program: Program) -> dict[str, Any]:
     config, plan = point.config, program.plan
     values = point_values(point)
     return values | {
-        "data": values["data"] | {"image_shape": point.info.image_shape},
+        "data": values["data"] | {"example": point.info.example},
         "total_steps": point.total_steps,
         "total_examples": point.total_steps * point.global_batch,
         "eval_every": point.eval_every,

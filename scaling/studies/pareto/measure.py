@@ -15,7 +15,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import durations
 from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
@@ -92,8 +91,8 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
     c.title = f"The best trial at batch {config.global_batch:,}, its gradient noise tracked"
     c.seed = result["trials"][result["best_trial"]]["seed"]
     c.eval.test = False
-    size = data_info(config.data).sizes["train"]
-    budget = durations.to_steps(config.duration, config.global_batch, size)
+    info = data_info(config.data)
+    budget = info.steps(config.duration, config.global_batch)
     steps = result["steps_to_target"]
     if config.schedule.name not in ("constant", "step"):
         steps = budget
@@ -112,6 +111,6 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
             c.optim[key] = value
         elif key in c.schedule:
             c.schedule[key] = value
-    steps = max(steps, durations.to_steps(c.schedule.warmup, c.global_batch, size))
+    steps = max(steps, info.steps(c.schedule.warmup, c.global_batch))
     c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
     return in_parts(c)

@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import durations, search
+from scaling import search
 from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError, look_up
@@ -64,8 +64,8 @@ def points(config: ConfigDict) -> list[ConfigDict]:
             )
     configs = by_batch_size(config)
     for point in configs:
-        size = data_info(point.data).sizes["train"]
-        steps = [durations.to_steps(d, point.global_batch, size) for d in point.target.budget]
+        info = data_info(point.data)
+        steps = [info.steps(duration, point.global_batch) for duration in point.target.budget]
         point.duration = f"{sum(steps)} steps"
     return configs
 
