@@ -47,6 +47,11 @@ def point_values(point: Point) -> dict[str, Any]:
     return {
         "model": {"name": point.config.model.name, "parameters": point.parameter_count},
         "data": {"name": point.info.name, "sizes": point.info.sizes},
+        "task": {
+            "name": point.info.task,
+            "unit": point.task.unit,
+            "metrics": {name: metric._asdict() for name, metric in point.task.metrics.items()},
+        },
         "devices": device_values(point.devices),
     }
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from scaling import advice, comms, noise
 from scaling.config import differences
+from scaling.crossings import better_than
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.files import user_path
@@ -24,7 +25,13 @@ from scaling.report.reading import from_json
 from scaling.signals import Signals
 from scaling.studies.advise.record import Option, Record
 from scaling.studies.noise_records import Noise
-from scaling.studies.shared import in_parts, refuse_goals_of_a_constant, single_run
+from scaling.studies.shared import (
+    goal_of,
+    in_parts,
+    metric_of,
+    refuse_goals_of_a_constant,
+    single_run,
+)
 from scaling.train import throughput
 from scaling.train.point import Point, resolve
 from scaling.train.resolved import device_values
@@ -72,7 +79,8 @@ def check(config: ConfigDict) -> None:
         check_installed()
     sources.check_available(config.data.name, config.data.dir)
     if wanted.goal is not None:
-        refuse_goals_of_a_constant(config, "advise.goal", (wanted.goal,), "error", "validation")
+        metric = point.task.headline
+        refuse_goals_of_a_constant(config, "advise.goal", (wanted.goal,), metric, "validation")
 
 
 def _point(config):
@@ -94,7 +102,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     network, network_name = _network(config, link)
 
     recorded = _recorded(config)
-    reached = None if recorded else _steps_to_goal(config, run, tracked)
+    reached = None if recorded else _steps_to_goal(point.task, wanted.goal, run, tracked)
     by_noise = _by_noise(noise_of_run, reached)
     by_fit = recorded and advice.CriticalBatch.of_fit(recorded.fit)
     curve = _curve(config, by_noise, by_fit, recorded, reached)
@@ -111,7 +119,10 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         return Option(**dataclasses.asdict(option), learning_rate=rate)
 
     best = {key: getattr(chosen, key, None) for key in ("least_time", "least_cost", "knee")}
-    goal = "" if wanted.goal is None else f"a validation error below {wanted.goal:g}"
+    goal = ""
+    if wanted.goal is not None:
+        metric = point.task.metrics[point.task.headline]
+        goal = f"a {goal_of(metric, wanted.goal, 'validation')}"
     return Record(
         study=config.study,
         memory=fits,
@@ -192,12 +203,13 @@ def _curve(config, by_noise, by_fit, recorded, reached):
     return advice.Curve.through(by_noise, config.global_batch, reached)
 
 
-def _steps_to_goal(config, run, tracked):
-    """The first evaluation of the tracked run below the goal, or None."""
-    if config.advise.goal is None or tracked["status"] != "complete":
+def _steps_to_goal(task, goal, run, tracked):
+    """The first evaluation of the tracked run better than the goal, or None."""
+    if goal is None or tracked["status"] != "complete":
         return None
+    name, better = task.headline, task.metrics[task.headline].better
     rows = read_metrics(run.path / "tracked", "validation")
-    return next((row["step"] for row in rows if row["error"] < config.advise.goal), None)
+    return next((r["step"] for r in rows if better_than(r[name], goal, better)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,8 +243,9 @@ def _recorded(config) -> _Recorded | None:
                         f"{workdir} is of another task than this config ({key}.{changed[0]}); "
                         "advise on the task that was studied."
                     )
-            split = "training" if result.get("split") == "train" else "validation"
-            targets.add(f"a {split} {result['metric']} below {result['goal']:g}")
+            metric = metric_of(config, result["metric"])
+            split = result.get("split", "validation")
+            targets.add(f"a {goal_of(metric, result['goal'], split)}")
             batch = result["global_batch"]
             steps[batch], tried[batch] = result["steps_to_target"], result["stopped_at_step"]
     if len(targets) > 1:

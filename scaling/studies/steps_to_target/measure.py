@@ -41,7 +41,6 @@ from scaling.train.population import placements
 from scaling.train.resolved import point_values
 from scaling.train.search import PointSearch, searched, space_of
 
-METRICS = ("error", "loss")
 SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
 # What says it here instead of a key of single runs.
 INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
@@ -129,7 +128,7 @@ def _check_space(config, space):
 def _check_target(config):
     """The goal, and how it is looked for."""
     target = config.target
-    look_up("target.metric", target.metric, dict.fromkeys(METRICS))
+    shared.metric_of(config, target.metric)
     look_up("target.split", target.split, SPLITS)
 
 
@@ -167,9 +166,10 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     checked = {name: check_values(config) for name, config in points.items()}
     search, target = (next(iter(points.values()))[key] for key in ("search", "target"))
     ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in search.space.items())
+    metric = next(iter(checked.values())).task.metrics[target.metric]
     rows = {
         "search": f"{search.trials} trials per batch size by {search.sampler}: {'; '.join(ranges)}",
-        "goal": f"{SPLITS[target.split]} {target.metric} below {target.goal:g}; training stops at "
+        "goal": f"{shared.goal_of(metric, target.goal, target.split)}; training stops at "
         f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
     }
     runs = lambda point: point.config.search.trials

@@ -104,8 +104,9 @@ def cautions(study: Study) -> list[str]:
 
 def details(study: Study) -> Details:
     """Goal, ranges and seeds."""
+    higher = study.measure.better == "higher"
     return {
-        "goal": [f"{study.goal_text}, strictly below"],
+        "goal": [f"{study.goal_text}, strictly {'above' if higher else 'below'}"],
         "search": list(dict.fromkeys(map(_search_text, study.points))),
         "seeds": list(dict.fromkeys(map(_seeds_text, study.points))),
     }
@@ -164,17 +165,16 @@ STEPS = [
     Column("examples", "examples", count),
     Column("epochs", "epochs"),
 ]
+
+
 OUTCOMES = [
     Column(
         "trials that reached",
         lambda study, p: f"{count(p.counts['reached'])} of {count(len(p.trials))}",
         str,
     ),
-    Column(
-        "test error",
-        lambda study, p: (p.test or {}).get("error"),
-        partial(metric_value, "error"),
-    ),
+]
+MORE = [
     Column("", _ends("resolution"), key="resolution"),
     Column("", _ends("steps_interval"), key="steps_interval"),
     Column("", lambda study, p: len(p.repeats), key="repeats"),
@@ -188,7 +188,11 @@ def table(studies: Sequence[Study], prefix: str = "") -> Table:
     """A row per batch size."""
     names = {name: None for study in studies for point in study.points for name in point.ranges}
     best = [Column(parameter_text(name), partial(_best_text, name), str) for name in names]
-    return Table([*STEPS, *best, *OUTCOMES], of_points(studies), f"{prefix}points.csv")
+    name, metric = studies[0].headline
+    value = lambda study, point: (point.test or {}).get(name)
+    test = Column(f"test {metric.words}", value, partial(metric_value, metric))
+    columns = [*STEPS, *best, *OUTCOMES, test, *MORE]
+    return Table(columns, of_points(studies), f"{prefix}points.csv")
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
