@@ -238,7 +238,8 @@ def test_seeds_that_jax_would_take_for_others():
 
 
 @pytest.mark.parametrize(
-    "study", ["steps_to_target", "pareto", "accuracy", "generalization", "adaptive_batch"]
+    "study",
+    ["steps_to_target", "pareto", "accuracy", "generalization", "adaptive_batch", "branch"],
 )
 def test_seeds_of_trials_do_not_wrap(study):
     most = 2**32 - 1 - LATER_SEEDS
@@ -250,6 +251,7 @@ def test_seeds_of_trials_do_not_wrap(study):
         accuracy.TUNING_SEED + tuned,
         limits_of("recipes.seeds").high,
         limits_of("adaptive.seeds").high,
+        limits_of("branch.seeds").high + 1,
     ):
         assert last <= LATER_SEEDS
 

@@ -125,6 +125,8 @@ def _along(study, point) -> Panel:
         (beyond, "low", {"label": "critical batch size: at least this", "hollow": True}),
     ):
         kept = [s for s in kept if math.isfinite(point.batch(s, value))]
+        if not kept:
+            continue
         ends = {
             end: [v if math.isfinite(v := point.batch(s, end)) else None for s in kept]
             for end in (("low", "high") if value == "factor" else ())
