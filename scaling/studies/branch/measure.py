@@ -20,7 +20,14 @@ from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies.branch.record import Branch, Record, Snapshot, Trained
-from scaling.studies.shared import batch_name, by_batch_size, in_parts, priced_plan, single_run
+from scaling.studies.shared import (
+    batch_name,
+    by_batch_size,
+    in_parts,
+    priced_plan,
+    refuse_keys_of_single_runs,
+    single_run,
+)
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.population import Population
 from scaling.train.resolved import point_values
@@ -41,6 +48,9 @@ def check(config: ConfigDict) -> None:
       UserError: it cannot, or it is not.
     """
     branch, info = config.branch, data_info(config.data)
+    refuse_keys_of_single_runs(config)
+    if config.eval.test:
+        raise UserError("eval.test is True; this study reads the validation split only.")
     if config.schedule.name != "constant":
         raise UserError(
             f"schedule.name is {config.schedule.name!r}; branches go on at a constant learning "
