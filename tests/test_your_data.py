@@ -57,7 +57,7 @@ def test_one_run(folder):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("21 * x[", "np.log(x[", "raised NameError"),
+        ("21 * x[ROWS[split]]", "np.log(x[ROWS[split]])", "raised NameError"),
         ("21 * x[ROWS[split]]", "(x[ROWS[split]] - x[0]) ** -1.0", "not finite, first in row"),
         ('task="regression"', 'task="regresion"', "did you mean 'regression'"),
         ('"r2", 0.3', '"error", 0.4', "Unknown metric 'error'"),
