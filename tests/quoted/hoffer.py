@@ -7,7 +7,7 @@ from quoted.records import count, ends, interval, percent, points, study
 from scaling.studies.accuracy.judging import difference
 from scaling.studies.generalization.record import LAWS
 from scaling.studies.generalization.report import r2_text
-from scaling.studies.generalization.slopes import ratio, small
+from scaling.studies.generalization.slopes import ratio
 
 RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
 
@@ -15,7 +15,7 @@ RECIPES = ("naive", "sqrt", "sqrt+gbn", "sqrt+gbn+adapt")
 def quotes():
     """Table 1 and Figure 2."""
     yield from _table()
-    yield from _walk()
+    yield from _distance()
 
 
 def _table():
@@ -46,9 +46,9 @@ def _table():
     )
 
 
-def _walk():
-    walk = study("generalization_fashion_mlp")
-    naive, corrected = ({p.global_batch: p for p in walk.points_of(r)} for r in RECIPES[::2])
+def _distance():
+    measured = study("generalization_fashion_mlp")
+    naive, corrected = ({p.global_batch: p for p in measured.points_of(r)} for r in RECIPES[::2])
     rows = [
         [
             "batch",
@@ -69,7 +69,7 @@ def _walk():
     largest = max(naive)
     yield say(
         "slope at 8,192 from {} to {} of the small batch's",
-        *(f"{ratio(found[largest], small(walk)).value:.2f}" for found in (naive, corrected)),
+        *(f"{ratio(found[largest], measured.small).value:.2f}" for found in (naive, corrected)),
     )
 
 

@@ -144,8 +144,8 @@ def _remarks(f1):
 
 
 def _layers():
-    walk = study("generalization_fashion_mlp").points_of("naive")
-    kernels = [point.group(kernels=True) for point in (walk[0], walk[-1])]
+    points = study("generalization_fashion_mlp").points_of("naive")
+    kernels = [point.kernels for point in (points[0], points[-1])]
     small, large = (
         [f"{layer.start.ratio:.0f}, {layer.end.ratio:.0f}" for layer in layers]
         for layers in kernels
@@ -160,7 +160,7 @@ def _layers():
     )
     yield say(
         "the large one, after {} updates, it still differs {}-fold",
-        count(walk[-1].steps),
+        count(points[-1].steps),
         f"{unevenness(kernels[1], 'end'):.2g}",
     )
 

@@ -60,7 +60,7 @@ def alone(study, tmp_path_factory):
     return read_metrics(path, "train")
 
 
-def test_the_walk_is_that_of_a_run_of_its_own(study, alone):
+def test_distances_are_those_of_a_single_run(study, alone):
     """Distances at each evaluation; root mean square of the norms of the updates in between."""
     curve = study[2]["bs48_naive"]["runs"][1]["curve"]
     steps = curve["step"]

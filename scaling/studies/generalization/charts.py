@@ -20,7 +20,7 @@ from scaling.report.charts import (
     style_of,
 )
 from scaling.report.wording import count, decimal_label, metric_value, number
-from scaling.studies.generalization.slopes import Point, Study, small
+from scaling.studies.generalization.slopes import Point, Study
 
 STEPS = Axis("optimizer step", tick=decimal_label)
 EPOCHS = Axis("epochs", tick=decimal_label)
@@ -37,7 +37,6 @@ class Curves:
     y: Axis
     caption: str
     epochs: bool = False  # over epochs, not steps
-    fits: bool = False  # with the fits of the distance
 
 
 DISTANCE = Axis("distance ‖w − w₀‖", "linear", decimal_label)
@@ -50,11 +49,9 @@ FIGURES = {
         "weight_distance",
         DISTANCE,
         "Distance of the weights from initialisation, against log t (Hoffer 2017, Figure 2). "
-        "Marks: mean over the seeds that did not diverge; faint: single seeds. A straight line is "
-        "ultra-slow diffusion, distance as log t. It is fitted in the phase of the initial "
-        "learning rate; the slope of the paper falls with the batch, until the learning rate is "
-        "corrected.",
-        fits=True,
+        f"{SEEDS} A straight line is ultra-slow diffusion, distance as log t. It is fitted in the "
+        "phase of the initial learning rate; the slope of the paper falls with the batch, until "
+        "the learning rate is corrected.",
     ),
     "validation": Curves(
         "validation_error",
@@ -92,7 +89,7 @@ def curves(studies: Sequence[Study], name: str) -> list[Panel]:
             points, marks = study.points_of(recipe), []
             for point in points:
                 marks += _curves(point, figure, colors[point.global_batch])
-            marks += [_fit(point) for point in points if figure.fits and point.fits]
+            marks += [_fit(point) for point in points if figure.y is DISTANCE and point.fits]
             title = study.named(recipe if len(study.recipes) > 1 else "")
             panels.append(Panel(EPOCHS if figure.epochs else STEPS, figure.y, marks, title))
     return shown(panels)
@@ -109,21 +106,18 @@ def _label(point: Point) -> str:
 
 
 def _curves(point: Point, figure: Curves, color: str) -> list[Mark]:
-    """Seeds, faint, behind their mean, which is a line; or marks apart, for a fit to lie on."""
+    """Seeds, faint, behind their mean."""
     marks, label = [], _label(point)
-    for run in point.runs if len(point.runs) > 1 or not point.complete else []:
-        # A seed that diverged would leave no room for the others.
-        name = "" if point.complete else f"{label} (all seeds diverged)"
-        look = {"width": 0.8, "guide": run.diverged, "faint": bool(point.complete)}
+    for run in point.runs:
         x, y, _ = _placed(point, figure, run.curve.column(figure.column))
-        marks.append(Line(x, y, color, name, series=label, **look))
+        # A seed that diverged would leave no room for the others.
+        look = {"width": 0.8, "guide": run.diverged, "faint": True, "series": label}
+        marks.append(Line(x, y, color, **look))
     x, y, texts = _placed(point, figure, point.mean(figure.column))
-    if not x:
-        return marks
-    if figure.fits:
-        return [*marks, Points(x, y, color, label, size=3.5, texts=texts)]
-    dots = Points(x, y, color, size=1.0, hollow=True, texts=texts, series=label)
-    return [*marks, Line(x, y, color, label), dots]
+    if x:
+        dots = Points(x, y, color, size=2.5, texts=texts, series=label)
+        marks += [Line(x, y, color, label), dots]
+    return marks
 
 
 def _placed(point, figure, curve):
@@ -151,7 +145,7 @@ def slopes(studies: Sequence[Study]) -> list[Panel]:
 
 
 def _slopes(study: Study) -> Panel:
-    reference = small(study)
+    reference = study.small
     marks: list[Mark] = []
     if reference is not None:
         label = f"slope at batch {count(reference.global_batch)}"
@@ -180,25 +174,24 @@ def _slopes(study: Study) -> Panel:
             )
         )
     ends = [slope for point in study.points for slope in point.fitted("log", "slope")]
-    scale = "linear" if min(ends, default=0) >= 0 else "near"
-    axis = Axis("slope of ‖w − w₀‖ against ln t", scale, decimal_label, (0.0, *ends))
+    axis = Axis("slope of ‖w − w₀‖ against ln t", "near", decimal_label, (0.0, *ends))
     return Panel(batches(), axis, marks, study.label)
 
 
-def layers(studies: Sequence[Study], kernels: bool) -> list[Panel]:
-    """||w|| / ||g|| by layer, of the baseline recipe (You 2017, Table 2); a panel per study and
-    time."""
+def layers(studies: Sequence[Study]) -> list[Panel]:
+    """||w|| / ||g|| of the kernels, of the baseline recipe (You 2017, Table 2); a panel per study
+    and time."""
     colors = _colors(studies)
-    return shown(_layers(study, kernels, when, colors) for study in studies for when in WHEN)
+    return shown(_layers(study, when, colors) for study in studies for when in WHEN)
 
 
-def _layers(study: Study, kernels: bool, when: str, colors: dict[int, str]) -> Panel:
+def _layers(study: Study, when: str, colors: dict[int, str]) -> Panel:
     points = [point for point in study.points_of(study.baseline) if point.layers]
-    every = [layer for point in points for layer in point.group(kernels)]
+    every = [layer for point in points for layer in point.kernels]
     names = tuple(dict.fromkeys(layer.name for layer in every))
     marks: list[Mark] = []
     for index, point in enumerate(points):
-        layers = [layer for layer in point.group(kernels) if getattr(layer, when).ratio]
+        layers = [layer for layer in point.kernels if getattr(layer, when).ratio]
         norms = [getattr(layer, when) for layer in layers]
         beside = SPREAD * (index / max(len(points) - 1, 1) - 0.5)
         texts = [

@@ -68,11 +68,6 @@ class Layer:
     start: Norms
     end: Norms
 
-    @property
-    def kernel(self) -> bool:
-        """A matrix of weights or of filters, and not a bias or a scale of a normalisation."""
-        return self.name.endswith("kernel")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Record(recipe_records.Record):
@@ -116,6 +111,7 @@ class Record(recipe_records.Record):
         values = (run.curve.last(column) for run in self.complete)
         return [value for value in values if value is not None]
 
-    def group(self, kernels: bool) -> list[Layer]:
-        """Kernels or all other layers."""
-        return [layer for layer in self.layers or [] if layer.kernel == kernels]
+    @property
+    def kernels(self) -> list[Layer]:
+        """Matrices of weights or of filters, not biases and scales of normalisations."""
+        return [layer for layer in self.layers or [] if layer.name.endswith("kernel")]

@@ -7,8 +7,7 @@ from scaling.crossings import ERROR as METRIC
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir, read_points
-from scaling.report.tables import Column, Table, csv_only, of_points
-from scaling.report.tables import within as rows_within
+from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, metric_value, number, subject
 from scaling.studies.generalization import charts
 from scaling.studies.generalization.record import COLUMNS, LAWS
@@ -17,9 +16,7 @@ from scaling.studies.generalization.slopes import (
     Ratio,
     Study,
     batch_power,
-    large,
     ratio,
-    small,
     unevenness,
 )
 from scaling.studies.recipe_records import Spread, names_of, sort_and_check, spread_of
@@ -27,7 +24,6 @@ from scaling.studies.recipe_records import Spread, names_of, sort_and_check, spr
 NAMES = {"log": "log t", "root": "sqrt(t)", "power": "a power of t"}
 ROUGH = 0.98  # an R^2 below this is of a rough law
 DECADE = 10.0  # over less than this factor in steps the three laws look alike
-GROUPS = {True: "kernels", False: "biases and scales"}
 
 
 def read(workdir: Workdir) -> Study:
@@ -60,9 +56,9 @@ def answer(study: Study) -> str:
         f"{subject(study)}, three laws fit the distance from initialisation with a median R² of "
         f"{fits}; the exponent is {_signed(min(exponents))} to {_signed(max(exponents))}."
     )
-    reference, recipes = small(study), {}
+    reference, recipes = study.small, {}
     for recipe in study.recipes:  # the first of those that are one measurement
-        point = large(study, recipe)
+        point = study.large(recipe)
         if point and ratio(point, reference):
             recipes.setdefault(point, recipe)
     ratios = [
@@ -107,8 +103,6 @@ def cautions(study: Study) -> list[str]:
             "look alike.",
             lambda p: p.fits and p.fit_steps[1] < DECADE * p.fit_steps[0],
         ),
-        ("the distance does not grow with log t.", lambda p: p.fits and p.slope <= 0),
-        ("one seed has no spread; small differences mean nothing.", lambda p: len(p.runs) < 2),
     )
     if medians(study).get("log", 1.0) < ROUGH and len(study.batches) > 1:
         texts.append(
@@ -176,11 +170,7 @@ LAYERS = [
 UNEVENNESS = [
     Column("batch", "global_batch", count),
     *(
-        Column(
-            f"{GROUPS[kernels]}, {text}",
-            lambda s, p, kernels=kernels, when=when: unevenness(p.group(kernels), when),
-        )
-        for kernels in GROUPS
+        Column(text, lambda s, p, when=when: unevenness(p.kernels, when))
         for when, text in charts.WHEN.items()
     ),
 ]
@@ -210,7 +200,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         "tables/generalization.csv, the curves and all layers in tables/generalization_curves.csv "
         "and tables/generalization_layers.csv."
     )
-    seeds = rows_within(studies, lambda p: p.runs)
+    seeds = within(studies, lambda p: p.runs)
     places = [(*row, place) for row in seeds for place in range(len(row[-1].curve.step))]
     yield Section(
         "Point by point",
@@ -248,31 +238,21 @@ def _layers(studies):
         "relative size, which is what LARS evens out (You 2017, Table 2: 5.76 to 1345 in "
         "AlexNet-BN)."
     )
-    other = "The same of biases and scales of normalisations. Biases start from zero."
-    pictures = [
-        Picture(
-            f"generalization_{name}",
-            text,
-            charts.layers(studies, kernels),
-            f"the record holds no norms of {GROUPS[kernels]}, or all of them are zero",
-        )
-        for name, kernels, text in (("kernels", True, caption), ("biases", False, other))
-    ]
+    nothing = "the record holds no norms of kernels, or all of them are zero"
+    picture = Picture("generalization_kernels", caption, charts.layers(studies), nothing)
     points = [(s, [p for p in s.points_of(s.baseline) if p.layers]) for s in studies]
     ends = [(s, p) for s, found in points for p in (*found[:1], *found[1:][-1:])]
-    rows = [(s, p, layer) for s, p in ends for k in GROUPS for layer in p.group(k)]
-    every = rows_within(studies, lambda p: p.layers or ())
-    note = "Largest over smallest ‖w‖ / ‖g‖, and the norms, at the smallest and largest batch."
-    tables = [Table(UNEVENNESS, ends), Table(LAYERS, rows)] if rows else []
-    return Section(
-        "Weights over gradients by layer",
-        [
-            *pictures,
-            *[Note(note)] * bool(rows),
-            *tables,
-            Table(LAYERS, every, "generalization_layers.csv", shown=False),
-        ],
+    rows = [(s, p, layer) for s, p in ends for layer in p.layers]
+    note = (
+        "Largest over smallest ‖w‖ / ‖g‖ of the kernels, and the norms of all layers, at the "
+        "smallest and largest batch. Biases start from zero."
     )
+    every = within(studies, lambda p: p.layers or ())
+    tables = [
+        *([Note(note), Table(UNEVENNESS, ends), Table(LAYERS, rows)] if rows else []),
+        Table(LAYERS, every, "generalization_layers.csv", shown=False),
+    ]
+    return Section("Weights over gradients by layer", [picture, *tables])
 
 
 def details(study: Study) -> dict[str, list[str]]:

@@ -29,10 +29,23 @@ class Study(recipe_records.Study):
         """A recipe's points that have a fit."""
         return [point for point in self.points_of(recipe) if point.fits]
 
+    @property
+    def small(self) -> Point | None:
+        """The base batch, or the smallest batch with a fit where no larger one has one."""
+        points = self.fitted(self.baseline)
+        base = [point for point in points[:-1] if point.global_batch == point.base_batch]
+        return next(iter(base or points), None)
+
+    def large(self, recipe: str) -> Point | None:
+        """The recipe's largest batch with a fit, if that is larger than the small one."""
+        largest, small = self.fitted(recipe)[-1:], self.small
+        larger = [p for p in largest if small and p.global_batch > small.global_batch]
+        return next(iter(larger), None)
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """A slope over another; `low` and `high` are the extremes over pairs of seeds."""
+    """A slope over another; `low` and `high` are the extremes over seeds."""
 
     value: float
     low: float
@@ -40,33 +53,15 @@ class Ratio:
 
 
 def ratio(point: Point, reference: Point) -> Ratio | None:
-    """The slope of one point over that of another, seed by seed where they share seeds.
-
-    None where either has none, or the reference does not grow.
-    """
-    ours, theirs = ({s: fit.log.slope for s, fit in p.fits.items()} for p in (point, reference))
-    if not ours or not theirs or min(theirs.values()) <= 0:
+    """The slope of one point over that of another, seed by seed; None where they share no seed that
+    has a fit, or the reference does not grow."""
+    both = [(fit, reference.fits[s]) for s, fit in point.fits.items() if s in reference.fits]
+    pairs = [(ours.log.slope, theirs.log.slope) for ours, theirs in both]
+    if not pairs or min(theirs for _, theirs in pairs) <= 0:
         return None
-    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-    pairs = pairs or [(mine, other) for mine in ours.values() for other in theirs.values()]
     each = [mine / other for mine, other in pairs]
     mine, other = (statistics.mean(column) for column in zip(*pairs, strict=True))
     return Ratio(mine / other, min(each), max(each))
-
-
-def small(study: Study) -> Point | None:
-    """The small batch: the base batch, or the smallest with a fit where no larger one has one."""
-    points = study.fitted(study.baseline)
-    base = [point for point in points[:-1] if point.global_batch == point.base_batch]
-    return next(iter(base or points), None)
-
-
-def large(study: Study, recipe: str) -> Point | None:
-    """The recipe's largest batch with a fit, if that is larger than the small one."""
-    points, reference = study.fitted(recipe), small(study)
-    if not points or reference is None or points[-1].global_batch <= reference.global_batch:
-        return None
-    return points[-1]
 
 
 def batch_power(points: Sequence[Point]) -> float | None:
