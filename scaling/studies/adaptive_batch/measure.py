@@ -12,8 +12,6 @@ The loss is evaluated on the first training examples, as many as are held out fo
 without dropout or augmentation. A goal is reached at the first evaluation strictly below it.
 """
 
-import itertools
-import statistics
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -23,6 +21,7 @@ from scaling.batch import plans
 from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError
+from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies.adaptive_batch.record import Crossing, Record, Run
@@ -61,17 +60,14 @@ def points(config: ConfigDict) -> list[ConfigDict]:
             "batch_sizes is of other studies; name fixed batches in adaptive.batches and leave it "
             "empty."
         )
-    kinds = [((batch,), ()) for batch in config.adaptive.batches]
-    kinds += [((), (r,)) for r in config.adaptive.r]
-    return [_point(config, *kind) for kind in kinds]
-
-
-def _point(config, batches, r):
-    """A config whose sweep is one fixed batch or one r."""
-    point = config.copy_and_resolve_references()
-    point.adaptive.batches, point.adaptive.r = batches, r
-    point.global_batch = batches[0] if batches else config.adaptive.first_batch
-    return point
+    adaptive, points = config.adaptive, []
+    fixed = [((batch,), ()) for batch in adaptive.batches]
+    for batches, r in [*fixed, *(((), (r,)) for r in adaptive.r)]:
+        point = config.copy_and_resolve_references()
+        point.adaptive.batches, point.adaptive.r = batches, r
+        point.global_batch = batches[0] if batches else adaptive.first_batch
+        points.append(point)
+    return points
 
 
 def name(config: ConfigDict) -> str:
@@ -109,14 +105,14 @@ def check(config: ConfigDict) -> None:
     info = data_info(config.data)
     if info.streaming:
         raise UserError(f"{info.name} is streamed; this study needs a data set in memory.")
-    largest, size = max(_possible_batches(config)), info.sizes["train"]
-    if largest > size:
+    batches, size = _possible_batches(config), info.sizes["train"]
+    if (largest := max(batches)) > size:
         raise UserError(
             f"The batch may come to {largest:,}, which holds the {size:,} training examples more "
             "than once, and tells no noise scale; lower adaptive.largest or adaptive.batches to "
             f"{size:,}."
         )
-    for batch in _possible_batches(config):
+    for batch in batches:
         point_at(config, batch)
     sources.check_available(info.name, config.data.dir)
     refuse_goals_of_a_constant(config, "adaptive.goals", adaptive.goals, "loss", "train")
@@ -127,8 +123,8 @@ def _possible_batches(config) -> Sequence[int]:
     adaptive = config.adaptive
     if not adaptive.r:
         return (config.global_batch,)
-    powers = itertools.takewhile(lambda b: b <= adaptive.largest, (2**i for i in itertools.count()))
-    return (adaptive.first_batch, *(b for b in powers if b >= adaptive.smallest))
+    powers = (2**i for i in range(adaptive.largest.bit_length()))
+    return (adaptive.first_batch, *(batch for batch in powers if batch >= adaptive.smallest))
 
 
 def rate_at(config: ConfigDict, batch: int) -> float:
@@ -217,8 +213,7 @@ def _run_of(trajectory: Trajectory, goals) -> Run:
 
 def _mean_gamma(runs):
     gammas = [gamma_of(run.schedule, run.noise_scale) for run in runs if run.status == "reached"]
-    gammas = [gamma for gamma in gammas if gamma is not None]
-    return statistics.mean(gammas) if gammas else None
+    return mean_and_deviation(gammas)[0]
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

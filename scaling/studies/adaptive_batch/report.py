@@ -27,7 +27,7 @@ from scaling.report.wording import (
     percent,
     subject,
 )
-from scaling.studies.adaptive_batch.record import Crossing, Record
+from scaling.studies.adaptive_batch.record import Record
 from scaling.studies.adaptive_batch.savings import Saving, allowed, saving
 
 FIXED, ADAPTIVE, PREDICTED = COLORS[:3]
@@ -102,25 +102,19 @@ def read(workdir: Workdir) -> Study:
 def answer(study: Study) -> str:
     """What the adaptive point saves whose r is nearest to E_min / S_min, which the paper
     proposes."""
-    adaptive = study.points_of("adaptive")
+    about, adaptive, gamma = subject(study), study.points_of("adaptive"), study.gamma
     if not adaptive:
-        return f"{subject(study)}, no run with an adaptive batch reached {study.goal}."
+        return f"{about}, no run with an adaptive batch reached {study.goal}."
     if not study.fit:
-        return (
-            f"{subject(study)}, adaptive batches reach {study.goal}; the fixed batch sizes do not "
-            "give a curve to compare them with."
-        )
+        text = f"{about}, adaptive batches reach {study.goal}; the fixed batch sizes do not "
+        return text + "give a curve to compare them with."
     point = min(adaptive, key=lambda point: abs(math.log(point.r / study.fit.b_crit)))
-    text = (
-        f"{subject(study)}, an adaptive batch ({point.name}) saves "
-        f"{saving_text(study.saving(point))} of the steps and examples to {study.goal}, compared "
-        "with a fixed batch of its mean size."
-    )
-    if study.gamma is not None:
-        text += (
-            f" The paper's gamma, {number(study.gamma)}, predicts {percent(allowed(study.gamma))}."
-        )
-    return text
+    saved = saving_text(study.saving(point))
+    text = f"{about}, an adaptive batch ({point.name}) saves {saved} of the steps and examples to "
+    text += f"{study.goal}, compared with a fixed batch of its mean size."
+    if gamma is None:
+        return text
+    return f"{text} The paper's gamma, {number(gamma)}, predicts {percent(allowed(gamma))}."
 
 
 def saving_text(saved: Saving) -> str:
@@ -141,7 +135,6 @@ def cautions(study: Study) -> list[str]:
             "B_simple was never resolved, so the batch never adapted.",
             lambda p: p.kind == "adaptive" and scales(p) and not any(scales(p)),
         ),
-        ("one seed has no spread; small savings mean nothing.", lambda p: len(p.runs) < 2),
     )
 
 
@@ -156,27 +149,24 @@ def _sizes(study: Study, point: Point) -> str | None:
     return f"{count(min(sizes))} to {count(max(sizes))}" if sizes and point.r else None
 
 
-def _spread(key: str):
+def _spread(key: str) -> Column:
     """Median and range."""
 
     def text(study: Study, point: Point) -> str | None:
         values = [getattr(end, key) for end in point.ends]
-        if not values:
-            return None
-        middle = number(statistics.median(values))
-        span = f" ({count(min(values))} to {count(max(values))})"
-        return middle + span * (len(values) > 1)
+        span = f" ({count(min(values))} to {count(max(values))})" if len(values) > 1 else ""
+        return number(getattr(point, key)) + span if values else None
 
-    return text
+    return Column(f"{key} (range)", text, str)
 
 
 POINTS = [
     Column("batch", "name", str, "batch"),
     Column("", "kind"),
     Column("seeds that reached the goal", _seeds, str),
-    Column("steps (range)", _spread("steps"), str),
+    _spread("steps"),
     Column("", "steps"),
-    Column("examples (range)", _spread("examples"), str),
+    _spread("examples"),
     Column("", "examples"),
     Column("batch sizes used", _sizes, str),
     Column("saved (95%)", lambda study, point: study.saving(point), saving_text, "saved"),
@@ -271,26 +261,17 @@ def _trade_off(study: Study) -> Panel:
         (fixed, FIXED, "o", "fixed batch size, median of seeds (small: each)", "above"),
         (adaptive, ADAPTIVE, "D", "adaptive batch, one mark per r (small: seeds)", "below"),
     ):
-        ends: list[Crossing] = [end for point in points for end in point.ends]
-        x, y = [end.examples for end in ends], [end.steps for end in ends]
+        texts = [
+            f"{point.directory.name}\n{number(point.steps)} steps, {number(point.examples)} "
+            f"examples\n{_seeds(study, point)} seeds"
+            for point in points
+        ]
+        names = {"names": [point.name for point in points], "names_at": side, "texts": texts}
+        ends = [end for point in points for end in point.ends]
+        x, y = ([getattr(end, key) for end in ends] for key in ("examples", "steps"))
         marks.append(Points(x, y, color, marker=marker, size=3, faint=True, series=label))
-        marks.append(
-            Points(
-                [point.examples for point in points],
-                [point.steps for point in points],
-                color,
-                label,
-                marker,
-                6,
-                names=[point.name for point in points],
-                names_at=side,
-                texts=[
-                    f"{point.directory.name}\n{number(point.steps)} steps, "
-                    f"{number(point.examples)} examples\n{_seeds(study, point)} seeds"
-                    for point in points
-                ],
-            )
-        )
+        x, y = ([getattr(point, key) for point in points] for key in ("examples", "steps"))
+        marks.append(Points(x, y, color, label, marker, 6, **names))
     x_axis = Axis("examples processed", tick=decimal_label)
     return Panel(x_axis, Axis("optimizer steps", tick=decimal_label), marks, study.label)
 
@@ -309,29 +290,20 @@ def _schedule(study: Study, point: Point) -> Panel:
     """The batch over the steps, with the noise scale that it follows."""
     marks = []
     for run, color in zip(point.runs, shades(len(point.runs)), strict=True):
-        resolved = [(step, scale) for step, scale in run.noise_scale if scale and scale > 0]
-        last = max([step for step, _ in [*run.schedule, *run.noise_scale]], default=1)
         label = f"batch size, seed {run.seed}"
-        marks.append(Line(*_stairs(run.schedule, last), color, label))
+        last = max(step for step, _ in [*run.schedule, *run.noise_scale])
+        steps, sizes = zip(*run.schedule, strict=True)
+        corners = np.repeat([*steps, last], 2)[1:-1], np.repeat(sizes, 2)
+        marks.append(Line(*(places.tolist() for places in corners), color, label))
         texts = [f"seed {run.seed}, step {count(s)}: batch {count(b)}" for s, b in run.schedule]
-        steps, sizes = ([pair[i] for pair in run.schedule] for i in (0, 1))
         marks.append(Points(steps, sizes, color, size=2.5, texts=texts, series=label))
-        x, y = [step for step, _ in resolved], [scale for _, scale in resolved]
+        resolved = [(step, scale) for step, scale in run.noise_scale if scale and scale > 0]
         texts = [f"seed {run.seed}, step {count(s)}: B_simple {number(v)}" for s, v in resolved]
+        x, y = [step for step, _ in resolved], [scale for _, scale in resolved]
         look = {"size": 4 if len(x) < MANY else 2, "hollow": True, "texts": texts}
         marks.append(Points(x, y, color, "B_simple where resolved, same colour", "D", **look))
     steps = Axis("optimizer step", "linear", decimal_label)
     return Panel(steps, batches("examples: batch size, B_simple"), marks, study.named(point.name))
-
-
-def _stairs(schedule, last):
-    """Corners of the batch over the steps."""
-    x, y = [], []
-    ends = [step for step, _ in schedule[1:]] + [last]
-    for (first, batch), end in zip(schedule, ends, strict=True):
-        x += [first, end]
-        y += [batch, batch]
-    return x, y
 
 
 KIND = Kind("Adaptive batch", read, answer, table, sections, cautions)
