@@ -36,7 +36,7 @@ class Axis:
     Attributes:
       scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0; "near", linear
         around the values; or "names", where the values 0, 1, ... have `names`.
-      tick: value -> label of a tick; a "near" axis omits ticks with empty labels.
+      tick: value -> label of a tick.
       include: values that must be on the axis.
       reverse: high values first.
     """
@@ -156,7 +156,7 @@ class Panel:
         return not any(len(mark.x) for mark in self.marks if isinstance(mark, Points))
 
     def scale(self, name: str, narrow: bool = False) -> Scale:
-        """Limits and ticks of axis "x" or "y"; without ticks for a linear axis."""
+        """Limits and ticks of axis "x" or "y"; matplotlib chooses those of a linear axis."""
         axis = getattr(self, name)
         crowded = narrow and name == "x"  # labels are side by side
         values = [*axis.include, *(v for mark in self.marks for v in _extent(mark, name))]
@@ -166,13 +166,11 @@ class Panel:
         if axis.scale == "linear":
             most = max([*values, 1e-9])
             return Scale(-0.03 * most, 1.03 * most, [])
+        ends = [end for mark in self.marks for end in _ends(mark, name)]
         if axis.scale == "near":
-            ends = [end for mark in self.marks for end in _ends(mark, name)]
-            low, high, ticks = near(values, ends, most=4 if crowded else 7)
-            return Scale(low, high, [tick for tick in ticks if axis.tick(tick)])
+            return Scale(*near(values, ends), [])
         values = [value for value in values if value > 0] or [1.0]
         least, most = min(values) / FAR, max(values) * FAR
-        ends = [end for mark in self.marks for end in _ends(mark, name)]
         values += [min(max(end, least), most) for end in ends]
         if axis.scale == "binary":
             return powers_of_two(values, most=6 if crowded else 10)
@@ -197,8 +195,8 @@ def _ends(mark, name):
     return [end for end in (*mark.low, *mark.high) if end is not None and not math.isnan(end)]
 
 
-def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
-    """A linear axis around `values`, with at most `most` round ticks.
+def near(values: Values, ends: Values = ()) -> tuple[float, float]:
+    """Limits of a linear axis around `values`.
 
     Args:
       ends: of intervals; they extend the axis by at most the range of the values on each side.
@@ -209,14 +207,7 @@ def near(values: Values, ends: Values = (), most: int = 7) -> Scale:
     inside = [min(max(end, low - span), high + span) for end in ends]
     low, high = min([low, *inside]), max([high, *inside])
     pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
-    floor = 0.0 if low >= 0 else -math.inf  # no negative ticks for non-negative values
-    low, high = low - pad, high + pad
-    unit = 10.0 ** math.floor(math.log10((high - low) / most))
-    for step in (unit, 2 * unit, 5 * unit, 10 * unit):
-        first, last = math.ceil(max(low, floor) / step), math.floor(high / step)
-        if last - first < most:
-            break
-    return Scale(low, high, [index * step for index in range(first, last + 1)])
+    return low - pad, high + pad
 
 
 def shown(panels: Iterable[Panel]) -> list[Panel]:

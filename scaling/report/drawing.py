@@ -56,6 +56,7 @@ STYLE = {
     "svg.fonttype": "none",  # text as text, not paths
 }
 LONG = re.compile(r"-?\d+\.\d{3,}")  # a number with more digits than a screen resolves
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", XLINK)
@@ -63,18 +64,17 @@ ET.register_namespace("xlink", XLINK)
 
 @dataclass
 class Drawing:
-    """A figure, with the page's data of its parts by their id in the SVG.
+    """A figure, with what the page needs of its parts, by their id in the SVG.
 
     Attributes:
-      texts: hover texts of a part, one per mark.
-      series: of a part, the index of the legend entry that shows and hides it.
-      entries: of a part of the legend, the index of its entry.
+      texts: shown on hovering, one per mark.
+      numbers: attributes: "data-series", of the legend entry that shows and hides the part, or
+        "data-entry", of the entry that it is a part of.
     """
 
     figure: Figure
     texts: dict[str, Sequence[str]] = field(default_factory=dict)
-    series: dict[str, int] = field(default_factory=dict)
-    entries: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def styled(draw: Callable) -> Callable:
@@ -125,7 +125,7 @@ def _register(drawing, part, axes, mark, labels):
     """Series and hover texts of a mark, for the page."""
     label = mark.series or mark.label
     if label in labels:
-        drawing.series[part] = labels.index(label)
+        drawing.numbers[part] = {"data-series": str(labels.index(label))}
     if isinstance(mark, Points) and mark.texts:
         pairs = zip(mark.texts, _inside(axes, mark), strict=True)
         drawing.texts[part] = [text for text, inside in pairs if inside]
@@ -145,8 +145,8 @@ def _set_axis(axes, name, panel, narrow):
     if spec.scale in ("decimal", "binary"):
         base = 2 if spec.scale == "binary" else 10
         getattr(axes, f"set_{name}scale")("log", base=base, nonpositive="clip")
-    linear = spec.scale == "linear"
-    axis.set_major_locator(MaxNLocator(4 if narrow else 6) if linear else FixedLocator(scale.ticks))
+    linear = MaxNLocator(4 if narrow else 6)
+    axis.set_major_locator(FixedLocator(scale.ticks) if scale.ticks else linear)
     tick = spec.tick
     if spec.scale == "names":
         tick = lambda place: spec.names[round(place)]
@@ -237,7 +237,7 @@ def _legend(drawing, handles, columns):
     for number, artists in enumerate(entries):
         for artist, what in zip(artists, "ht", strict=True):
             artist.set_gid(f"entry{number}{what}")
-            drawing.entries[f"entry{number}{what}"] = number
+            drawing.numbers[f"entry{number}{what}"] = {"data-entry": str(number)}
 
 
 def typeset(text: Text, width: int = WIDTH) -> Text:
@@ -256,7 +256,7 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
     content = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # titles with glyphs missing in the font
-        for suffix, options in (("png", {"dpi": DPI}), ("svg", {"metadata": {"Date": None}})):
+        for suffix, options in (("png", {"dpi": DPI}), ("svg", {"metadata": NO_METADATA})):
             buffer = io.BytesIO()
             drawing.figure.savefig(buffer, format=suffix, **options)
             content[suffix] = buffer.getvalue()
@@ -267,23 +267,15 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
 
 
 def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
-    """The SVG with texts, series and legend entries of its parts, and unique ids."""
+    """The SVG with texts and numbers of its parts, and ids of its own on the page."""
     root = ET.fromstring(svg)
-    for metadata in root.findall(f"{{{SVG}}}metadata"):
-        root.remove(metadata)
-    used = {
-        value.rpartition("#")[2].rstrip(")")
-        for element in root.iter()
-        for value in element.attrib.values()
-        if "#" in value
-    }
     for element in root.iter():
-        part = element.get("id", "")
+        part = element.get("id")
         element.tail = None if element.tag != f"{{{SVG}}}tspan" else element.tail
         _share_style(element)
-        _mark_up(element, part, drawing)
-        if part and part not in used:
-            del element.attrib["id"]
+        if part in drawing.texts:
+            _add_titles(element, drawing.texts[part])
+        element.attrib.update(drawing.numbers.get(part, {}))
         for key, value in element.attrib.items():
             value = LONG.sub(lambda n: f"{float(n[0]):.2f}", value)
             element.set(key, value)
@@ -304,17 +296,9 @@ def _share_style(element):
             del use.attrib["style"]
 
 
-def _mark_up(element, part, drawing):
-    """Attributes and titles of one part, for the page's script and the browser."""
-    if part in drawing.series:
-        element.set("data-series", str(drawing.series[part]))
-    if part in drawing.entries:
-        element.set("data-entry", str(drawing.entries[part]))
-    if part not in drawing.texts:
-        return
-    texts, uses = drawing.texts[part], element.findall(f".//{{{SVG}}}use")
-    marks = uses if uses else element.findall(f"{{{SVG}}}path")
-    if len(marks) != len(texts):  # the intervals of the points, with the same id
-        return
-    for mark, text in zip(marks, texts, strict=True):
-        ET.SubElement(mark, f"{{{SVG}}}title").text = text
+def _add_titles(element, texts):
+    """Texts of the marks, for the page's script and the browser."""
+    marks = element.findall(f".//{{{SVG}}}use") or element.findall(f"{{{SVG}}}path")
+    if len(marks) == len(texts):  # else it is another artist of the part
+        for mark, text in zip(marks, texts, strict=True):
+            ET.SubElement(mark, f"{{{SVG}}}title").text = text

@@ -242,31 +242,22 @@ def labelled(studies: Sequence[Study]) -> list[Study]:
 
 
 def _differing(studies):
-    """The first value of their recipes that is different in each study; else all that differ."""
-    recipes = [study.recipe for study in studies]
-    columns = []
-    for key in recipes[0]:
-        column = [recipe[key] for recipe in recipes]
-        if any(value != column[0] for value in column):
-            columns.append(_in_words(column))
-            if len(set(columns[-1])) == len(studies):
-                return columns[-1]
-    return [", ".join(values) for values in zip(*columns, strict=True)] or [""] * len(studies)
+    """The first part of the recipes that is different in each; else all parts that differ."""
+    recipes = [_parts(study.recipe) for study in studies]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    columns = [[recipe.get(key, "") for recipe in recipes] for key in keys]
+    differing = [column for column in columns if len(set(column)) > 1]
+    alone = [column for column in differing if len(set(column)) == len(studies)]
+    joined = [", ".join(filter(None, values)) for values in zip(*differing, strict=True)]
+    return alone[0] if alone else joined or [""] * len(studies)
 
 
-def _in_words(column):
-    """The values as text: numbers as examples; names, with the options that differ if the names are
-    not distinct."""
-    if not all(isinstance(value, dict) for value in column):
-        return [f"{v:,} examples" if isinstance(v, int) else str(v) for v in column]
-    names = [value["name"] for value in column]
-    if len(set(names)) == len(names):
-        return names
-    keys = dict.fromkeys(key for value in column for key in value if key != "name")
-    differ = [key for key in keys if any(v.get(key) != column[0].get(key) for v in column)]
-    return [_with_options(value, differ) for value in column]
-
-
-def _with_options(value, keys):
-    options = ", ".join(f"{key}={value[key]}" for key in keys if value.get(key) is not None)
-    return f"{value['name']}({options})" if options else value["name"]
+def _parts(recipe):
+    """Key -> text; of the model its name and its options."""
+    parts = {}
+    for key, value in recipe.items():
+        if isinstance(value, dict):
+            parts |= {f"{key}.{k}": v if k == "name" else f"{k}={v}" for k, v in value.items()}
+        else:
+            parts[key] = f"{value:,} examples" if isinstance(value, int) else str(value)
+    return parts

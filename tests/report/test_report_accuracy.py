@@ -396,7 +396,7 @@ def test_the_gap_is_that_of_the_records(study, workdir):
         assert train.y[i] == pytest.approx(np.mean([one["train"]["error"] for one in runs]))
         assert test.y[i] == pytest.approx(np.mean([one["test"]["error"] for one in runs]))
         assert study.point(batch, "naive").gap == pytest.approx(test.y[i] - train.y[i])
-    assert train.hollow and panel.scale("y").low < 0 and min(panel.scale("y").ticks) == 0
+    assert train.hollow and panel.scale("y").low < 0
 
 
 def test_curves_are_means_over_seeds_against_epochs(study, workdir):
@@ -620,30 +620,11 @@ def test_the_origins_name_the_reference_and_the_seeds(study):
     }
 
 
-# Axes just around the values.
-
-
-@pytest.mark.parametrize(
-    ("values", "ticks"),
-    [
-        ([0.108, 0.137], [0.11, 0.115, 0.12, 0.125, 0.13, 0.135]),
-        ([0.0, 0.9], [0.0, 0.2, 0.4, 0.6, 0.8]),
-        ([-1.0, 1.0], [-1.0, -0.5, 0.0, 0.5, 1.0]),
-        ([0.12], [0.11, 0.115, 0.12, 0.125, 0.13]),
-    ],
-)
-def test_ticks_of_an_axis_around_the_values(values, ticks):
-    scale = near(values)
-    assert scale.ticks == pytest.approx(ticks)
-    assert scale.low < min(values) and max(values) < scale.high
-
-
-def test_ends_of_intervals_widen_an_axis_no_further_than_the_values_span():
-    assert near([1.0, 2.0], [0.5]).low == pytest.approx(0.5 - 0.06 * 1.5)
-    assert near([1.0, 2.0], [-50.0, 50.0])[:2] == pytest.approx((-0.18, 3.18))
-    for most in range(2, 12):
-        for high in np.geomspace(1e-4, 1e4, 40):
-            assert 1 <= len(near([0.0, high], most=most).ticks) <= most
+def test_an_axis_around_the_values_has_room_for_intervals_no_longer_than_their_span():
+    assert near([0.0, 1.0]) == pytest.approx((-0.06, 1.06))
+    assert near([0.12]) == pytest.approx((0.108, 0.132)) and near([0.0]) == (-0.1, 0.1)
+    assert near([1.0, 2.0], [0.5])[0] == pytest.approx(0.5 - 0.06 * 1.5)
+    assert near([1.0, 2.0], [-50.0, 50.0]) == pytest.approx((-0.18, 3.18))
 
 
 def test_differences_in_points():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def record_of_a_run(workdir):
         (lambda w: edit_result(w / "bs64", train_size=7), "differ in their training set size"),
     ],
 )
-def test_bad_records_are_told_in_one_sentence(small, change, message):
+def test_bad_records_give_one_sentence(small, change, message):
     change(small)
     with pytest.raises(UserError, match=message):
         read_study(small)
@@ -151,7 +152,7 @@ def labels(tmp_path, *options):
     return [study.label for study in read_studies(workdirs)]
 
 
-def test_studies_are_told_apart_by_what_differs(tmp_path):
+def test_labels_of_studies_are_what_differs(tmp_path):
     assert labels(tmp_path / "1", {"optimizer": "sgd"}, {"optimizer": "nesterov"}) == [
         "sgd",
         "nesterov",
@@ -165,7 +166,7 @@ def test_studies_are_told_apart_by_what_differs(tmp_path):
     assert [study.label for study in read_studies([a, b])] == [str(a), str(b)]
 
 
-def test_label_smoothing_tells_studies_apart_unless_it_is_searched(tmp_path):
+def test_label_smoothing_is_a_label_unless_it_is_searched(tmp_path):
     values = {"none": {}, "some": {"loss": {"label_smoothing": 0.1}}, "own": {}}
     values["own"] = {"search": {"space": {"label_smoothing": ["discrete", 0.0, 0.1]}}}
     workdirs = []
@@ -180,15 +181,13 @@ def test_label_smoothing_tells_studies_apart_unless_it_is_searched(tmp_path):
     ]
 
 
-def test_of_models_with_one_name_only_what_differs_is_said():
-    of = lambda *models: records._in_words([{"name": "mlp"} | model for model in models])
+def test_models_of_one_name_are_labelled_by_what_differs():
+    def of(*models):
+        recipes = [{"model": {"name": "mlp"} | model} for model in models]
+        return records._differing([SimpleNamespace(recipe=recipe) for recipe in recipes])
+
     wide, deep = {"widths": [9], "norm": "none"}, {"widths": [9, 9], "norm": "none"}
-    assert of(wide, deep) == ["mlp(widths=[9])", "mlp(widths=[9, 9])"]
+    assert of(wide, deep) == ["widths=[9]", "widths=[9, 9]"]
     assert of(wide, {"name": "simple_cnn", "size": "base"}) == ["mlp", "simple_cnn"]
     half = wide | {"dtype": "bfloat16"}
-    assert of(wide, half, deep) == [
-        "mlp(widths=[9])",
-        "mlp(widths=[9], dtype=bfloat16)",
-        "mlp(widths=[9, 9])",
-    ]
-    assert of(wide, half) == ["mlp", "mlp(dtype=bfloat16)"]
+    assert of(wide, half, deep) == ["widths=[9]", "widths=[9], dtype=bfloat16", "widths=[9, 9]"]
