@@ -1,15 +1,16 @@
 """Records of points that are a batch size and a recipe, as reports read them; no JAX."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.report import records
-from scaling.report.records import Directory, check_alike
+from scaling.report.records import Directory, Workdir, check_alike
 
+T = TypeVar("T")
 NAIVE = "naive"  # the recipe that changes nothing but the batch
 Scores = dict[str, float]  # "loss" and "error"
 
@@ -76,13 +77,12 @@ class Record:
     seconds: dict[str, float]  # compile, train, eval
 
 
-def names_of(directory: Directory) -> list[str]:
-    """The recipes of a point. Those of its last launch too, for a recipe that was added to a study
-    may give the config of one that was measured before."""
-    result, section = directory.result, directory.config.get("recipes")
-    names = section.get("names") if isinstance(section, dict) else None
-    names = names if isinstance(names, list | tuple) else result["recipes"]
-    return list(dict.fromkeys([result["recipe"], *names]))
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point:
+    """What a report reads of a point beyond its record."""
+
+    directory: Directory
+    order: list[str]  # recipes of the study
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,31 +129,26 @@ class Study(records.Study):
 
 
 def in_order(points: Sequence[Any]) -> list[str]:
-    """Recipes as the study lists them; those it does not list by name, the naive one first."""
-    measured = {recipe for point in points for recipe in point.recipes}
-    listed = [recipe for point in points for recipe in _listed(point.directory.config)]
-    others = sorted(measured, key=lambda recipe: (recipe != NAIVE, recipe))
-    return [recipe for recipe in dict.fromkeys([*listed, *others]) if recipe in measured]
+    """Recipes as the study lists them, then those it does not list, as they were read."""
+    listed = dict.fromkeys(recipe for point in points for recipe in point.order)
+    measured = dict.fromkeys(recipe for point in points for recipe in point.recipes)
+    return [recipe for recipe in listed | measured if recipe in measured]
 
 
-def _listed(config):
-    section = config.get("recipes")
-    recipes = section.get("all") if isinstance(section, dict) else None
-    if not isinstance(recipes, list | tuple):
-        return []
-    return [recipe for recipe in recipes if isinstance(recipe, str)]
-
-
-def sort_and_check(workdir: records.Workdir, points: list[Any], **alike: str) -> None:
-    """Sort points as `Study` has them.
+def read_points(workdir: Workdir, kind: type[T], *alike: str, **more: Callable) -> list[T]:
+    """The points of a workdir, sorted as `Study` has them.
 
     Args:
-      alike: name -> attribute in which the points have to agree, beside data, model and optimizer,
-        of which a recipe may set what it likes.
+      kind: a `Point` and a `Record`.
+      alike: attributes in which the points have to agree, beside data, model and optimizer, of
+        which a recipe may set what it likes.
+      more: see `records.read_points`.
 
     Raises:
-      UserError: two points of one batch and recipe, or of different questions.
+      UserError: records that cannot be read, two points of one batch and recipe, or of different
+        questions.
     """
+    points = records.read_points(workdir, kind, recipes=_names, order=_order, **more)
     order = {recipe: place for place, recipe in enumerate(in_order(points))}
     points.sort(key=lambda point: (point.global_batch, min(map(order.get, point.recipes))))
     seen: dict[tuple[int, str], Any] = {}
@@ -174,6 +169,19 @@ def sort_and_check(workdir: records.Workdir, points: list[Any], **alike: str) ->
         values |= {"base batch": point.base_batch}
         if "optim.name" not in changed:
             values["optimizer"] = point.optimizer
-        return values | {name: getattr(point, key) for name, key in alike.items()}
+        return values | {name: getattr(point, name) for name in alike}
 
     check_alike(workdir.path, points, question)
+    return points
+
+
+def _names(directory):
+    """The recipes of a point. Those of its last launch too, for a recipe that was added to a study
+    may give the config of one that was measured before."""
+    result = directory.result
+    names = directory.config.get("recipes", {}).get("names", result["recipes"])
+    return list(dict.fromkeys([result["recipe"], *names]))
+
+
+def _order(directory):
+    return directory.config.get("recipes", {}).get("all", [])

@@ -70,7 +70,7 @@ def every_kind(tmp_path_factory):
         write_pareto_workdir(folder / "pareto", (4, 32, 256), title=HOSTILE),
         write_workdir(folder / "steps", (4, 32, 256), trials=8, title=HOSTILE),
         write_accuracy_workdir(folder / "accuracy", tuned=True, title=HOSTILE),
-        write_generalization_workdir(folder / "walks", (128, 1024), title=HOSTILE, seeds=2),
+        write_generalization_workdir(folder / "distances", (128, 1024), title=HOSTILE, seeds=2),
         write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
     ]
     write_train_run(folder / "train" / "bs64", 64, 0.03, title=HOSTILE)

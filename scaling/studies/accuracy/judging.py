@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaling.paired import Paired, holm, paired
-from scaling.report.records import Directory
 from scaling.studies import recipe_records
 from scaling.studies.accuracy.record import Record
 
@@ -15,10 +14,9 @@ SAME_EPOCHS = 1.05  # times the epochs: as many, but for rounding to whole steps
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Point(Record):
+class Point(recipe_records.Point, Record):
     """One point."""
 
-    directory: Directory
     curves: dict[int, dict[int, float]]  # place among the runs -> step -> validation error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
-from scaling.report.records import Directory, Workdir, read_points
+from scaling.report.records import Directory, Workdir
 from scaling.report.tables import Column, Table, csv_only, within
 from scaling.report.wording import count, number, subject
 from scaling.studies.accuracy import charts
@@ -23,7 +23,7 @@ from scaling.studies.accuracy.texts import (
     seeds_text,
     spread_text,
 )
-from scaling.studies.recipe_records import names_of, sort_and_check
+from scaling.studies.recipe_records import read_points
 
 NAMED = 3  # recipes that are named in a sentence
 SPLITS = ("train", "validation", "test")
@@ -35,8 +35,7 @@ def read(workdir: Workdir) -> Study:
     Raises:
       UserError: records that cannot be read, two of the same point, or of different questions.
     """
-    points = read_points(workdir, Point, recipes=names_of, curves=_curves)
-    sort_and_check(workdir, points, tolerance="tolerance")
+    points = read_points(workdir, Point, "tolerance", curves=_curves)
     return Study(workdir.path, points, workdir.unfinished)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from scaling.crossings import ERROR as METRIC
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
-from scaling.report.records import Workdir, read_points
+from scaling.report.records import Workdir
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, metric_value, number, subject
 from scaling.studies.generalization import charts
@@ -19,7 +19,7 @@ from scaling.studies.generalization.slopes import (
     ratio,
     unevenness,
 )
-from scaling.studies.recipe_records import Spread, names_of, sort_and_check, spread_of
+from scaling.studies.recipe_records import Spread, read_points, spread_of
 
 NAMES = {"log": "log t", "root": "sqrt(t)", "power": "a power of t"}
 ROUGH = 0.98  # an R^2 below this is of a rough law
@@ -32,9 +32,7 @@ def read(workdir: Workdir) -> Study:
     Raises:
       UserError: records that cannot be read, or points that do not belong together.
     """
-    points = read_points(workdir, Point, recipes=names_of)
-    sort_and_check(workdir, points)
-    return Study(workdir.path, points, workdir.unfinished)
+    return Study(workdir.path, read_points(workdir, Point), workdir.unfinished)
 
 
 def medians(study: Study) -> dict[str, float]:

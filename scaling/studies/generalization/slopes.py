@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.report.records import Directory
 from scaling.studies import recipe_records
 from scaling.studies.generalization.record import Layer, Record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Point(Record):
+class Point(recipe_records.Point, Record):
     """One point."""
-
-    directory: Directory
 
 
 @dataclass(frozen=True, eq=False)
