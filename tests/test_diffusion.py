@@ -1,4 +1,4 @@
-"""Laws of the weights' walk: recovered from walks that follow them, and against numpy.polyfit."""
+"""Laws of the distance from initialisation: recovered where they hold, and as numpy fits them."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,17 @@ import pytest
 from scaling.diffusion import fit_diffusion, fit_line
 
 STEPS = np.unique(np.geomspace(10, 5000, 40).round())
-WALKS = {
+DISTANCES = {
     "log": 1.5 + 2.0 * np.log(STEPS),
     "root": 0.3 + 0.25 * np.sqrt(STEPS),
     "power": 0.8 * STEPS**0.3,
 }
 
 
-@pytest.mark.parametrize("law", WALKS)
-def test_a_walk_is_told_by_its_law(law):
-    fit = fit_diffusion(STEPS, WALKS[law])
-    scores = {name: getattr(fit, name).r2 for name in WALKS}
+@pytest.mark.parametrize("law", DISTANCES)
+def test_the_law_that_holds_fits_best(law):
+    fit = fit_diffusion(STEPS, DISTANCES[law])
+    scores = {name: getattr(fit, name).r2 for name in DISTANCES}
     assert scores[law] == pytest.approx(1.0, abs=1e-9)
     assert max(score for name, score in scores.items() if name != law) < 0.9999
     if law == "log":
@@ -25,8 +25,8 @@ def test_a_walk_is_told_by_its_law(law):
         assert (fit.power.slope, np.exp(fit.power.intercept)) == pytest.approx((0.3, 0.8))
 
 
-def test_noisy_walks_are_fitted_as_numpy_fits_them():
-    distances = WALKS["log"] + np.random.default_rng(0).normal(0, 0.5, len(STEPS))
+def test_noisy_distances_are_fitted_as_numpy_fits_them():
+    distances = DISTANCES["log"] + np.random.default_rng(0).normal(0, 0.5, len(STEPS))
     slope, intercept = np.polyfit(np.log(STEPS), distances, 1)
     line = fit_diffusion(STEPS, distances).log
     assert (line.slope, line.intercept) == pytest.approx((slope, intercept))
@@ -36,7 +36,7 @@ def test_noisy_walks_are_fitted_as_numpy_fits_them():
 
 def test_a_power_law_is_fitted_to_the_distance_itself():
     """As the other laws are, and so no grid of exponents and factors does better."""
-    distances = WALKS["log"]
+    distances = DISTANCES["log"]
     line = fit_diffusion(STEPS, distances).power
     total = np.sum((distances - distances.mean()) ** 2)
     score = lambda p, a: 1 - np.sum((distances - a * STEPS**p) ** 2) / total

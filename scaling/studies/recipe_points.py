@@ -1,17 +1,19 @@
 """Points that are a batch size and a recipe, and what their studies have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from scaling import recipes
 from scaling.config import checked
+from scaling.data import sources
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.studies import shared
 from scaling.studies.recipe_records import Run
 from scaling.train import planning
+from scaling.train.memory import check_population
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.population import placements
 from scaling.train.resolved import point_values
@@ -37,8 +39,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
             raise UserError(f"recipes.names holds {recipe!r} twice; name each recipe once.")
     size, points = data_info(config.data).sizes["train"], []
     for at_batch in shared.by_batch_size(config):
-        at_batch.recipes.names = ()
-        at_batch.recipes.all = names
+        at_batch.recipes.names, at_batch.recipes.all = (), names
         distinct: list[tuple[ConfigDict, list[str]]] = []
         for recipe in names:
             point = recipes.apply(at_batch, recipe, size)
@@ -48,11 +49,12 @@ def points(config: ConfigDict) -> list[ConfigDict]:
                 raise UserError(f"The recipe {recipe!r} cannot be set: {error}") from None
             changes = recipes.settings(at_batch, point)
             point.recipes.changed = tuple(f"{key}={value}" for key, value in changes.items())
-            same = next((aliases for other, aliases in distinct if other == point), None)
-            if same is None:
-                distinct.append((point, [recipe]))
+            for other, aliases in distinct:
+                if other == point:
+                    aliases.append(recipe)
+                    break
             else:
-                same.append(recipe)
+                distinct.append((point, [recipe]))
         for point, aliases in distinct:
             point.recipes.names = tuple(aliases)
             points.append(point)
@@ -60,7 +62,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 
 def name(config: ConfigDict) -> str:
-    """What a point of a batch size and a recipe is called: bs8k_sqrt+gbn."""
+    """The name of a point's directory: bs8k_sqrt+gbn."""
     return f"{shared.batch_name(config)}_{config.recipes.names[0]}"
 
 
@@ -106,10 +108,12 @@ def status_of(runs: Sequence[Run]) -> str:
     return "diverged" if all(run.diverged for run in runs) else "complete"
 
 
-def dry_run(
-    configs: dict[str, ConfigDict], runs_of: Callable[[Point], int], rows: dict[str, str]
-) -> str:
-    """What a study of recipes would do and cost, see `shared.priced_plan`.
+def dry_run(configs: dict[str, ConfigDict], trials: int, each: str) -> str:
+    """What a study of recipes would do and cost, see `shared.priced_plan`. Reads no data.
+
+    Args:
+      trials: of each point.
+      each: what they are.
 
     Raises:
       UserError: a config cannot be used.
@@ -124,15 +128,28 @@ def dry_run(
             + (f"; also {', '.join(also)}" if also else "")
         )
 
-    points = {name: check(config) for name, config in configs.items()}
-    return shared.priced_plan(points, runs_of, rows, line)
+    points = {name: resolved(config) for name, config in configs.items()}
+    return shared.priced_plan(points, lambda point: trials, {"each": each}, line)
 
 
-def check(config: ConfigDict) -> Point:
-    """The point, resolved, if it can be used as one of a recipe.
+def resolved(config: ConfigDict) -> Point:
+    """The point, if it can be used as one of a recipe.
 
     Raises:
       UserError: a value that cannot be.
     """
     shared.refuse_keys_of_single_runs(config)
     return resolve(config, ("peak",))
+
+
+def check(config: ConfigDict, trials: int) -> Point:
+    """The point, if `trials` of it can be trained here.
+
+    Raises:
+      UserError: see `resolved`; they do not fit the devices, or the data set is not there.
+    """
+    point = resolved(config)
+    planning.layout_of(point, trials)
+    check_population(point, trials)
+    sources.check_available(config.data.name, config.data.dir)
+    return point

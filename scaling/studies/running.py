@@ -36,14 +36,13 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
     """
     config = checked(config)
     study = study_of(config)
-    points = study.points(config)
-    for point in points:
+    named: dict[str, ConfigDict] = {}
+    for point in study.points(config):
         check_batch(point)
-    named = {study.name(point): point for point in points}
-    if len(named) < len(points):
-        names = [study.name(point) for point in points]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{twice} is named twice among the study's points; name each once.")
+        name = study.name(point)
+        if name in named:
+            raise UserError(f"{name} is named twice among the study's points; name each once.")
+        named[name] = point
     if part is None:
         return named
     try:
@@ -69,8 +68,8 @@ def run_study(
 
     Args:
       part: a slice of the points, see `points_of`.
-      worker: leave out the points that another process is working on, and those that cannot be
-        measured, rather than refuse: who started the workers does what is left, and tells.
+      worker: leave out points that another process holds or that cannot be measured; the process
+        that started the workers measures or reports those.
 
     Raises:
       UserError: see `points_of`, `RunDir` and the study's `measure`.
@@ -108,7 +107,7 @@ def _measure(study, point, run, name, signals, say, worker):
 
 
 def _asked(study, point):
-    """What `RunDir.begin` is told of a point."""
+    """Arguments of `RunDir.begin` for a point."""
     goes_on = getattr(study, "goes_on", None)
     return json.loads(point.to_json_best_effort()), goes_on and partial(goes_on, point)
 

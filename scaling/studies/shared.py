@@ -17,10 +17,10 @@ from scaling.train.feed import constant_of
 from scaling.train.point import Point, data_info, resolve, task_of
 from scaling.train.step import NOISE_EVERY
 
-# Parts of a batch whose gradients are compared where the noise is the question, and the examples in
-# each: more parts tell more, and large ones might not fit the memory.
+# Parts of a batch whose gradients are compared to measure the noise, and the most examples in each:
+# more parts are more precise, and large ones might not fit the memory.
 PARTS, LARGEST_PART = 8, 256
-MOST_PASSES = 100  # of an update through the training set: more would teach nothing, for ever
+MOST_PASSES = 100  # of an update through the training set
 MEASUREMENTS = 200  # of a run, if it has so many updates
 SUSTAINED = 0.3  # share of its matrix products' rate that a device is assumed to train at
 
@@ -36,11 +36,7 @@ def by_batch_size(config: ConfigDict) -> list[ConfigDict]:
 
 
 def check_batch(config: ConfigDict) -> None:
-    """Nothing, if an update goes through the training set no more than `MOST_PASSES` times.
-
-    Raises:
-      UserError: it does; says what it would take.
-    """
+    """UserError if an update goes through the training set more than `MOST_PASSES` times."""
     info, batch = data_info(config.data), config.global_batch
     size = info.sizes["train"]
     if batch > MOST_PASSES * size:
@@ -52,7 +48,7 @@ def check_batch(config: ConfigDict) -> None:
 
 
 def batch_name(config: ConfigDict) -> str:
-    """What a point's directory is called: bs256, bs8k."""
+    """The name of a point's directory: bs256, bs8k."""
     batch = config.global_batch
     return f"bs{batch // 1024}k" if batch >= 1024 and batch % 1024 == 0 else f"bs{batch}"
 
@@ -119,7 +115,7 @@ def refuse_goals_of_a_constant(
 ) -> None:
     """UserError for a goal that one answer for all examples meets: steps to it measure no learning.
 
-    Reads the labels of the split; where they are streamed, nothing is known and nothing refused.
+    Reads the labels of the split; streamed ones are not checked.
 
     Args:
       key: of the config, that the goals are from.

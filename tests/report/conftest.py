@@ -6,7 +6,7 @@ from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 from synthetic_accuracy import write_accuracy_workdir
 from synthetic_branch import write_branch_workdir
-from synthetic_generalization import write_generalization_workdir
+from synthetic_generalization import LAYERS, write_generalization_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 from synthetic_train import write_train_run
@@ -44,7 +44,7 @@ def report(workdir, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def three(tmp_path_factory):
-    """Three studies that only their hostile titles tell apart."""
+    """Three studies that differ in their hostile titles only."""
     folder = tmp_path_factory.mktemp("three")
     return [
         write_workdir(folder / name, (4, 32, 256), b_crit=b_crit, title=f"{HOSTILE} {name} $x_1$")
@@ -62,6 +62,8 @@ def comparison(three, tmp_path_factory):
 def every_kind(tmp_path_factory):
     """Work directories of every kind, two of one, whose records are as hostile as can be."""
     folder = tmp_path_factory.mktemp("kinds")
+    recipes = {"costs": {"naive": 0.004, HOSTILE: 0.003}, "failing": ((HOSTILE, 8192, 1),)}
+    layers = ((f"{HOSTILE}.kernel", 4, 1.0, 0.5), *LAYERS)
     workdirs = [
         write_adaptive_workdir(folder / "adaptive", title=HOSTILE),
         write_branch_workdir(folder / "branch", title=HOSTILE),
@@ -69,13 +71,17 @@ def every_kind(tmp_path_factory):
         write_noise_workdir(folder / "other", title=f"{HOSTILE} other", level=3),
         write_pareto_workdir(folder / "pareto", (4, 32, 256), title=HOSTILE),
         write_workdir(folder / "steps", (4, 32, 256), trials=8, title=HOSTILE),
-        write_accuracy_workdir(folder / "accuracy", tuned=True, title=HOSTILE),
-        write_generalization_workdir(folder / "distances", (128, 1024), title=HOSTILE, seeds=2),
+        write_accuracy_workdir(folder / "accuracy", **recipes, tuned=True, title=HOSTILE),
+        write_generalization_workdir(
+            folder / "distances", (128, 1024), (HOSTILE,), title=HOSTILE, seeds=2, layers=layers
+        ),
         write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
     ]
     write_train_run(folder / "train" / "bs64", 64, 0.03, title=HOSTILE)
     workdirs.append(folder / "train")
     edit_result(folder / "noise" / "model_wide", label=HOSTILE)
+    for directory in (folder / "accuracy").iterdir():
+        edit_result(directory, settings={HOSTILE: HOSTILE})
     return workdirs
 
 

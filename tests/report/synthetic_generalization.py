@@ -99,7 +99,6 @@ def write_point(
     title="Generalization on Fashion-MNIST",
     layers=LAYERS,
     norm="batch",
-    name=None,
     **changes,
 ) -> Path:
     """One point; `diverged` maps seeds to the step at which they did."""
@@ -109,7 +108,7 @@ def write_point(
         run_of(seed, batch, steps, law, fit_steps, noise, (diverged or {}).get(seed))
         for seed in range(seeds)
     ]
-    path = workdir / (name or f"bs{batch}_{recipe}")
+    path = workdir / f"bs{batch}_{recipe.replace('/', '_')}"
     path.mkdir(parents=True)
     model = {"name": "mlp", "widths": [512, 512], "norm": norm}
     lost = all(run["status"] == "diverged" for run in runs)

@@ -86,9 +86,9 @@ def test_the_page_of_one_study(browser, report, workdir):
     found = marks(browser, 0)
     assert len(found) == len(reached)
     for mark, point in [(found[0], reached[0]), (found[-1], reached[-1])]:
-        told = hover(browser, mark).replace("\n", " ")
-        assert f"batch {point.global_batch:,}" in told
-        assert f"{point.steps_to_target:,} steps" in told
+        text = hover(browser, mark).replace("\n", " ")
+        assert f"batch {point.global_batch:,}" in text
+        assert f"{point.steps_to_target:,} steps" in text
     assert browser.get_log("browser") == []
 
 

@@ -17,15 +17,12 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from scaling.data import sources
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.accuracy.record import Record, Trial, Tuning
 from scaling.studies.recipe_records import Run
-from scaling.train.memory import check_population
-from scaling.train.planning import layout_of
 from scaling.train.point import Point, resolve
 from scaling.train.trials import Outcome, ToTheEnd, Training, seconds_of
 
@@ -37,7 +34,7 @@ points, name = recipe_points.points, recipe_points.name
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point, settings = recipe_points.check(config), config.accuracy
+    settings = config.accuracy
     if settings.trials == 1:
         raise UserError("accuracy.trials is 1, which is no choice; set it to 0, or to 2 or more.")
     span = settings.span
@@ -46,10 +43,7 @@ def check(config: ConfigDict) -> None:
             f"accuracy.span is {span}; give the lowest and the highest multiple of the "
             "learning rate, such as (0.1, 10.0)."
         )
-    runs = max(settings.trials, config.recipes.seeds)
-    layout_of(point, runs)
-    check_population(point, runs)
-    sources.check_available(config.data.name, config.data.dir)
+    recipe_points.check(config, max(settings.trials, config.recipes.seeds))
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
@@ -154,4 +148,4 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     tuned, seeds = first.accuracy.trials, first.recipes.seeds
     trials = f"{tuned} learning rates tried (more where the best is at the edge), then "
     each = f"{trials * bool(tuned)}{seeds} seeds, evaluated every {first.eval.every}, tested once"
-    return recipe_points.dry_run(points, lambda point: tuned + seeds, {"each": each})
+    return recipe_points.dry_run(points, tuned + seeds, each)

@@ -34,7 +34,7 @@ def section(c: ConfigDict) -> None:
     c.adaptive.seeds = 3  # runs of every point
     c.adaptive.goals = (1.0, 0.5)  # of the training loss; reached means strictly below
     c.adaptive.resolution = 0.03  # of the steps to a goal, as a share
-    c.adaptive.parts = 8  # microbatches whose gradients tell the noise
+    c.adaptive.parts = 8  # microbatches whose gradients give the noise
     c.adaptive.memory = 100.0  # updates that the live noise scale is an average of, about
     # The learning rate at batch B is rate_star / (1 + batch_star / B)^alpha.
     c.adaptive.rate_star, c.adaptive.batch_star, c.adaptive.alpha = 0.5, 64.0, 1.0

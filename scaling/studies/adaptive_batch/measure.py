@@ -71,7 +71,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 
 def name(config: ConfigDict) -> str:
-    """What a point's directory is called: fixed_bs64, adaptive_r100."""
+    """The name of a point's directory: fixed_bs64, adaptive_r100."""
     adaptive = config.adaptive
     return f"adaptive_r{adaptive.r[0]:g}" if adaptive.r else f"fixed_{batch_name(config)}"
 
@@ -109,7 +109,7 @@ def check(config: ConfigDict) -> None:
     if (largest := max(batches)) > size:
         raise UserError(
             f"The batch may come to {largest:,}, which holds the {size:,} training examples more "
-            "than once, and tells no noise scale; lower adaptive.largest or adaptive.batches to "
+            "than once, and gives no noise scale; lower adaptive.largest or adaptive.batches to "
             f"{size:,}."
         )
     for batch in batches:

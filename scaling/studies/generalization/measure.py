@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from scaling.config import default_config
 from scaling.crossings import History, next_evaluation
-from scaling.data import sources
 from scaling.diffusion import Diffusion, fit_diffusion
 from scaling.errors import UserError
 from scaling.record import RunDir
@@ -26,8 +25,6 @@ from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.generalization.record import Curve, Layer, Norms, Record, Run
 from scaling.train.layers import LayerNorms
-from scaling.train.memory import check_population
-from scaling.train.planning import layout_of
 from scaling.train.point import Point, resolve
 from scaling.train.trials import Observer, ToTheEnd, Training, seconds_of
 
@@ -52,7 +49,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point = recipe_points.check(config)
+    point = recipe_points.resolved(config)
     if point.info.streaming:
         raise UserError(f"{point.info.name} is streamed; this study needs a data set in memory.")
     first, last = fit_range(point)
@@ -61,9 +58,7 @@ def check(config: ConfigDict) -> None:
             f"The fits would be from step {first:,} to step {last:,}; set generalization.fit_from "
             "earlier or fit_to later."
         )
-    layout_of(point, config.recipes.seeds)
-    check_population(point, config.recipes.seeds)
-    sources.check_available(config.data.name, config.data.dir)
+    recipe_points.check(config, config.recipes.seeds)
 
 
 def fit_range(point: Point) -> tuple[int, int]:
@@ -197,6 +192,6 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
       UserError: a config cannot be used.
     """
     first = next(iter(points.values()))
-    growth = f"{first.generalization.resolution:.0%}"
-    each = f"{first.recipes.seeds} seeds, evaluated at steps that grow by {growth}"
-    return recipe_points.dry_run(points, lambda point: point.config.recipes.seeds, {"each": each})
+    seeds, growth = first.recipes.seeds, first.generalization.resolution
+    each = f"{seeds} seeds, evaluated at steps that grow by {growth:.0%}"
+    return recipe_points.dry_run(points, seeds, each)
