@@ -34,8 +34,8 @@ class Axis:
     """An axis of a panel.
 
     Attributes:
-      scale: "decimal" or "binary", logarithmic with such ticks; "linear", from 0; "near", linear
-        around the values; or "names", where the values 0, 1, ... have `names`.
+      scale: "decimal" or "binary", logarithmic with such ticks; "near", linear around the values;
+        or "names", where the values 0, 1, ... have `names`.
       tick: value -> label of a tick.
       include: values that must be on the axis.
       reverse: high values first.
@@ -93,7 +93,7 @@ class Points:
     Attributes:
       low, high: ends of the intervals, empty or one per point; None for unbounded.
       names: labels, empty or one per point.
-      names_at: "above" (to the right), "below" (to the left), "left" or "right" of the points.
+      names_at: "above" (to the right) or "below" (to the left) of the points.
       texts: shown on hovering, lines of plain text, empty or one per point.
     """
 
@@ -163,9 +163,6 @@ class Panel:
         values = [value for value in values if math.isfinite(value)]
         if axis.scale == "names":
             return Scale(-0.6, len(axis.names) - 0.4, list(range(len(axis.names))))
-        if axis.scale == "linear":
-            most = max([*values, 1e-9])
-            return Scale(-0.03 * most, 1.03 * most, [])
         ends = [end for mark in self.marks for end in _ends(mark, name)]
         if axis.scale == "near":
             return Scale(*near(values, ends), [])

@@ -30,13 +30,7 @@ WIDTH, NARROW = 50, 34  # characters of a legend column, and of a title if there
 FAINT = 0.35
 LARGEST = 8  # marker size in the legend
 DASHES = {"solid": "-", "dash": (0, (5, 3)), "dot": ":"}
-# Offset of a name in points, and its horizontal and vertical alignment.
-BESIDE = {
-    "above": ((4, 4), "left", "baseline"),
-    "below": ((-4, -10), "right", "baseline"),
-    "left": ((-6, 0), "right", "center"),
-    "right": ((6, 0), "left", "center"),
-}
+BESIDE = {"above": ((4, 4), "left"), "below": ((-4, -10), "right")}  # offset in points, alignment
 STYLE = {
     "font.size": 9,
     "axes.labelsize": 9,
@@ -194,9 +188,9 @@ def _draw_points(axes, mark):
         yield axes.vlines(mark.x, low, high, **look)
     yield from axes.plot(*zip(*places, strict=True), **_marker(mark)) if places else ()
     for x, y, name in zip(mark.x, mark.y, mark.names, strict=False):
-        offset, side, level = BESIDE[mark.names_at]
+        offset, side = BESIDE[mark.names_at]
         look = {"textcoords": "offset points", "size": 7, "color": GREY}
-        yield typeset(axes.annotate(name, (x, y), offset, ha=side, va=level, **look))
+        yield typeset(axes.annotate(name, (x, y), offset, ha=side, **look))
 
 
 def _marker(mark):

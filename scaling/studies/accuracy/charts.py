@@ -30,7 +30,6 @@ WITHIN = "#dcebe3"
 OWN = "the recipe of the panel"
 FAILED, ABOVE_AXIS = "diverged under some seed", "error above the axis"
 GAPS = 3  # recipes besides the baseline
-PANELS = 18  # of tuning
 ABOVE = 1.2  # times the largest error: y of trials that have no error
 
 
@@ -143,7 +142,7 @@ def _gap(study: Study) -> Panel:
 
 
 ERROR = Axis("validation error", tick=percent_tick)
-EPOCHS = Axis("epoch", "linear", decimal_label)
+EPOCHS = Axis("epoch", "near", decimal_label, include=(0.0,))
 STEPS = Axis("optimizer step", tick=decimal_label)
 
 
@@ -206,9 +205,8 @@ def _curve(point: Point, label: str, color: str, epochs: bool = True) -> list[Ma
     return [Line(x, errors, color, label), end]
 
 
-def tuning(studies: Sequence[Study]) -> tuple[list[Panel], int]:
-    """Validation error against the learning rates tried at the largest batch, a panel per recipe:
-    the first `PANELS` of them, and how many there are."""
+def tuning(studies: Sequence[Study]) -> list[Panel]:
+    """Validation error by learning rate tried at the largest batch, a panel per recipe."""
     panels = []
     for study in studies:
         points = [point for point in study.points_at(study.batches[-1]) if point.tuning]
@@ -216,8 +214,7 @@ def tuning(studies: Sequence[Study]) -> tuple[list[Panel], int]:
         # Diverged trials stand above all errors, and all panels share their axis.
         ends = (min(errors), max(errors) * ABOVE) if errors else (0.1, 1.0)
         panels += [_tuning(point, study.named(point.recipe), ends) for point in points]
-    panels = shown(panels)
-    return panels[:PANELS], len(panels)
+    return shown(panels)
 
 
 def _done(trial: Trial) -> bool:

@@ -281,14 +281,12 @@ def _every(studies):
 
 def _tuning(studies):
     points = [(study, p) for study in studies for p in study.points if p.tuning]
-    panels, total = charts.tuning(studies)
     caption = (
         "The learning rates tried for each recipe at the largest batch. The best should lie well "
         "inside the range."
     )
-    if total > len(panels) > 0:
-        caption += f" {len(panels)} of {total} are shown."
-    picture = Picture("accuracy_tuning", caption, panels, "nothing was tuned at the largest batch")
+    nothing = "nothing was tuned at the largest batch"
+    picture = Picture("accuracy_tuning", caption, charts.tuning(studies), nothing)
     tuned = Table(TUNED, [(study, point.recipe, point) for study, point in points])
     trials = [(study, p, p.tuning, trial) for study, p in points for trial in p.tuning.trials]
     return Section(

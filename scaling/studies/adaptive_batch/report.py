@@ -32,7 +32,6 @@ from scaling.studies.adaptive_batch.savings import Saving, allowed, saving
 
 FIXED, ADAPTIVE, PREDICTED = COLORS[:3]
 MARGIN = 1.5  # the curves go on beyond the measured batch sizes by this
-PANELS = 4
 MANY = 40  # measurements of the noise scale in one run
 
 
@@ -208,12 +207,10 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         "The batch size over each adaptive run, and B_simple as it was measured along it. The "
         "batch stays where B_simple is not resolved."
     )
-    if len(adaptive) > PANELS:
-        caption += f" {PANELS} of {len(adaptive)} are shown."
     nothing = "no run has an adaptive batch"
     yield Section(
         "Batch size over training",
-        [Picture("adaptive_batch_schedules", caption, panels[:PANELS], nothing)],
+        [Picture("adaptive_batch_schedules", caption, panels, nothing)],
     )
     note = (
         "To the last goal; medians over seeds. Saved: of steps and examples, compared with a fixed "
@@ -302,7 +299,7 @@ def _schedule(study: Study, point: Point) -> Panel:
         x, y = [step for step, _ in resolved], [scale for _, scale in resolved]
         look = {"size": 4 if len(x) < MANY else 2, "hollow": True, "texts": texts}
         marks.append(Points(x, y, color, "B_simple where resolved, same colour", "D", **look))
-    steps = Axis("optimizer step", "linear", decimal_label)
+    steps = Axis("optimizer step", "near", decimal_label, include=(0.0,))
     return Panel(steps, batches("examples: batch size, B_simple"), marks, study.named(point.name))
 
 

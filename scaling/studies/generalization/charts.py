@@ -39,7 +39,7 @@ class Curves:
     epochs: bool = False  # over epochs, not steps
 
 
-DISTANCE = Axis("distance ‖w − w₀‖", "linear", decimal_label)
+DISTANCE = Axis("distance ‖w − w₀‖", "near", decimal_label, include=(0.0,))
 ERROR = Axis("validation error", tick=lambda value: metric_value(METRIC, value))
 LOSS = Axis("training loss", tick=decimal_label)
 GRADIENT = Axis("gradient norm ‖g‖", tick=decimal_label)
