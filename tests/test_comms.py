@@ -276,10 +276,10 @@ def test_dli_91_8_percent_on_4_gpus():
     # 1,314 images/s on one V100 and 4,826 on four, batch 32 each; WideResNet, 17,117,466 gradients.
     compute, size = 32 / 1314, 4 * 17_117_466
     measured = 4826 / (4 * 1314)
-    # The link is not published and overlap can make up for it, so this only brackets: a V100 has either
-    # PCIe 3 (16 GB/s nominal) or NVLink 2 (150 GB/s), and the measurement lies between the two.
-    efficiency = lambda gb, overlap=0.0: compute / step_seconds(
-        compute, size, 4, Link(5e-6, gb * 1e9), overlap
+    # The link is not published and overlap can make up for it, so this only brackets: a V100 has
+    # PCIe 3 (16 GB/s nominal) or NVLink 2 (150 GB/s), and the measurement lies in between.
+    efficiency = lambda gb, overlap=0.0: (
+        compute / step_seconds(compute, size, 4, Link(5e-6, gb * 1e9), overlap)
     )
     assert efficiency(16) < measured < efficiency(150)
     # However much is hidden, a tenth of PCIe 3 is contradicted.

@@ -92,12 +92,9 @@ def option(devices, batch, *, s_min=1000.0, b_crit=512.0, price=2.0) -> dict:
     return {
         "devices": devices,
         "global_batch": batch,
-        "per_device_batch": batch // devices,
         "accum_steps": 1,
         "micro_batch": batch // devices,
         "steps": steps,
-        "examples": steps * batch,
-        "relative": False,
         "learning_rate": batch / 1000,
         "step_seconds": compute + all_reduce,
         "compute_seconds": compute,

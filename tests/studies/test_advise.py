@@ -144,7 +144,7 @@ def test_ghost_batches_are_whole_in_every_option(tmp_path):
     changes = {"model.norm": "ghost", "model.ghost_batch": 16, "advise.devices": (1, 3, 4)}
     found = _advice(tmp_path, **changes)
     assert [row.per_device_batch for row in found.point.memory] == [16, 32, 64]
-    assert {o.per_device_batch % 16 for o in found.point.options} == {0}
+    assert {o.global_batch % (16 * o.devices) for o in found.point.options} == {0}
     assert any("Batch norm couples examples" in sentence for sentence in KIND.cautions(found))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from scaling.advice import RECOMMENDED, Option
 from scaling.report.charts import (
     COLORS,
     GREY,
@@ -17,8 +18,7 @@ from scaling.report.charts import (
     style_of,
 )
 from scaling.report.wording import count, decimal_label, number, parameter_text
-from scaling.studies.advise.record import Option
-from scaling.studies.advise.study import RECOMMENDED, Point, Study, cost_text, layout, time_text
+from scaling.studies.advise.study import Point, Study, cost_text, layout, time_text
 
 RINGS = dict(zip(RECOMMENDED, (("o", 13), ("s", 10), ("D", 11)), strict=True))  # marker, size
 

@@ -22,7 +22,7 @@ from scaling.optim import scale_learning_rate
 from scaling.record import RunDir, read_metrics, read_points
 from scaling.report.reading import from_json
 from scaling.signals import Signals
-from scaling.studies.advise.record import Option, Record
+from scaling.studies.advise.record import Record
 from scaling.studies.noise_records import Noise
 from scaling.studies.shared import in_parts, refuse_goals_of_a_constant, single_run
 from scaling.train import throughput
@@ -64,9 +64,9 @@ def check(config: ConfigDict) -> None:
     scale_learning_rate(1.0, wanted.rule, 1, 1)
     point = _point(config)
     # The plans that measurements will be put into, with numbers of no meaning.
-    critical = advice.CriticalBatch(1.0, None, None, (1, 1))
+    curve = advice.Curve(advice.CriticalBatch(1.0, None, None, (1, 1)))
     every = advice.Throughput((1, 2**31), (1.0, 1.0))
-    _options(config, point, advice.Curve(critical), every, _network(config, None)[0])
+    _options(config, point, curve, every, _network(config, None)[0])
     _recorded(config)
     if config.metrics.tensorboard:
         check_installed()
@@ -98,34 +98,27 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     by_noise = _by_noise(noise_of_run, reached)
     by_fit = recorded and advice.CriticalBatch.of_fit(recorded.fit)
     curve = _curve(config, by_noise, by_fit, recorded, reached)
-    sizes, seconds = [s.per_device_batch for s in speeds], [s.seconds for s in speeds]
-    options, chosen = [], None
-    if curve is not None:
-        every = advice.Throughput(tuple(sizes), tuple(seconds))
-        options = _options(config, point, curve, every, network)
-        limits = (None, None) if curve.relative else (wanted.max_hours, wanted.max_cost)
-        chosen = advice.recommend(options, *limits)
-
-    def with_rate(option):
-        rate = scale_learning_rate(point.peak, wanted.rule, option.global_batch, point.global_batch)
-        return Option(**dataclasses.asdict(option), learning_rate=rate)
-
-    best = {key: getattr(chosen, key, None) for key in ("least_time", "least_cost", "knee")}
+    measured = advice.Throughput(
+        [speed.per_device_batch for speed in speeds], [speed.seconds for speed in speeds]
+    )
+    options = _options(config, point, curve, measured, network) if curve else []
+    known = curve is not None and curve.s_min is not None
+    best = advice.recommend(options, *((wanted.max_hours, wanted.max_cost) if known else ()))
     goal = "" if wanted.goal is None else f"a validation error below {wanted.goal:g}"
     return Record(
         study=config.study,
         memory=fits,
         limit_bytes=throughput.limit_bytes(point),
         throughput=speeds,
-        throughput_knee=advice.throughput_knee(sizes, seconds, KNEE_SHARE),
+        throughput_knee=measured.knee(KNEE_SHARE),
         noise_scale=noise_of_run,
         tracked_status=tracked["status"],
         critical={"noise_scale": by_noise, "fit": by_fit},
         goal=recorded.goal if recorded else goal,
-        unit_hours=curve is not None and not curve.relative,
+        unit_hours=known,
         s_min=curve and curve.s_min,
-        options=[with_rate(option) for option in options],
-        recommended={key: option and with_rate(option) for key, option in best.items()},
+        options=options,
+        recommended={key: best.get(key) for key in advice.RECOMMENDED},
         price_per_device_hour=wanted.price,
         currency=wanted.currency,
         network=network_name,
@@ -152,11 +145,11 @@ def _device(config):
 
 
 def _options(config, point, curve, measured, network):
-    """Plans that training would accept."""
+    """Plans that training would accept, each with a learning rate to start from."""
     wanted, size = config.advise, point.info.sizes["train"]
     smallest = throughput.smallest_batch(config)
     powers = [smallest * 2**i for i in range((size // smallest).bit_length())]
-    return advice.plans_table(
+    options = advice.plans_table(
         curve,
         measured,
         network,
@@ -169,6 +162,8 @@ def _options(config, point, curve, measured, network):
         # Statistics over the global batch need a device's share in one microbatch.
         accumulate=config.model.get("norm") != "batch",
     )
+    rate = lambda batch: scale_learning_rate(point.peak, wanted.rule, batch, point.global_batch)
+    return [dataclasses.replace(o, learning_rate=rate(o.global_batch)) for o in options]
 
 
 def _by_noise(measured, reached):
@@ -187,9 +182,7 @@ def _curve(config, by_noise, by_fit, recorded, reached):
         return advice.Curve.of_fit(recorded.fit)
     if by_noise.value is None:
         return None
-    if reached is None:
-        return advice.Curve(by_noise)
-    return advice.Curve.through(by_noise, config.global_batch, reached)
+    return advice.Curve(by_noise, anchor=reached and (config.global_batch, reached))
 
 
 def _steps_to_goal(config, run, tracked):

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from scaling.advice import overlap
+from scaling.advice import RECOMMENDED, overlap
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, listed, number, parameter_text, subject
 from scaling.studies.advise import charts
 from scaling.studies.advise.study import (
-    RECOMMENDED,
     Study,
     cost_text,
     layout,

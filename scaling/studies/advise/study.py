@@ -3,15 +3,14 @@
 import statistics
 from dataclasses import dataclass
 
-from scaling import advice
+from scaling.advice import RECOMMENDED, Option, front
 from scaling.errors import UserError
 from scaling.report import records
 from scaling.report.records import Directory, Workdir, read_points
 from scaling.report.wording import between, count, number
-from scaling.studies.advise.record import Option, Record
+from scaling.studies.advise.record import Record
 
 UNITS = (("days", 1 / 24), ("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
-RECOMMENDED = ("least_time", "least_cost", "knee")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,7 +40,7 @@ class Point(Record):
     @property
     def front(self) -> list[Option]:
         """Options that no other beats in time and cost, the fastest first."""
-        return advice.front(self.options)
+        return front(self.options)
 
     @property
     def largest_fitting(self) -> int | None:
