@@ -115,12 +115,6 @@ class CriticalBatch:
         return f"{value} (above {rounded(self.low)})" if self.low else value
 
 
-def overlap(one: CriticalBatch, other: CriticalBatch) -> bool:
-    """Whether two intervals do; an open end overlaps whatever could lie beyond it."""
-    above = lambda low, high: low is not None and high is not None and low > high
-    return not (above(one.low, other.high) or above(other.low, one.high))
-
-
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """Steps to the goal, S(B) = S_min (1 + B_crit / B): McCandlish et al. 2018, eq. 2.11.

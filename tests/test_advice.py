@@ -10,7 +10,6 @@ from scaling.advice import (
     Curve,
     Throughput,
     front,
-    overlap,
     plans_table,
     recommend,
 )
@@ -363,24 +362,7 @@ def test_an_unknown_s_min_changes_no_recommendation():
         assert S_MIN * a.hours == pytest.approx(b.hours)
 
 
-# --- two critical batches ---
-
-
-@pytest.mark.parametrize(
-    "one, other, expected",
-    [
-        ((400, 900), (300, 800), True),
-        ((1500, 3000), (300, 800), False),
-        ((8000, None), (300, 800), False),
-        ((40, 60), (300, 800), False),
-        ((900, None), (300, 800), False),
-        ((None, None), (300, 800), True),
-        ((1500, 3000), (1000, None), True),
-    ],
-)
-def test_intervals_overlap(one, other, expected):
-    one, other = (critical(None, *ends) for ends in (one, other))
-    assert overlap(one, other) is overlap(other, one) is expected
+# --- critical batches as text ---
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def advice_result(**changes) -> dict:
         "unit_hours": True,
         "s_min": 1000.0,
         "noise_scale": None,
-        "goal": "a validation error below 0.025",
+        "goal": "2.5% validation error",
         "network": "pcie4",
         "devices": CPU,
     }

@@ -17,14 +17,17 @@ from scaling.config import differences
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.files import user_path
-from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
-from scaling.record import RunDir, read_metrics, read_points
+from scaling.record import RunDir, read_metrics
+from scaling.report.kind import kind_of
 from scaling.report.reading import from_json
+from scaling.report.records import read_workdir
+from scaling.report.wording import goal_text
 from scaling.signals import Signals
 from scaling.studies.advise.record import Record
 from scaling.studies.noise_records import Noise
 from scaling.studies.shared import in_parts, refuse_goals_of_a_constant, single_run
+from scaling.studies.steps_to_target.analysis import Study
 from scaling.train import throughput
 from scaling.train.point import Point, resolve
 from scaling.train.resolved import device_values
@@ -33,7 +36,6 @@ from scaling.train.single import train_inside
 from scaling.train.tensorboard import check_installed
 
 KNEE_SHARE = 0.9  # of the best examples per second
-FEWEST_POINTS = 3  # batch sizes that a fit needs
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
@@ -96,15 +98,17 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     recorded = _recorded(config)
     reached = None if recorded else _steps_to_goal(config, run, tracked)
     by_noise = _by_noise(noise_of_run, reached)
-    by_fit = recorded and advice.CriticalBatch.of_fit(recorded.fit)
-    curve = _curve(config, by_noise, by_fit, recorded, reached)
+    curve = fitted = recorded and advice.Curve.of_fit(recorded.fit)
+    if not fitted or fitted.critical.value is None:
+        anchor = reached and (config.global_batch, reached)
+        curve = advice.Curve(by_noise, anchor) if by_noise.value else None
     measured = advice.Throughput(
         [speed.per_device_batch for speed in speeds], [speed.seconds for speed in speeds]
     )
     options = _options(config, point, curve, measured, network) if curve else []
     known = curve is not None and curve.s_min is not None
     best = advice.recommend(options, *((wanted.max_hours, wanted.max_cost) if known else ()))
-    goal = "" if wanted.goal is None else f"a validation error below {wanted.goal:g}"
+    goal = "" if wanted.goal is None else goal_text("error", wanted.goal)
     return Record(
         study=config.study,
         memory=fits,
@@ -113,8 +117,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         throughput_knee=measured.knee(KNEE_SHARE),
         noise_scale=noise_of_run,
         tracked_status=tracked["status"],
-        critical={"noise_scale": by_noise, "fit": by_fit},
-        goal=recorded.goal if recorded else goal,
+        critical={"noise_scale": by_noise, "fit": fitted and fitted.critical},
+        goal=recorded.goal_text if recorded else goal,
         unit_hours=known,
         s_min=curve and curve.s_min,
         options=options,
@@ -176,15 +180,6 @@ def _by_noise(measured, reached):
     return advice.CriticalBatch(level.noise_scale, level.low, level.high, ends, "noise scale")
 
 
-def _curve(config, by_noise, by_fit, recorded, reached):
-    """Steps to the goal: as fitted, else by the noise scale and the tracked run."""
-    if recorded and by_fit.value is not None:
-        return advice.Curve.of_fit(recorded.fit)
-    if by_noise.value is None:
-        return None
-    return advice.Curve(by_noise, anchor=reached and (config.global_batch, reached))
-
-
 def _steps_to_goal(config, run, tracked):
     """The first evaluation of the tracked run below the goal, or None."""
     if config.advise.goal is None or tracked["status"] != "complete":
@@ -193,60 +188,42 @@ def _steps_to_goal(config, run, tracked):
     return next((row["step"] for row in rows if row["error"] < config.advise.goal), None)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Recorded:
-    """A curve from finished studies, and what its steps are to."""
-
-    fit: StepsFit
-    goal: str
-
-
-def _recorded(config) -> _Recorded | None:
-    """S(B) fitted to the finished studies that `advise.records` names.
+def _recorded(config) -> Study | None:
+    """The finished studies that `advise.records` names, as one.
 
     Raises:
-      UserError: no such study, one of another task or goal, or too few batch sizes that reached it.
+      UserError: no such study, one of another task or goal, or no fit of S(B).
     """
-    if not config.advise.records:
-        return None
+    names, studies = config.advise.records, []
     ours = json.loads(config.to_json_best_effort())
-    targets, steps, tried = set(), {}, {}
-    for workdir in config.advise.records:
-        for theirs, result in read_points(user_path(workdir, "advise.records")).values():
-            if theirs["study"] not in ("steps_to_target", "pareto"):
+    for workdir in (read_workdir(user_path(name, "advise.records")) for name in names):
+        if workdir.study not in ("steps_to_target", "pareto"):
+            raise UserError(
+                f"{workdir.path} holds a study of {workdir.study!r}; advise.records takes studies "
+                "of steps to a target."
+            )
+        studies.append(kind_of(workdir.study).read(workdir))
+        theirs = workdir.directories[0].config
+        for key in ("data", "model"):
+            if changed := differences(*({**task[key], "dir": None} for task in (theirs, ours))):
                 raise UserError(
-                    f"{workdir} holds a study of {theirs['study']!r}; advise.records takes studies "
-                    "of steps to a target."
+                    f"{workdir.path} is of another task than this config ({key}.{changed[0]}); "
+                    "advise on the task that was studied."
                 )
-            for key in ("data", "model"):
-                if changed := differences(_task(theirs[key]), _task(ours[key])):
-                    raise UserError(
-                        f"{workdir} is of another task than this config ({key}.{changed[0]}); "
-                        "advise on the task that was studied."
-                    )
-            split = "training" if result.get("split") == "train" else "validation"
-            targets.add(f"a {split} {result['metric']} below {result['goal']:g}")
-            batch = result["global_batch"]
-            steps[batch], tried[batch] = result["steps_to_target"], result["stopped_at_step"]
-    if len(targets) > 1:
+    if not studies:
+        return None
+    if len(goals := sorted({study.goal_text for study in studies})) > 1:
         raise UserError(
-            f"advise.records holds steps to {' and to '.join(sorted(targets))}; name records of "
-            "one goal."
+            f"advise.records holds steps to {' and to '.join(goals)}; name records of one goal."
         )
-    reached = [batch for batch in steps if steps[batch]]
-    if len(reached) < FEWEST_POINTS:
+    points = [point for study in studies for point in study.points]
+    study = dataclasses.replace(studies[0], points=sorted(points, key=lambda p: p.global_batch))
+    if not study.fit:
         raise UserError(
-            f"{', '.join(config.advise.records)}: {len(reached)} batch size(s) reached the goal, "
-            f"and a fit needs {FEWEST_POINTS}; search more of them or leave advise.records empty."
+            f"{', '.join(names)}: {study.no_fit} Search more batch sizes or leave advise.records "
+            "empty."
         )
-    missed = [None if steps[batch] else tried[batch] for batch in steps]
-    fit = fit_steps(list(steps), [steps[batch] for batch in steps], censored_at=missed)
-    return _Recorded(fit, targets.pop())
-
-
-def _task(section):
-    """A section of a config without where its files are."""
-    return {key: value for key, value in section.items() if key != "dir"}
+    return study
 
 
 def _measured_link(point: Point):

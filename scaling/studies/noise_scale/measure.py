@@ -82,12 +82,24 @@ def _variant(config, kind, value):
     return point
 
 
+def _names(config) -> tuple[str, str]:
+    """(directory, label) of a point."""
+    varied, value = config.noise, config.noise.value
+    return {
+        "base": ("base", "the tuned run"),
+        "rate": (f"rate_x{value}", f"learning rate x {value}"),
+        "batch": (batch_name(config), f"batch {config.global_batch:,}"),
+        "model": (f"model_{value}", value),
+        "temperature": (
+            "temperature",
+            f"learning rate / {value} from {varied.dip_from} to {varied.dip_to}",
+        ),
+    }[varied.kind]
+
+
 def name(config: ConfigDict) -> str:
     """What a point's directory is called."""
-    kind, value = config.noise.kind, config.noise.value
-    if kind == "batch":
-        return batch_name(config)
-    return {"rate": f"rate_x{value}", "model": f"model_{value}"}.get(kind, kind)
+    return _names(config)[0]
 
 
 def check(config: ConfigDict) -> None:
@@ -137,20 +149,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     if config.noise.kind == "temperature":
         first, last = (int(step) for step in point.hparams["boundaries"])
         dip = Dip(config.noise.dip, first + 1, last)
-    own = {"study": config.study, "kind": config.noise.kind, "label": _label(config), "dip": dip}
+    own = {"study": config.study, "kind": config.noise.kind, "label": _names(config)[1], "dip": dip}
     return from_json(Record, result | own | {"parameters": point.parameter_count})
-
-
-def _label(config):
-    kind, value = config.noise.kind, config.noise.value
-    return {
-        "base": "the tuned run",
-        "rate": f"learning rate x {value}",
-        "batch": f"batch {config.global_batch:,}",
-        "model": value,
-        "temperature": f"learning rate / {value} from {config.noise.dip_from} to "
-        f"{config.noise.dip_to}",
-    }[kind]
 
 
 def _exact(point, run, finished, signals, name) -> dict[str, Any]:
@@ -192,6 +192,6 @@ def _exact_at(point, data, params):
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """The resolved plan of every point."""
     return "\n".join(
-        f"{name}: {_label(point)}; dry run, nothing is trained\n{train_dry_run(point)}"
+        f"{name}: {_names(point)[1]}; dry run, nothing is trained\n{train_dry_run(point)}"
         for name, point in points.items()
     )
