@@ -8,22 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.noise import Average, Estimate, Window
+from scaling.noise import Average, Estimate, Exact, Window
 from scaling.report.charts import Line, Mark, Points
 from scaling.report.wording import NOTHING, between, count, number
 
 UNRESOLVED = "B_simple not resolved: at least this"
 COUPLED = "batch norm couples the examples of a batch, so B_simple is a rough guide."
-
-
-@dataclass(frozen=True)
-class Exact:
-    """From the gradients of all examples, one by one; None: not positive."""
-
-    grad_sq_norm: float
-    grad_variance_trace: float
-    noise_scale: float | None  # B_simple
-    hessian_noise_scale: float | None  # B_noise = tr(H Sigma) / (G^T H G), eq. 2.8
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ App. C); cut the rate for half an epoch and it should rise by that factor, and r
 """
 
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +152,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     return from_json(Record, result | own | {"parameters": point.parameter_count})
 
 
-def _exact(point, run, finished, signals, name) -> dict[str, Any]:
+def _exact(point, run, finished, signals, name) -> dict[str, noise.Exact | None]:
     """B_simple and B_noise over all training examples, at the first and at the last weights.
 
     Without augmentation and dropout, which add to the gradients' variance. A run that diverged has
@@ -171,22 +170,14 @@ def _exact(point, run, finished, signals, name) -> dict[str, Any]:
     return found
 
 
-def _exact_at(point, data, params):
+def _exact_at(point, data, params) -> noise.Exact:
     def loss(params, example):
         batch = point.preprocess(None, jax.tree.map(lambda leaf: leaf[None], example))
         return point.task.sums(params, {}, batch, jnp.ones(1))["loss"]
 
     rows = max(1, min(1024, EXACT_NUMBERS // point.parameter_count))
-    moments = noise_exact.per_example_moments(loss, params, data, batch=rows)
-    curved = noise_exact.hessian_noise_scale(
-        loss, params, data, batch=rows, samples=HESSIAN_SAMPLES, key=jax.random.key(0)
-    )
-    return {
-        "grad_sq_norm": moments.grad_sq_norm,
-        "grad_variance_trace": moments.grad_variance_trace,
-        "noise_scale": moments.noise_scale,
-        "hessian_noise_scale": curved.noise_scale,
-    }
+    key = jax.random.key(0)
+    return noise_exact.exact_noise(loss, params, data, rows, HESSIAN_SAMPLES, key)
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from scaling.noise import Window
+from scaling.noise import Exact, Window
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, number, subject, times
-from scaling.studies.noise_records import COUPLED, Exact, estimate_text
+from scaling.studies.noise_records import COUPLED, estimate_text
 from scaling.studies.noise_scale import charts
 from scaling.studies.noise_scale.analysis import (
     KINDS,
