@@ -27,9 +27,10 @@ from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.optim.build import HYPERPARAMETERS
-from scaling.optim.schedules import SHAPES
+from scaling.optim.schedules import ENDLESS, SHAPES
 from scaling.record import RunDir
 from scaling.report.reading import from_json
+from scaling.report.wording import SPLITS, goal_text
 from scaling.signals import Signals
 from scaling.studies import shared
 from scaling.studies.shared import batch_name, by_batch_size, value_at
@@ -42,7 +43,6 @@ from scaling.train.resolved import point_values
 from scaling.train.search import PointSearch, searched, space_of
 
 METRICS = ("error", "loss")
-SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
 # What says it here instead of a key of single runs.
 INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
 
@@ -91,7 +91,8 @@ def check_values(config: ConfigDict) -> Point:
     """
     space = space_of(config)
     _check_space(config, space)
-    _check_target(config)
+    look_up("target.metric", config.target.metric, dict.fromkeys(METRICS))
+    look_up("target.split", config.target.split, SPLITS)
     shared.refuse_keys_of_single_runs(config)
     point = resolve(config, searched(space))
     if "warmup_init" in space and "warmup_steps" not in space and not point.hparams["warmup_steps"]:
@@ -113,7 +114,7 @@ def _check_space(config, space):
         *look_up("optimizer", config.optim.name, HYPERPARAMETERS),
         *look_up("schedule", config.schedule.name, SHAPES),
     } - {"boundaries"}
-    if config.schedule.name not in ("constant", "step"):  # those have no end
+    if config.schedule.name not in ENDLESS:
         readable |= {"decay_steps", "decay_share"}
     search.check_space(space, readable)
     look_up("search.sampler", config.search.sampler, dict.fromkeys(search.SAMPLERS))
@@ -124,13 +125,6 @@ def _check_space(config, space):
             f"optim.scaling_rule is {config.optim.scaling_rule!r}, but the learning rate is "
             "searched for every batch size; set it to 'none'."
         )
-
-
-def _check_target(config):
-    """The goal, and how it is looked for."""
-    target = config.target
-    look_up("target.metric", target.metric, dict.fromkeys(METRICS))
-    look_up("target.split", target.split, SPLITS)
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
@@ -169,7 +163,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in search.space.items())
     rows = {
         "search": f"{search.trials} trials per batch size by {search.sampler}: {'; '.join(ranges)}",
-        "goal": f"{SPLITS[target.split]} {target.metric} below {target.goal:g}; training stops at "
+        "goal": f"{goal_text(target.metric, target.goal, target.split)}; training stops at "
         f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
     }
     runs = lambda point: point.config.search.trials
