@@ -60,29 +60,29 @@ def test_the_answer_is_the_two_breakpoints(tmp_path, options, where):
     assert tuple(turn.where for turn in study.breakpoints.values()) == where
     perfect, useful = study.breakpoints.values()
     goal = "a validation loss of 0.3" if options.get("metric") else "2.5% validation error"
-    says = (
+    text = (
         f"On digits with an MLP, steps to {goal} fall in proportion to the batch up to the end of "
         f"perfect scaling: {perfect.describe()}. Doubling the batch saves less than 10% of the "
         f"steps beyond the maximum useful batch: {useful.describe()}."
     )
-    assert KIND.answer(study) == " ".join([says, *study.fit.doubts])
+    assert KIND.answer(study) == " ".join([text, *study.fit.doubts])
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "text"),
     [
         ([{}, {}, DIVERGED], "error: {} at batch 1 and {} at batch 4. 2 batch sizes reached"),
         ([{}, DIVERGED, DIVERGED], "error: {} at batch 1. 1 batch size"),
         ([MET, MET, DIVERGED], "error: not reached at any batch size. 0 batch sizes"),
     ],
 )
-def test_the_answer_without_a_curve(tmp_path, changes, says):
+def test_the_answer_without_a_curve(tmp_path, changes, text):
     write_workdir(tmp_path, (1, 4, 16), trials=12)
     for batch, change in zip((1, 4, 16), changes, strict=True):
         edit_result(tmp_path / f"bs{batch}", **change)
     study = read_study(tmp_path)
     steps = [f"{point.steps_to_target:,}" for point in study.reached]
-    assert says.format(*steps) in KIND.answer(study)
+    assert text.format(*steps) in KIND.answer(study)
     assert study.fit is None and study.breakpoints == {} and study.regimes == []
 
 
@@ -112,19 +112,19 @@ def test_a_study_is_compared_with_the_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "interval", "says"),
+    ("value", "interval", "text"),
     [
         (math.nan, (0.0, math.inf), "95%: any ratio"),
         (math.inf, (7.2, math.inf), "95%: above 7.2"),
         (0.0, (0.0, 0.3), "95%: below 0.3"),
     ],
 )
-def test_ratios_of_curves_measured_at_one_end(tmp_path, monkeypatch, value, interval, says):
+def test_ratios_of_curves_measured_at_one_end(tmp_path, monkeypatch, value, interval, text):
     workdirs = [write_workdir(tmp_path / name, (4, 16), trials=8, title=name) for name in "ab"]
     first, other = read_studies(workdirs)
     ratio = Ratio(value, interval, 0.95)
     monkeypatch.setattr(analysis.Study, "ratio_to", lambda *_: ratio)
-    assert KIND.compared(other, first) == f"Critical batch size over that of a: {says}."
+    assert KIND.compared(other, first) == f"Critical batch size over that of a: {text}."
 
 
 def test_cautions(tmp_path):

@@ -51,19 +51,19 @@ def name(config: ConfigDict) -> str:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, its data set and its records are there."""
-    wanted = config.advise
+    settings = config.advise
     if config.batch_sizes:
         raise UserError("batch_sizes is of other studies; name batches in advise.batches.")
     if not config.noise_scale:
         raise UserError("noise_scale is False, and advice rests on it; leave it True.")
-    if not wanted.devices:
+    if not settings.devices:
         raise UserError("advise.devices is empty; name at least one number of devices.")
-    limited = wanted.max_hours is not None or wanted.max_cost is not None
-    if limited and wanted.goal is None and not wanted.records:
+    limited = settings.max_hours is not None or settings.max_cost is not None
+    if limited and settings.goal is None and not settings.records:
         raise UserError(
             "advise.max_hours and max_cost need steps to a goal; set advise.goal or advise.records."
         )
-    scale_learning_rate(1.0, wanted.rule, 1, 1)
+    scale_learning_rate(1.0, settings.rule, 1, 1)
     point = _point(config)
     # The plans that measurements will be put into, with numbers of no meaning.
     curve = advice.Curve(advice.CriticalBatch(1.0, None, None, (1, 1)))
@@ -73,8 +73,8 @@ def check(config: ConfigDict) -> None:
     if config.metrics.tensorboard:
         check_installed()
     sources.check_available(config.data.name, config.data.dir)
-    if wanted.goal is not None:
-        refuse_goals_of_a_constant(config, "advise.goal", (wanted.goal,), "error", "validation")
+    if settings.goal is not None:
+        refuse_goals_of_a_constant(config, "advise.goal", (settings.goal,), "error", "validation")
 
 
 def _point(config):
@@ -86,7 +86,7 @@ def _point(config):
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Measure this machine and this task, and advise."""
-    point, wanted = _point(config), config.advise
+    point, settings = _point(config), config.advise
     devices = device_values(point.devices)
     run.launched({"devices": devices})
     fits, speeds = _device(config)
@@ -107,8 +107,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     )
     options = _options(config, point, curve, measured, network) if curve else []
     known = curve is not None and curve.s_min is not None
-    best = advice.recommend(options, *((wanted.max_hours, wanted.max_cost) if known else ()))
-    goal = "" if wanted.goal is None else goal_text("error", wanted.goal)
+    best = advice.recommend(options, *((settings.max_hours, settings.max_cost) if known else ()))
+    goal = "" if settings.goal is None else goal_text("error", settings.goal)
     return Record(
         study=config.study,
         memory=fits,
@@ -123,8 +123,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         s_min=curve and curve.s_min,
         options=options,
         recommended={key: best.get(key) for key in advice.RECOMMENDED},
-        price_per_device_hour=wanted.price,
-        currency=wanted.currency,
+        price_per_device_hour=settings.price,
+        currency=settings.currency,
         network=network_name,
         all_reduce=all_reduce,
         gradient_bytes=_gradient_bytes(point),
@@ -150,7 +150,7 @@ def _device(config):
 
 def _options(config, point, curve, measured, network):
     """Plans that training would accept, each with a learning rate to start from."""
-    wanted, size = config.advise, point.info.sizes["train"]
+    settings, size = config.advise, point.info.sizes["train"]
     smallest = throughput.smallest_batch(config)
     powers = [smallest * 2**i for i in range((size // smallest).bit_length())]
     options = advice.plans_table(
@@ -158,15 +158,15 @@ def _options(config, point, curve, measured, network):
         measured,
         network,
         _gradient_bytes(point),
-        wanted.devices,
-        wanted.batches or powers,
-        wanted.price,
-        wanted.overlap,
+        settings.devices,
+        settings.batches or powers,
+        settings.price,
+        settings.overlap,
         multiple=config.model.ghost_batch if config.model.get("norm") == "ghost" else 1,
         # Statistics over the global batch need a device's share in one microbatch.
         accumulate=config.model.get("norm") != "batch",
     )
-    rate = lambda batch: scale_learning_rate(point.peak, wanted.rule, batch, point.global_batch)
+    rate = lambda batch: scale_learning_rate(point.peak, settings.rule, batch, point.global_batch)
     return [dataclasses.replace(o, learning_rate=rate(o.global_batch)) for o in options]
 
 
@@ -237,20 +237,20 @@ def _measured_link(point: Point):
 
 def _network(config, link):
     """(network, its name): as given, as measured, or nominal."""
-    wanted = config.advise
-    if (wanted.latency is None) != (wanted.bandwidth is None):
+    settings = config.advise
+    if (settings.latency is None) != (settings.bandwidth is None):
         raise UserError(
-            f"advise.latency is {wanted.latency} and advise.bandwidth {wanted.bandwidth}; give "
+            f"advise.latency is {settings.latency} and advise.bandwidth {settings.bandwidth}; give "
             "both, in seconds and bytes per second, or neither."
         )
-    nominal = look_up("advise.network", wanted.network, comms.NETWORKS)
-    if wanted.latency is not None:
-        given = comms.Link(wanted.latency, wanted.bandwidth)
+    nominal = look_up("advise.network", settings.network, comms.NETWORKS)
+    if settings.latency is not None:
+        given = comms.Link(settings.latency, settings.bandwidth)
         return given, f"a link of {given.bandwidth / 1e9:g} GB/s and {given.latency:g} s, as given"
     if link is not None:
         text = f"{link.bandwidth / 1e9:.3g} GB/s and {link.latency:.2g} s per message"
         return link, f"the link measured here, {text}"
-    return nominal, f"{wanted.network}, nominal"
+    return nominal, f"{settings.network}, nominal"
 
 
 def _gradient_bytes(point):
@@ -261,11 +261,11 @@ def _gradient_bytes(point):
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """What would be measured."""
     (config,) = points.values()
-    wanted = config.advise
-    counts = ", ".join(f"{n:,}" for n in wanted.devices)
+    settings = config.advise
+    counts = ", ".join(f"{n:,}" for n in settings.devices)
     lines = [
-        f"memory and speed at per-device batches up to {wanted.largest:,}, then this run with its "
-        f"noise scale tracked, then plans on {counts} devices:",
+        f"memory and speed at per-device batches up to {settings.largest:,}, then this run with "
+        f"its noise scale tracked, then plans on {counts} devices:",
         train_dry_run(_point(config).config),
     ]
     return "\n".join(lines)

@@ -68,7 +68,7 @@ def _variant(config, kind, value):
     elif kind == "batch":
         point.global_batch = int(value)
     elif kind == "model":
-        with point.unlocked():  # an option that the model lacks is told when it is built
+        with point.unlocked():  # an unknown option is refused when it is built
             point.model.update(config.noise.models[value])
     elif kind == "temperature":
         if config.schedule.name != "constant":
@@ -162,12 +162,12 @@ def _exact(point, run, finished, signals, name) -> dict[str, noise.Exact | None]
     init_key, _ = jax.random.split(jax.random.key(point.config.seed))
     make = point.make_optimizer, point.hparams
     start = run_once(lambda key: init_state(point.task, *make, key), init_key)
-    found = {"start": _exact_at(point, feed.data, start.params), "end": None}
+    exact = {"start": _exact_at(point, feed.data, start.params), "end": None}
     if signals.received:
         raise Interrupted(signals.received, f"after the training of {name}, which is saved.")
     if finished:
-        found["end"] = _exact_at(point, feed.data, last_weights(run, point))
-    return found
+        exact["end"] = _exact_at(point, feed.data, last_weights(run, point))
+    return exact
 
 
 def _exact_at(point, data, params) -> noise.Exact:

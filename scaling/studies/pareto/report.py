@@ -111,7 +111,7 @@ def critical_batch(studies: Sequence[Study]) -> list[Panel]:
 
 
 def _noise(study, color) -> list[Mark]:
-    """B_simple: of the run that stands for the study, before it the others, faint."""
+    """B_simple: of the run that represents the study; behind it the others, faint."""
     marks, run = [], study.run
     for point in sorted((p for p in study.points if p.tracked), key=lambda p: p is run):
         name = study.named(f"B_simple at batch {count(point.global_batch)}")

@@ -135,7 +135,7 @@ class Study(records.Study):
 
     @property
     def no_fit(self) -> str:
-        """The sentence that says why there is none."""
+        """Why there is none, in a sentence."""
         return self._fitted[1]
 
     @property
@@ -295,8 +295,8 @@ def budgets(study: Study) -> list[Budget]:
         return []
     amounts = [("steps", n) for n in _three([p.steps_to_target for p in study.reached])]
     amounts += [("examples", n) for n in _three([p.examples for p in study.reached])]
-    found = [Budget(kind, amount, _within(study, kind, amount)) for kind, amount in amounts]
-    return [budget for budget in found if budget.results]
+    all_budgets = [Budget(kind, amount, _within(study, kind, amount)) for kind, amount in amounts]
+    return [budget for budget in all_budgets if budget.results]
 
 
 def _three(amounts):
@@ -307,5 +307,5 @@ def _three(amounts):
 
 def _within(study, kind, amount):
     steps = {p: amount if kind == "steps" else amount // p.global_batch for p in study.points}
-    found = [(p, p.best_within(n), n <= p.stopped_at_step) for p, n in steps.items()]
-    return [(p.global_batch, value, spent) for p, value, spent in found if value is not None]
+    values = [(p, p.best_within(n), n <= p.stopped_at_step) for p, n in steps.items()]
+    return [(p.global_batch, value, spent) for p, value, spent in values if value is not None]

@@ -3,11 +3,11 @@
 A point is one batch size. Its trials are drawn quasi-randomly from `search.space`, train side by
 side, and are evaluated on one grid of steps that grows by `target.resolution`, the same at every
 batch size. Steps to target is the step of the first evaluation, over all trials, that is strictly
-better than the goal. A dip below the goal between two evaluations is not seen; but no batch size is
-looked at more often than another, for the grid has as many steps in every factor of two (and every
-step up to 1 / resolution). A trial that diverges before it crosses is infeasible. No trial can
-change the answer after the first crossing, so training stops at `target.margin` times its step: 1.0
-would do, more tells how the other trials compare.
+better than the goal. A dip below the goal between two evaluations is missed, equally at every batch
+size: the grid has as many steps in every factor of two (and every step up to 1 / resolution). A
+trial that diverges before it crosses is infeasible. No trial can change the answer after the first
+crossing, so training stops at `target.margin` times its step: 1.0 suffices for the minimum, a
+larger margin shows how the other trials compare.
 
 The goal is on the validation split or, as McCandlish 2018 has it, on training examples: the first
 ones, as many as the validation split has (`target.split`). Where a data set is streamed, all trials
@@ -43,7 +43,7 @@ from scaling.train.resolved import point_values
 from scaling.train.search import PointSearch, searched, space_of
 
 METRICS = ("error", "loss")
-# What says it here instead of a key of single runs.
+# Keys of single runs, and those to set instead.
 INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
 
 name = batch_name
