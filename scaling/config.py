@@ -95,7 +95,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.micro_batch = placeholder(int)
     c.devices = placeholder(int)  # local devices to use; None: all
     c.memory_limit_gib = placeholder(float)  # per device; None: as reported by the device
-    c.duration = "10 epochs"  # "<number> steps|epochs|examples", like all durations
+    c.duration = "10 epochs"  # "<number> steps|epochs|examples|tokens", like all durations
 
     c.data = ConfigDict()
     c.data.name = "digits"  # see scaling/data/sources.py
@@ -198,7 +198,7 @@ def checked(config: Mapping[str, Any]) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         _check(config, _schema(study), "")
-    later = any(section in config for section in ("search", "recipes", "adaptive"))
+    later = any(section in config for section in ("search", "recipes", "adaptive", "branch"))
     limits = Limits(0, MOST_SEED - LATER_SEEDS * later, "[]")
     limits.check(f"seed is {config.seed}{', trials use those after it' * later}", config.seed)
     return config

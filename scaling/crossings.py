@@ -6,8 +6,7 @@ the first one strictly better than the goal.
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -30,6 +29,11 @@ def better_than(value: float, goal: float, better: str) -> bool:
       better: of the metric, "lower" or "higher".
     """
     return value > goal if better == "higher" else value < goal
+
+
+def best_of(values: Iterable[Any], better: str, key: Callable[[Any], Any] | None = None) -> Any:
+    """The best of some values, the first of equals; None where there are none."""
+    return (max if better == "higher" else min)(values, default=None, key=key)
 
 
 def next_evaluation(step: int, ratio: float) -> int:
@@ -79,33 +83,33 @@ class History:
         """The last evaluation."""
         return {name: values[-1] for name, values in self.columns.items()}
 
-    def best(self, name: str) -> float | None:
-        """The lowest value of a column."""
-        return min((value for _, value in self.known(name)), default=None)
+    def best(self, name: str, better: str = "lower") -> float | None:
+        """The best value of a column."""
+        return best_of((value for _, value in self.known(name)), better)
 
-    def crossing(self, metric: str, goal: float) -> tuple[int, int] | None:
-        """Steps of the first evaluation strictly below the goal and of the one before it, (before,
-        step). Between any two evaluations the trial may have been below the goal for a while."""
+    def crossing(self, metric: str, goal: float, better: str = "lower") -> tuple[int, int] | None:
+        """Steps of the first evaluation strictly better than the goal and of the one before it,
+        (before, step). Between any two evaluations the trial may have been better for a while."""
         before = 0
         for step, value in self.known(metric):
-            if value < goal:
+            if better_than(value, goal, better):
                 return before, step
             before = step
         return None
 
-    def outcome(self, metric: str, goal: float) -> str:
+    def outcome(self, metric: str, goal: float, better: str = "lower") -> str:
         """reached, infeasible or missed. A trial that crosses first and diverges later has reached
         the goal."""
-        if self.crossing(metric, goal):
+        if self.crossing(metric, goal, better):
             return "reached"
         return "missed" if self.diverged_at is None else "infeasible"
 
 
 def first_crossing(
-    histories: Sequence[History], metric: str, goal: float
+    histories: Sequence[History], metric: str, goal: float, better: str = "lower"
 ) -> tuple[int, int] | None:
     """(step, trial) of the first crossing, ties to the lower trial; None if there is none."""
-    crossings = [(history.crossing(metric, goal), k) for k, history in enumerate(histories)]
+    crossings = [(history.crossing(metric, goal, better), k) for k, history in enumerate(histories)]
     return min(((pair[1], k) for pair, k in crossings if pair), default=None)
 
 
@@ -137,12 +141,16 @@ def fewest_of(steps: Sequence[float | None], count: int) -> float:
     return math.exp(mean + remaining * math.log(reached[-1]))
 
 
-def constant_metrics(labels: Sequence[Hashable]) -> dict[str, float]:
+def constant_metrics(counts: Sequence[float]) -> dict[str, float]:
     """The best {"error", "loss"} of a constant prediction.
 
     The error is that of the most frequent class. The loss, in nats, is that of predicting the class
     frequencies: their entropy.
+
+    Args:
+      counts: examples of each class, above 0.
     """
-    counts, total = Counter(labels).values(), len(labels)
+    counts = [float(n) for n in counts]
+    total = math.fsum(counts)
     loss = math.fsum(n / total * math.log(total / n) for n in counts)
     return {"error": (total - max(counts)) / total, "loss": loss}

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from scaling.crossings import Metric
+
 
 class Progress:
     """The live line of one point. Quiet where standard output is not a terminal.
@@ -12,9 +14,13 @@ class Progress:
       total_steps: updates it trains for.
       global_batch: examples per update.
       first_step: where a resumed run goes on.
+      headline: the metric of evaluations.
     """
 
-    def __init__(self, name: str, total_steps: int, global_batch: int, first_step: int):
+    def __init__(
+        self, name: str, total_steps: int, global_batch: int, first_step: int, headline: Metric
+    ):
+        self._form = ".2%" if headline.form == "percent" else ".4g"
         self._total = total_steps
         self._batch = global_batch
         self._fields = {"loss": "-", "validation": "-", "noise": ""}
@@ -29,7 +35,7 @@ class Progress:
                 BarColumn(bar_width=20),
                 TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("loss {task.fields[loss]}"),
-                TextColumn("validation error {task.fields[validation]}"),
+                TextColumn(f"validation {headline.words} {{task.fields[validation]}}"),
                 TextColumn("{task.fields[noise]}"),
                 TextColumn("{task.fields[rate]} examples/s"),
                 TimeRemainingColumn(),
@@ -54,9 +60,9 @@ class Progress:
         rate = f"{(step - first) * self._batch / seconds:,.0f}" if seconds > 0 else "-"
         self._update(completed=step, loss=f"{loss:.4f}", rate=rate)
 
-    def validation(self, error: float) -> None:
-        """The newest validation error."""
-        self._update(validation=f"{error:.2%}")
+    def validation(self, value: float | None) -> None:
+        """The headline metric of the newest evaluation; None: all trials diverged."""
+        self._update(validation="-" if value is None else format(value, self._form))
 
     def noise_scale(self, value: float | None) -> None:
         """The gradient noise scale, examples; None: not resolved yet."""

@@ -19,6 +19,9 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.search.trials, c.target.budget = 4, ("100 steps",)
     elif study == "adaptive_batch":
         c.duration, c.adaptive.batches, c.adaptive.seeds = "3000 examples", (32,), 1
+    elif study == "branch":
+        c.branch.snapshots, c.branch.factors, c.branch.window = ("2 steps",), (1, 2), "64 examples"
+        c.branch.seeds = 2
     else:
         c.duration, c.eval.every = "2 steps", "1 step"
     if study == "noise_scale":

@@ -9,6 +9,8 @@ import pytest
 
 from scaling.crossings import (
     History,
+    best_of,
+    better_than,
     constant_metrics,
     fewest_of,
     first_crossing,
@@ -155,13 +157,26 @@ def test_the_fewest_of_half_of_many_trials():
     assert fewest_of(range(1, 100_001), 50_000) == pytest.approx(half, rel=1e-3)
 
 
+def test_a_metric_that_is_better_higher():
+    """The goal is crossed upward, strictly; the best is the highest."""
+    rises = history(0.1, 0.3, 0.5, 0.4)
+    assert rises.crossing("error", 0.3, "higher") == (1, 2)
+    assert rises.crossing("error", 0.5, "higher") is None
+    assert rises.outcome("error", 0.3, "higher") == "reached"
+    assert rises.best("error", "higher") == 0.5 and rises.best("error") == 0.1
+    later = history(0.1, 0.2, 0.2, 0.6)
+    assert first_crossing([later, rises], "error", 0.3, "higher") == (2, 1)
+    assert better_than(0.3, 0.2, "higher") and not better_than(0.2, 0.2, "higher")
+    assert better_than(0.1, 0.2, "lower") and not better_than(math.nan, 0.2, "lower")
+    assert best_of([], "lower") is None and best_of([1, 3, 2], "higher") == 3
+
+
 def test_what_a_constant_answer_comes_to():
     """Against every probability that can be given to the first of two classes."""
-    labels = [0] * 23 + [1] * 2
     share = np.linspace(0, 1, 10_001)[1:-1]
     losses = -(23 * np.log(share) + 2 * np.log(1 - share)) / 25
-    found = constant_metrics(labels)
+    found = constant_metrics([23, 2])
     assert found["error"] == 2 / 25 and found["loss"] == pytest.approx(losses.min(), abs=1e-6)
-    even = constant_metrics(list(range(10)) * 3)
+    even = constant_metrics([3] * 10)
     assert even == {"error": 27 / 30, "loss": pytest.approx(math.log(10))}
-    assert constant_metrics([4, 4]) == {"error": 0.0, "loss": 0.0}
+    assert constant_metrics([2]) == {"error": 0.0, "loss": 0.0}

@@ -24,6 +24,13 @@ def test_rounds_to_the_nearest_step(duration, steps):
     assert to_steps(duration, global_batch=256, train_size=IMAGENET) == steps
 
 
+def test_other_units_and_letters():
+    assert to_steps("5M tokens", 32, 10**6, {"tokens": 128}) == round(5e6 / 128 / 32)
+    assert to_steps("1.5k steps", 32, 10**6) == 1500
+    with pytest.raises(UserError, match="Known: epochs, examples, steps, tokens"):
+        to_steps("5M token_", 32, 10**6, {"tokens": 128})
+
+
 def test_epochs_cost_fewer_steps_at_a_larger_batch():
     # You et al. 2017, "ImageNet Training in Minutes", Table 2: 100 epochs of 1.28M images.
     assert to_steps("100 epochs", 512, 1_280_000) == 250_000

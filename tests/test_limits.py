@@ -218,10 +218,10 @@ def host_memory(monkeypatch):
 def test_data_and_evaluation_too_large_for_the_memory(host_memory):
     data = {"data.name": "synthetic", "data.image_shape": (8, 8, 1), "data.train_size": 10**9}
     host_memory(64)
-    assert "The images of synthetic (1,200,000,000 of 64 bytes) take 71.5 GiB" in _refusal(**data)
+    assert "The examples of synthetic (1,200,000,000 of 68 bytes) take 76 GiB" in _refusal(**data)
     small = data | {"data.train_size": 2**20, "eval.batch": 2**20}
     host_memory(0.2)
-    assert "eval.batch is 1,048,576: as many images take 0.25 GiB" in _refusal(**small)
+    assert "eval.batch is 1,048,576: as many inputs and outputs take 0.293 GiB" in _refusal(**small)
 
 
 def test_trials_too_many_for_the_memory(host_memory):
@@ -238,7 +238,8 @@ def test_seeds_that_jax_would_take_for_others():
 
 
 @pytest.mark.parametrize(
-    "study", ["steps_to_target", "pareto", "accuracy", "generalization", "adaptive_batch"]
+    "study",
+    ["steps_to_target", "pareto", "accuracy", "generalization", "adaptive_batch", "branch"],
 )
 def test_seeds_of_trials_do_not_wrap(study):
     most = 2**32 - 1 - LATER_SEEDS
@@ -250,6 +251,7 @@ def test_seeds_of_trials_do_not_wrap(study):
         accuracy.TUNING_SEED + tuned,
         limits_of("recipes.seeds").high,
         limits_of("adaptive.seeds").high,
+        limits_of("branch.seeds").high + 1,
     ):
         assert last <= LATER_SEEDS
 

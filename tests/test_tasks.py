@@ -3,10 +3,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
+from scaling import tasks
 from scaling.errors import UserError
 from scaling.models import build_model
-from scaling.tasks import Classification
+from scaling.tasks import Classification, Language, MultiLabel, Regression, Segmentation
 
 
 class Given(nn.Module):
@@ -74,3 +76,187 @@ def test_logits_that_are_not_finite_are_wrong_whatever_the_label(bad):
 def test_a_model_of_another_shape_is_refused():
     with pytest.raises(UserError, match=r"'Given' returns \(1, 4\) for 1 example.*needs \(1, 3\)"):
         classification(Given(), (4,), 3).init(jax.random.key(0))
+
+
+def evaluated(task, outputs, batch, parts=1):
+    """The metrics of outputs; the sums are added over some parts."""
+    pieces = [np.array_split(a, parts) for a in (outputs, *batch.values())]
+    total = {}
+    for piece, *values in zip(*pieces, strict=True):
+        part = {name: jnp.asarray(v) for name, v in zip(batch, values, strict=True)}
+        sums = task.statistics(jnp.asarray(piece), part, jnp.ones(len(piece)))
+        total = {name: total.get(name, 0.0) + np.float64(v) for name, v in sums.items()}
+    return task.finish(total)
+
+
+# ---- Language ----
+
+V, L = 11, 6
+ROWS = {"tokens": ((L,), "uint16")}
+PADDED = ROWS | {"weights": ((L,), "float32")}
+
+
+def text(rows=5, ragged=True):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, V, (rows, L)).astype(np.uint16)
+    length = rng.integers(1, L + 1, rows) if ragged else np.full(rows, L)
+    weights = np.float32(np.arange(L) < length[:, None])
+    return tokens, weights, rng.normal(0, 3, (rows, L, V)).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_of_tokens_is_that_of_one_hot_targets(smoothing):
+    tokens, weights, logits = text()
+    task = Language(Given(), PADDED, V)
+
+    def ours(logits):
+        batch = {"tokens": tokens, "weights": weights}
+        scores, weight = task.score(logits, batch, jnp.float32(smoothing))
+        return scores["loss"].sum() / weight.sum()
+
+    def theirs(logits):
+        target = jax.nn.one_hot(tokens, V)
+        target = target * (1 - smoothing) + (1 - target) * smoothing / (V - 1)
+        return (weights * -(target * jax.nn.log_softmax(logits)).sum(-1)).sum() / weights.sum()
+
+    for one, other in zip(*(jax.value_and_grad(f)(logits) for f in (ours, theirs)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_metrics_of_tokens():
+    tokens, weights, logits = text()
+    task = Language(Given(), PADDED, V, bytes_per_token=2.5)
+    found = evaluated(task, logits, {"tokens": tokens, "weights": weights}, parts=3)
+    log_p = np.asarray(jax.nn.log_softmax(np.float64(logits)))
+    each = -np.take_along_axis(log_p, tokens[..., None].astype(int), -1)[..., 0]
+    loss = (each * weights).sum() / weights.sum()
+    wrong = ((logits.argmax(-1) != tokens) * weights).sum() / weights.sum()
+    expected = {"loss": loss, "error": wrong, "perplexity": np.exp(loss)}
+    expected["bits_per_byte"] = loss / np.log(2) / 2.5
+    assert found == pytest.approx(expected, rel=1e-5) and set(found) == set(task.metrics)
+    assert "bits_per_byte" not in Language(Given(), PADDED, V).metrics
+
+
+def test_the_model_reads_the_tokens_before():
+    task = Language(Given(), ROWS, V)
+    inputs = task.inputs({"tokens": np.array([[7, 8, 9]], np.uint16)})
+    np.testing.assert_array_equal(inputs, [[1, 7, 8]])
+    assert inputs.dtype == jnp.int32 and task.headline == "loss" and task.unit == "tokens"
+    assert Language(Given(), ROWS, V, start=4).inputs({"tokens": np.ones((1, 2))})[0, 0] == 4
+
+
+def test_a_padded_row_is_the_row_without_its_padding():
+    tokens, weights, logits = text(rows=1)
+    short = int(weights.sum())
+    padding = np.where(weights > 0, tokens, 3)
+    spoiled = np.where(weights[..., None] > 0, logits, np.nan)
+    task = Language(Given(), PADDED, V)
+    scores, weight = task.score(spoiled, {"tokens": padding, "weights": weights})
+    plain = Language(Given(), {"tokens": ((short,), "uint16")}, V)
+    alone, count = plain.score(logits[:, :short], {"tokens": tokens[:, :short]})
+    assert weight == count == short
+    for name in ("loss", "error"):
+        np.testing.assert_allclose(scores[name], alone[name], rtol=1e-6)
+
+
+# ---- Several labels, numbers, pixels ----
+
+
+def test_average_precision_against_sklearn():
+    rng = np.random.default_rng(1)
+    label = (rng.random((900, 30)) < rng.uniform(0.02, 0.4, 30)).astype(np.uint8)
+    logits = (rng.normal(-1, 2, label.shape) + 1.5 * label).astype(np.float32)
+    task = MultiLabel(Given(), {"x": ((30,), "float32"), "label": ((30,), "uint8")}, 30)
+    for each, tolerance in ((task, 1e-3), (task.finer(), 1e-5)):
+        found = evaluated(each, logits, {"label": label}, parts=4)
+        for name, average in (("ap", "micro"), ("ap_macro", "macro")):
+            exact = sk.average_precision_score(label, logits, average=average)
+            assert found[name] == pytest.approx(exact, abs=tolerance), name
+        loss = np.logaddexp(0, np.where(label, -logits, logits)).sum(1).mean()
+        assert found["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_average_precision_of_labels_that_never_occur():
+    task = MultiLabel(Given(), {"x": ((2,), "float32"), "label": ((2,), "uint8")}, 2)
+    logits, label = np.float32([[3, 0], [-3, 0]]), np.uint8([[1, 0], [0, 0]])
+    found = evaluated(task, logits, {"label": label})
+    assert found["ap_macro"] == found["ap"] == 1.0
+    assert evaluated(task, logits, {"label": np.zeros_like(label)})["ap"] == 0.0
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_regression_against_sklearn(shape):
+    rng = np.random.default_rng(2)
+    y = rng.normal(4, 2, (50, *shape)).astype(np.float32)
+    outputs = (y + rng.normal(0, 1, y.shape)).astype(np.float32).reshape(50, -1)
+    task = Regression(Given(), {"x": ((4,), "float32"), "y": (shape, "float32")}, outputs.shape[1])
+    y = y.reshape(50, -1)
+    expected = {
+        "loss": sk.mean_squared_error(y, outputs),
+        "mae": sk.mean_absolute_error(y, outputs),
+        "r2": sk.r2_score(y, outputs),
+    }
+    assert evaluated(task, outputs, {"y": y.reshape(50, *shape)}, parts=3) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("class_weights", [(), (0.5, 1.0, 4.0, 1.0)])
+def test_segmentation_against_sklearn(class_weights):
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 3, (7, 5, 4))  # the last class does not occur
+    logits = rng.normal(0, 1, (*label.shape, 4)).astype(np.float32) + np.eye(4)[label]
+    logits[..., 3] = -9
+    example = {"image": ((5, 4, 3), "float32"), "label": ((5, 4), "uint8")}
+    task = Segmentation(Given(), example, 4, class_weights=class_weights)
+    found = evaluated(task, np.float32(logits), {"label": label}, parts=2)
+    predicted, true = logits.argmax(-1).ravel(), label.ravel()
+    assert found["iou"] == pytest.approx(sk.jaccard_score(true, predicted, average="macro"))
+    assert found["error"] == pytest.approx(1 - sk.accuracy_score(true, predicted))
+    weight = np.asarray(class_weights or (1.0,) * 4)[true]
+    log_p = np.asarray(jax.nn.log_softmax(logits)).reshape(-1, 4)[np.arange(len(true)), true]
+    assert found["loss"] == pytest.approx(-(weight * log_p).sum() / weight.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, example, arrays",
+    [
+        (Language, ROWS, {"tokens": text()[0]}),
+        (Regression, {"y": ((), "float32")}, {"y": np.float32([1, 2, 6])}),
+        (MultiLabel, {"label": ((2,), "uint8")}, {"label": np.uint8([[1, 0], [1, 1], [0, 0]])}),
+    ],
+)
+def test_what_one_answer_for_all_examples_scores(kind, example, arrays):
+    """Against the task's own metrics of that answer."""
+    known = kind.constant(arrays)
+    task = kind(Given(), example, kind.outputs_of(example) or V)
+    rates = np.mean(arrays.get("label", [0.5]), 0)
+    answer = {
+        Language: lambda: np.log(np.bincount(arrays["tokens"].ravel(), minlength=V) + 1e-9),
+        Regression: lambda: arrays["y"].mean(keepdims=True),
+        MultiLabel: lambda: np.log(rates / (1 - rates)),
+    }[kind]()
+    rows = len(next(iter(arrays.values())))
+    outputs = np.broadcast_to(np.float32(answer), (rows, *task.output_shape))
+    found = evaluated(task, outputs, arrays)
+    assert known and known.keys() <= found.keys()
+    for name, value in known.items():
+        tolerance = 0.35 if name == "ap_macro" else 1e-5  # all scores of a label are in one bin
+        assert value == pytest.approx(found[name], rel=1e-4, abs=tolerance), name
+
+
+def test_tasks_of_ones_own(monkeypatch):
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+
+    class Mine(Regression):
+        pass
+
+    tasks.register("mine", Mine)
+    assert tasks.TASKS["mine"] is Mine and MultiLabel.options() == ("bins",)
+    for name, kind, words in (
+        ("language", Mine, "'language' already exists"),
+        ("other", nn.Module, "a class made from tasks.Task"),
+        ("other", type("Less", (Mine,), {"metrics": {"mae": 1}}), "metrics mae; add 'loss'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tasks.register(name, kind)

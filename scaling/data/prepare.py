@@ -1,8 +1,11 @@
-"""Prepare a small image set as TFDS does, without TensorFlow.
+"""Prepare a small image set as TFDS does, without TensorFlow, or a folder of tokens from texts.
 
     python -m scaling.data.prepare fashion_mnist                # downloads
     python -m scaling.data.prepare fashion_mnist --from=DIR     # uses the original files in DIR
+    python -m scaling.data.prepare kjv                          # the King James Bible, from Debian
+    python -m scaling.data.prepare text --from=DIR --name=NAME  # your own txt, jsonl or parquet
 
+Texts are read by `scaling.data.corpora` and become tokens in `scaling.data.text`. As to images,
 TFDS's builders read their downloads with TensorFlow. The subclass here replaces only that step, so
 name, version, features, record order and checksums are those of TFDS, and `tfds.data_source(name)`
 reads the result. The files are always array_record: TFDS reads it without TensorFlow, and its
@@ -11,11 +14,13 @@ parquet writer drops rows.
 
 import argparse
 import contextlib
+import functools
 import gzip
 import hashlib
 import http.client
 import io
 import itertools
+import re
 import sys
 import tarfile
 import tempfile
@@ -26,8 +31,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from scaling.data import sources
-from scaling.errors import UserError
+from scaling.data import corpora, sources, text
+from scaling.errors import UserError, look_up, refuse_unread
 from scaling.files import user_path
 
 # Debian removes time and name from the gzip headers of Fashion-MNIST's files for a reproducible
@@ -62,21 +67,90 @@ def prepare(name: str, data_dir=None, from_dir=None) -> None:
         print(f"{name} is already prepared in {prepared.path}.")
         return
     start = time.monotonic()
+    with _new_folder(name, root) as scratch:
+        built = _build(name, scratch, from_dir)
+        target = _moved(built.path, scratch, root)
+    counts = [f"{sum(n for _, n in shards):,} {split}" for split, shards in built.shards.items()]
+    seconds = time.monotonic() - start
+    print(f"{name}: {' and '.join(counts)} examples in {target}, {seconds:.0f} s.")
+
+
+def prepare_text(
+    corpus: str, name: str | None = None, data_dir=None, source: str | None = None, **options
+) -> None:
+    """Write a folder of tokens, completely or not at all, and print progress.
+
+    Args:
+      corpus: of `corpora.CORPORA`.
+      name: of the folder, and so of the data set; None: that of the corpus.
+      data_dir: the data sets' folder; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      source: file or folder of the texts, as the corpus reads them.
+      **options: "tokenizer": bpe, bytes, or the file of a SentencePiece model, default bpe;
+        "vocabulary": tokens of bpe; "documents": of `corpora.UNITS`; "held_out": share of the
+        documents for validation, and as many for testing, default 0.05.
+
+    Raises:
+      UserError: unknown name or option, missing or damaged file, unwritable folder, a text that is
+        too small, or a folder that another command made.
+    """
+    chosen = look_up("text", corpus, corpora.CORPORA)
+    tokenizer, held_out = options.get("tokenizer", "bpe"), options.get("held_out", 0.05)
+    of_bpe = () if tokenizer == "bytes" or tokenizer.endswith(".model") else ("vocabulary",)
+    whose = f"Text {corpus!r} with --tokenizer={tokenizer}"
+    refuse_unread(whose, options, ("tokenizer", *of_bpe, *chosen.options))
+    given = {"name": name, "from": source, **options}
+    flags = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    command = " ".join(["python -m scaling.data.prepare", corpus, *flags])
+    name = name or ("" if corpus == "text" else corpus)
+    if not re.fullmatch(r"\w[\w.-]*", name) or name in sources.OWN:
+        raise UserError(f"--name is {name!r}; name the new data set, in letters and digits.")
+    if not 0 < held_out < 0.5:
+        raise UserError(f"--held_out is {held_out}; use a share above 0 and below 0.5.")
+    folder = sources.data_root(data_dir) / name
+    if folder.exists():
+        other = text.read_meta(folder).command
+        if other != command:
+            raise UserError(
+                f"{folder} was made by `{other}`; give another --name, or delete it first."
+            )
+        print(f"{name} is already prepared in {folder}.")
+        return
+    start = time.monotonic()
+    read = {key: options[key] for key in options if key == "documents"}
+    documents = chosen.read(source, **read)
+    vocabulary = options.get("vocabulary", chosen.vocabulary)
+    make = functools.partial(text.make_tokenizer, tokenizer, vocabulary)
+    with _new_folder(name, folder.parent) as scratch:
+        (scratch / name).mkdir()
+        meta = text.write_tokens(scratch / name, documents, make, held_out, command)
+        _moved(scratch / name, scratch, folder.parent)
+    tokens = sum(counts["tokens"] for counts in meta.splits.values())
+    print(
+        f"{name}: {tokens:,} tokens of {meta.bytes_per_token:.2f} bytes, of a vocabulary of "
+        f"{meta.vocabulary:,}, in {folder}, {time.monotonic() - start:.0f} s."
+    )
+
+
+@contextlib.contextmanager
+def _new_folder(name: str, root: Path) -> Iterator[Path]:
+    """A folder beside the data sets to write `name` in, gone afterwards."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".prepare-", dir=root) as scratch:
-            built = _build(name, Path(scratch), from_dir)
-            target = root / built.path.relative_to(scratch)
-            target.parent.mkdir(exist_ok=True)
-            built.path.rename(target)
+            yield Path(scratch)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"Cannot write {name} under {root}: {reason}; choose another --data_dir."
         ) from error
-    counts = [f"{sum(n for _, n in shards):,} {split}" for split, shards in built.shards.items()]
-    seconds = time.monotonic() - start
-    print(f"{name}: {' and '.join(counts)} examples in {target}, {seconds:.0f} s.")
+
+
+def _moved(path: Path, scratch: Path, root: Path) -> Path:
+    """`path` from the scratch folder to the same place under `root`."""
+    target = root / path.relative_to(scratch)
+    target.parent.mkdir(exist_ok=True)
+    path.rename(target)
+    return target
 
 
 def _build(name: str, scratch: Path, from_dir) -> sources.Prepared:
@@ -216,25 +290,43 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code, 2 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m scaling.data.prepare",
-        description="Prepare an image set in TFDS's format, without TensorFlow.",
+        description="Prepare an image set in TFDS's format, without TensorFlow, or a folder of "
+        "tokens from texts.",
     )
-    parser.add_argument("name", help=f"data set: {', '.join(READERS)}")
+    images, texts = ", ".join(READERS), ", ".join(corpora.CORPORA)
+    parser.add_argument("name", help=f"images: {images}; texts: {texts}")
     parser.add_argument(
         "--from",
-        dest="from_dir",
+        dest="source",
         metavar="DIR",
         help="folder of the original files, for offline use: the four .gz files of MNIST or "
         "Fashion-MNIST (Debian's package dataset-fashion-mnist puts the latter in "
-        "/usr/share/datasets/fashion-mnist), cifar-10-binary.tar.gz or cifar-100-binary.tar.gz",
+        "/usr/share/datasets/fashion-mnist), cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, "
+        "the .deb files of kjv or austen; the archive of lm1b; for `text` a file, or a folder of "
+        "txt, jsonl (an object with a text per line) or parquet (a column text) files",
     )
     parser.add_argument(
         "--data_dir",
         metavar="DIR",
-        help="root of TFDS's data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+        help="the data sets' folder; default $TFDS_DATA_DIR, else ~/tensorflow_datasets",
     )
+    of_texts = parser.add_argument_group("texts").add_argument
+    of_texts("--name", dest="own_name", help="of the data set, for data.name")
+    of_texts("--tokenizer", help="bpe (default), bytes, or a SentencePiece FILE.model")
+    of_texts("--vocabulary", type=int, help="tokens of bpe; 512 for kjv and austen, else 32,000")
+    of_texts("--documents", help="what a document of a txt file is: files, paragraphs or lines")
+    of_texts("--held_out", type=float, help="share of validation, and of test; default 0.05")
     args = parser.parse_args(argv)
+    keys = ("tokenizer", "vocabulary", "documents", "held_out")
+    options = {"name": args.own_name} | {key: getattr(args, key) for key in keys}
+    options = {key: value for key, value in options.items() if value is not None}
     try:
-        prepare(args.name, args.data_dir, args.from_dir)
+        if args.name in corpora.CORPORA:
+            prepare_text(args.name, data_dir=args.data_dir, source=args.source, **options)
+        elif options:
+            raise UserError(f"--{next(iter(options))} is for texts: {texts}.")
+        else:
+            prepare(args.name, args.data_dir, args.source)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

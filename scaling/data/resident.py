@@ -93,19 +93,29 @@ class EpochOrder:
 
 
 def make_preprocess(mean, std, augment: str):
-    """The function from a batch of indices or raw images to the model's input.
+    """The function from a batch of indices or raw examples to what a task takes.
 
     The result is called as `preprocess(data, batch, key, positions)`: `batch` contains "index" [N]
-    into `data`, or "image" uint8 [N, H, W, C] and "label" [N]; without a key there is no
-    augmentation, for evaluation.
+    into `data`, or the arrays themselves; without a key there is no augmentation, for evaluation.
+    A uint8 "image" is normalised, other arrays stay as they are.
     """
 
     def preprocess(data, batch, key=None, positions=None):
         if "index" in batch:
-            batch = {name: data[name][batch["index"]] for name in ("image", "label")}
-        image = normalize(batch["image"], mean, std)
+            batch = {name: array[batch["index"]] for name, array in data.items()}
+        if "image" not in batch:
+            return batch
+        image = batch["image"]
+        if image.dtype == jnp.uint8:
+            image = normalize(image, mean, std)
         if key is not None and augment == "crop_flip":
             image = crop_and_flip(key, image, positions)
-        return {"image": image, "label": batch["label"]}
+        return batch | {"image": image}
 
     return preprocess
+
+
+def preprocessed(example):
+    """name -> (shape, dtype) of an example after `preprocess`."""
+    shape, kind = example.get("image", ((), ""))
+    return {**example} | ({"image": (shape, "float32")} if kind == "uint8" else {})

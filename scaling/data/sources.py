@@ -1,8 +1,8 @@
-"""Image sets by name: metadata, availability and arrays.
+"""Data sets by name: metadata, availability and arrays.
 
 MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
 TFDS reads without TensorFlow. `digits` is a file of scikit-learn, and `synthetic` has no files.
-`register` adds user-defined sets.
+`register` adds user-defined sets, of any arrays.
 
 Splits are those of the papers: MNIST, Fashion-MNIST and CIFAR hold out the last 5,000 training
 images, ImageNet the last 50,000 (its official validation set is then the test set).
@@ -12,18 +12,23 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from scaling.errors import UserError, call_users, nearest
+from scaling.durations import to_steps
+from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.files import user_path
+
+Example = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> (shape, dtype) of one example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +36,45 @@ class DataInfo:
     """Metadata of a data set, without opening files.
 
     Attributes:
-      image_shape: (height, width, channels).
+      example: name -> (shape, dtype) of the arrays of one example.
+      num_classes: numbers that a model gives: classes, labels, vocabulary.
       sizes: split name -> number of examples.
-      mean, std: per channel, of the training images on the 0..1 scale.
+      mean, std: per channel, of uint8 training images ("image") on the 0..1 scale.
       streaming: whether the set does not fit on a device and is read by `streaming`.
+      task: in `tasks.TASKS`.
+      options: of the task.
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    example: Example
     num_classes: int
     sizes: dict[str, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     streaming: bool = False
+    task: str = "classification"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def bytes_each(self) -> int:
+        """Of one example."""
+        kinds = self.example.values()
+        return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in kinds)
+
+    def steps(self, duration: str, batch: int) -> int:
+        """`durations.to_steps` on the training set; UserError as there."""
+        amounts = task_class(self.task).amounts(self.example)
+        return to_steps(duration, batch, self.sizes["train"], amounts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split in host memory: uint8 images [N, H, W, C] and int32 labels [N]."""
+def task_class(name: str) -> Any:
+    """The task of that name; UserError if there is none. Reading data does not need JAX."""
+    from scaling.tasks import TASKS
 
-    images: np.ndarray
-    labels: np.ndarray
+    return look_up("task", name, TASKS)
+
+
+Split = dict[str, np.ndarray]  # arrays of a split in host memory by name, [N, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +94,22 @@ def _sizes(train: int, validation: int, test: int) -> dict[str, int]:
     return {"train": train, "validation": validation, "test": test}
 
 
+def images(shape: Sequence[int]) -> Example:
+    """An example that is an image and its class."""
+    return {"image": (tuple(shape), "uint8"), "label": ((), "int32")}
+
+
+_GREY, _COLOUR = images((28, 28, 1)), images((32, 32, 3))
+
 INFOS = {
     info.name: info
     for info in (
-        DataInfo("digits", (8, 8, 1), 10, _sizes(1_197, 300, 300), (0.3058,), (0.3755,)),
-        DataInfo("mnist", (28, 28, 1), 10, _sizes(55_000, 5_000, 10_000), (0.1307,), (0.3081,)),
-        DataInfo(
-            "fashion_mnist", (28, 28, 1), 10, _sizes(55_000, 5_000, 10_000), (0.2860,), (0.3530,)
-        ),
+        DataInfo("digits", images((8, 8, 1)), 10, _sizes(1_197, 300, 300), (0.3058,), (0.3755,)),
+        DataInfo("mnist", _GREY, 10, _sizes(55_000, 5_000, 10_000), (0.1307,), (0.3081,)),
+        DataInfo("fashion_mnist", _GREY, 10, _sizes(55_000, 5_000, 10_000), (0.2860,), (0.3530,)),
         DataInfo(
             "cifar10",
-            (32, 32, 3),
+            _COLOUR,
             10,
             _sizes(45_000, 5_000, 10_000),
             (0.4914, 0.4822, 0.4465),
@@ -89,7 +117,7 @@ INFOS = {
         ),
         DataInfo(
             "cifar100",
-            (32, 32, 3),
+            _COLOUR,
             100,
             _sizes(45_000, 5_000, 10_000),
             (0.5071, 0.4865, 0.4409),
@@ -97,7 +125,7 @@ INFOS = {
         ),
         DataInfo(
             "imagenet",
-            (224, 224, 3),
+            images((224, 224, 3)),
             1000,
             _sizes(1_231_167, 50_000, 50_000),
             (0.485, 0.456, 0.406),
@@ -146,7 +174,7 @@ def _synthetic(image_shape=(32, 32, 3), num_classes=10, sizes=None) -> DataInfo:
     standard deviation sqrt((128^2 - 1) / 6) / 255."""
     sizes = dict(sizes or INFOS["cifar10"].sizes)
     mean, std = ((value,) * image_shape[-1] for value in (0.4980, 0.2049))
-    return DataInfo("synthetic", tuple(image_shape), num_classes, sizes, mean, std)
+    return DataInfo("synthetic", images(image_shape), num_classes, sizes, mean, std)
 
 
 def check_available(name: str, data_dir=None) -> None:
@@ -208,7 +236,7 @@ def load(name: str, split: str, data_dir=None) -> Split:
 def _load_prepared(info: DataInfo, split: str, prepared: Prepared, identity: str) -> Split:
     """One split, from the cache or decoded and cached."""
     entry = cache_dir() / f"{info.name}-{split}-{identity}"
-    cached = _read_cache(entry)
+    cached = _read_cache(entry, info.example)
     if cached is None:
         cached = _decode_split(info, split, prepared)
         _write_cache(entry, cached)
@@ -226,13 +254,16 @@ def check_split(info: DataInfo, split: str) -> None:
 
 def register(
     name: str,
-    load: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    load: Callable[[str], Any],
     *,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
     sizes: dict[str, int],
+    image_shape: tuple[int, int, int] | None = None,
+    example: Example | None = None,
+    task: str = "classification",
+    num_classes: int | None = None,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    **options: Any,
 ) -> None:
     """Make arrays in memory available to configs as a data set; see docs/your_model.md.
 
@@ -240,45 +271,87 @@ def register(
 
     Args:
       name: for `data.name`.
-      load: split -> (images uint8 [N, H, W, C], labels int [N], from 0). Called before a study
-        starts, once per split and process; it must be deterministic, as every process of a study
-        calls it.
-      image_shape: (H, W, C).
+      load: split -> {name: array [N, *shape]} as `example` has them; for `image_shape` a pair
+        (images uint8 [N, H, W, C], labels int [N], from 0). Called before a study starts, once per
+        split and process; it must be deterministic, as every process of a study calls it.
       sizes: examples in "train", "validation" and "test", as returned by `load`.
-      mean, std: of the pixels on the 0..1 scale, for normalisation; one number, or one per channel.
-        The defaults map pixels to -2..2.
+      image_shape: (H, W, C) of images with one label each; else give `example`.
+      example: name -> (shape, dtype) of the arrays of one example. The names that the task needs
+        are among them, as `tasks` describes; the model is given the others, as an array or, if
+        there are several, as a dict.
+      task: "classification" or another of `tasks.TASKS`.
+      num_classes: numbers that the model gives; may be left out where `example` tells it.
+      mean, std: of uint8 pixels named "image" on the 0..1 scale, for normalisation; one number, or
+        one per channel. The defaults map pixels to -2..2. Other arrays are not changed.
+      **options: of the task, such as `bytes_per_token`.
 
     Raises:
       UserError: the name is taken by a set of the program, or an invalid value.
     """
     if name in OWN:
         raise UserError(f"Data set {name!r} already exists; register yours under another name.")
-
-    check = functools.partial(_check_argument, name)
-    whole = lambda *values: all(isinstance(v, int | np.integer) for v in values)
+    kind, check = task_class(task), functools.partial(_check_argument, name)
+    refuse_unread(f"Task {task!r}", options, kind.options())
     check("load", load, callable, "a function of a split's name")
-    good = lambda shape: np.shape(shape) == (3,) and whole(*shape) and min(shape) >= 1
-    check("image_shape", image_shape, good, "(height, width, channels)")
-    check("num_classes", num_classes, lambda n: whole(n) and n >= 2, "at least 2, a whole number")
-    good = lambda s: set(s) == set(SPLITS) and whole(*s.values()) and min(s.values()) >= 1
+    if example is None:
+        good = lambda shape: np.shape(shape) == (3,) and _whole(*shape) and min(shape) >= 1
+        check("image_shape", image_shape, good, "(height, width, channels), or give an example")
+        example = images(map(int, image_shape))
+    check("example", example, _is_example, "{name: (shape, dtype)}, dtypes of numbers")
+    example = {key: (tuple(shape), np.dtype(dtype).name) for key, (shape, dtype) in example.items()}
+    if lacking := [key for key in kind.needs if key not in example]:
+        raise UserError(
+            f"Data set {name!r} is registered for {task} and its example has no {lacking[0]!r}; it "
+            f"has {', '.join(example)}."
+        )
+    num_classes = kind.outputs_of(example) if num_classes is None else num_classes
+    fewest = 2 if task == "classification" else 1
+    good = lambda n: _whole(n) and n >= fewest and kind.outputs_of(example) in (None, n)
+    check("num_classes", num_classes, good, f"at least {fewest}, a whole number")
+    good = lambda s: set(s) == set(SPLITS) and _whole(*s.values()) and min(s.values()) >= 1
     check(
         "sizes",
         sizes,
         good,
         "the numbers of examples in train, validation and test, 1 or more each",
     )
-    channels, statistics = image_shape[-1], []
-    for key, value in (("mean", mean), ("std", std)):
+    sizes = {split: int(sizes[split]) for split in SPLITS}
+    statistics = _statistics(check, example, mean=mean, std=std)
+    INFOS[name] = DataInfo(
+        name, example, int(num_classes), sizes, *statistics, task=task, options=options
+    )
+    loader = functools.partial(_load_registered, INFOS[name], image_shape is not None, load)
+    _LOADERS[name] = functools.cache(loader)
+
+
+def _whole(*values):
+    return all(isinstance(v, int | np.integer) for v in values)
+
+
+def _is_example(example):
+    """Whether it is {name: (shape, dtype)}."""
+    for name, (shape, dtype) in example.items():
+        sizes = _whole(*shape) and min(shape, default=1) >= 1
+        if not (isinstance(name, str) and sizes and np.dtype(dtype).kind in "iuf"):
+            return False
+    return bool(example) and not {"index", "mask"} & set(example)
+
+
+def _statistics(check, example, **given):
+    """The mean and the deviation of each channel of uint8 images; () of other examples."""
+    shape, dtype = example.get("image", ((), ""))
+    if dtype != "uint8":
+        return (), ()
+    found = []
+    for key, value in given.items():
         good = lambda v, key=key: (
-            np.shape(v) in ((), (channels,))
+            np.shape(v) in ((), shape[-1:])
             and 0 <= np.min(v) <= np.max(v) <= 1
             and (key == "mean" or np.min(v) > 0)
         )
         check(key, value, good, "one number or one per channel, on the 0..1 scale, the std above 0")
-        statistics.append(tuple(np.broadcast_to(value, channels).astype(float).tolist()))
-    shape, sizes = tuple(map(int, image_shape)), {split: int(sizes[split]) for split in SPLITS}
-    INFOS[name] = DataInfo(name, shape, int(num_classes), sizes, *statistics)
-    _LOADERS[name] = functools.cache(functools.partial(_load_registered, INFOS[name], load))
+        found.append(tuple(np.broadcast_to(value, shape[-1]).astype(float).tolist()))
+    return found
 
 
 def _check_argument(name, key, value, is_valid, expected):
@@ -290,42 +363,68 @@ def _check_argument(name, key, value, is_valid, expected):
         raise UserError(f"Data set {name!r} is registered with {key} {value!r}; use {expected}.")
 
 
-def _load_registered(info: DataInfo, load, split: str) -> Split:
-    """The split returned by `load`, checked against the registration."""
-    pair = call_users(f"load({split!r}) of data set {info.name!r}", load, split)
-    size, where = info.sizes[split], f"Data set {info.name!r}, split {split!r}"
-    several = isinstance(pair, tuple | list)
-    if not (several and len(pair) == 2):
-        what = f"a {type(pair).__name__} of {len(pair)}" if several else type(pair).__name__
-        raise UserError(f"{where}: load returns {what}; return two arrays, (images, labels).")
-    images, labels = (_array(where, *x) for x in zip(("images", "labels"), pair, strict=True))
-    shapes = {"images": (images, (size, *info.image_shape)), "labels": (labels, (size,))}
-    for what, (array, shape) in shapes.items():
-        if array.shape != shape:
-            raise UserError(
-                f"{where}: load returns {what} of shape {array.shape}, and {shape} is registered; "
-                "make them agree."
-            )
-    if images.dtype != np.uint8:
+def _load_registered(info: DataInfo, pair: bool, load, split: str) -> Split:
+    """The split returned by `load`, checked against the registration.
+
+    Args:
+      pair: whether `load` returns (images, labels).
+    """
+    given = call_users(f"load({split!r}) of data set {info.name!r}", load, split)
+    where = f"Data set {info.name!r}, split {split!r}: load returns"
+    what = type(given).__name__
+    if pair:
+        if not (isinstance(given, tuple | list) and len(given) == 2):
+            if isinstance(given, tuple | list):
+                what = f"a {what} of {len(given)}"
+            raise UserError(f"{where} {what}; return two arrays, (images, labels).")
+        given = dict(zip(info.example, given, strict=True))
+    elif not (isinstance(given, dict) and set(given) == set(info.example)):
+        what += f" of {', '.join(map(str, given))}" if isinstance(given, dict) else ""
         raise UserError(
-            f"{where}: load returns {images.dtype} images; return uint8 from 0 to 255, for floats "
-            "from 0 to 1 np.round(255 * images).astype(np.uint8)."
+            f"{where} {what}; return a dict of {', '.join(info.example)}, as registered."
         )
-    whole = labels.dtype.kind in "iu"
-    if not whole or labels.min() < 0 or labels.max() >= info.num_classes:
-        span = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""
-        raise UserError(
-            f"{where}: load returns {labels.dtype} labels{span}; return integers from 0 to "
-            f"{info.num_classes - 1}."
-        )
-    return Split(images, labels.astype(np.int32))
+    return {
+        name: _array(where, f"{name}s" if pair else name, given[name], info, name, split)
+        for name in info.example
+    }
 
 
-def _array(where, what, values):
+def _array(where, what, values, info, name, split):
+    """One array of a split, as registered."""
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except (TypeError, ValueError) as error:  # rows of unequal lengths
-        raise UserError(f"{where}: load returns {what} that are not an array ({error}).") from None
+        raise UserError(f"{where} {what} that are not an array ({error}).") from None
+    shape, dtype = info.example[name]
+    if array.shape != (expected := (info.sizes[split], *shape)):
+        raise UserError(
+            f"{where} {what} of shape {array.shape}, and {expected} is registered; make them agree."
+        )
+    if name == "image" and dtype == "uint8" and array.dtype != dtype:
+        raise UserError(
+            f"{where} {array.dtype} {what}; return uint8 from 0 to 255, for floats from 0 to 1 "
+            "np.round(255 * images).astype(np.uint8)."
+        )
+    whole = np.dtype(dtype).kind in "iu"
+    low, high = task_class(info.task).bounds(info.num_classes).get(name, (-math.inf, math.inf))
+    if whole:
+        low, high = max(low, np.iinfo(dtype).min), min(high, np.iinfo(dtype).max)
+    kinds = "biu" if whole else "biuf"
+    if array.dtype.kind not in kinds or array.min() < low or array.max() > high:
+        span = f" from {array.min()} to {array.max()}" if array.dtype.kind in "biuf" else ""
+        expected = f"integers from {low} to {high}" if whole else "numbers, no weight below 0"
+        raise UserError(f"{where} {array.dtype} {what}{span}; return {expected}.")
+    rows = array.reshape(len(array), -1)
+    if not whole and not (finite := np.isfinite(rows).all(1)).all():
+        raise UserError(
+            f"{where} {what} that are not finite, first in row {int(finite.argmin())}; replace or "
+            "leave out such values."
+        )
+    if name == "weights" and (empty := ~(rows.sum(1) > 0)).any():
+        raise UserError(
+            f"{where} {what} of 0 in all of row {int(empty.argmax())}; leave out such rows."
+        )
+    return array.astype(dtype, copy=False)
 
 
 # ---- digits: inside scikit-learn ----
@@ -348,8 +447,8 @@ def _load_digits(info: DataInfo, split: str) -> Split:
     table = table[np.random.RandomState(0).permutation(len(table))]
     ends = np.cumsum(list(info.sizes.values()))
     rows = np.split(table, ends[:-1])[list(info.sizes).index(split)]
-    images = np.round(rows[:, :64] * (255 / 16)).astype(np.uint8)
-    return Split(images.reshape(-1, *info.image_shape), rows[:, 64].astype(np.int32))
+    pixels = np.round(rows[:, :64] * (255 / 16)).astype(np.uint8)
+    return {"image": pixels.reshape(-1, 8, 8, 1), "label": rows[:, 64].astype(np.int32)}
 
 
 # ---- TFDS directories ----
@@ -509,24 +608,25 @@ def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
         raise UserError(
             f"{prepared.path} is corrupted ({error}); delete it and prepare it again."
         ) from error
-    images = np.empty((len(records), *info.image_shape), np.uint8)
+    shape, _ = info.example["image"]
+    pixels = np.empty((len(records), *shape), np.uint8)
     labels = np.empty(len(records), np.int32)
-    mode = cv2.IMREAD_COLOR_RGB if info.image_shape[-1] == 3 else cv2.IMREAD_GRAYSCALE
+    mode = cv2.IMREAD_COLOR_RGB if shape[-1] == 3 else cv2.IMREAD_GRAYSCALE
     for i, record in enumerate(records):
         try:
             png, labels[i] = parse_example(record)
             image = cv2.imdecode(np.frombuffer(png, np.uint8), mode)
-            images[i] = image.reshape(info.image_shape)
+            pixels[i] = image.reshape(shape)
         except Exception as error:  # decoders raise many types
             raise _other_records(info, split, prepared, f"record {i} cannot be decoded") from error
     if labels.min() < 0 or labels.max() >= info.num_classes:
         what = f"labels go from {labels.min()} to {labels.max()}"
         raise _other_records(info, split, prepared, what)
-    return Split(images, labels)
+    return {"image": pixels, "label": labels}
 
 
 def _other_records(info, split, prepared, what) -> UserError:
-    shape = " x ".join(map(str, info.image_shape))
+    shape = " x ".join(map(str, info.example["image"][0]))
     return UserError(
         f"{prepared.path} is not {info.name}: in its {split} split {what}, and they should be "
         f"{shape} images with labels from 0 to {info.num_classes - 1}; delete it and prepare it "
@@ -553,16 +653,14 @@ def _identity(info: DataInfo, prepared: Prepared) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _read_cache(entry: Path) -> Split | None:
+def _read_cache(entry: Path, names: Iterable[str]) -> Split | None:
     """The split cached in `entry`, as memory maps; None if it is missing or corrupted."""
     try:
-        images = np.load(entry / "images.npy", mmap_mode="r")
-        labels = np.load(entry / "labels.npy", mmap_mode="r")
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
         sums = json.loads((entry / "crc32.json").read_text())
     except (OSError, ValueError, EOFError):
         return None
-    intact = sums == [zlib.crc32(images), zlib.crc32(labels)]
-    return Split(images, labels) if intact else None
+    return arrays if sums == {name: zlib.crc32(a) for name, a in arrays.items()} else None
 
 
 def _write_cache(entry: Path, split: Split) -> None:
@@ -570,9 +668,9 @@ def _write_cache(entry: Path, split: Split) -> None:
     scratch = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
     try:
         scratch.mkdir(parents=True)
-        np.save(scratch / "images.npy", split.images)
-        np.save(scratch / "labels.npy", split.labels)
-        sums = [zlib.crc32(split.images), zlib.crc32(split.labels)]
+        for name, array in split.items():
+            np.save(scratch / f"{name}.npy", array)
+        sums = {name: zlib.crc32(array) for name, array in split.items()}
         (scratch / "crc32.json").write_text(json.dumps(sums))
         shutil.rmtree(entry, ignore_errors=True)  # an unreadable entry
         scratch.rename(entry)

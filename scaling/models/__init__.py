@@ -1,8 +1,9 @@
 """Model families by name; `register` adds to them.
 
-A model is a Flax Linen module called as `model(x, train=..., positions=...)`, with x [N, H, W, C]
-and `positions` [N] the indices of the examples in the global batch (for dropout). It returns
-float32 logits [N, num_classes]; for rows of tokens, x [N, L], logits [N, L, num_classes].
+A model is a Flax Linen module called as `model(x, train=..., positions=...)`, with x the input of a
+task, such as images [N, H, W, C] or tokens [N, L], or a dict of several arrays, and `positions` [N]
+the indices of the examples in the global batch (for dropout). It returns float32 outputs, such as
+logits [N, num_classes].
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.models.alexnet import GROUPS, AlexNet
@@ -52,7 +54,8 @@ def register(name: str, module_class: type[nn.Module]) -> None:
       name: for `model.name`. A class replaces one of the same qualified name, since a config file
         may be loaded more than once.
       module_class: called as `model(x, train=..., positions=...)`, without arguments that its
-        `__call__` does not accept; returns logits [N, num_classes]. All fields but `num_classes`
+        `__call__` does not accept; returns what the task scores, such as logits [N,
+        num_classes]. All fields but `num_classes`
         have defaults; those that are numbers, strings, None or tuples of them are options of the
         model. `axis_name`, `dtype`, `norm`, `ghost_batch` and `conv_method` have the same meaning
         as in the families here.
@@ -96,22 +99,51 @@ def _adapted(name: str, base: type[nn.Module]) -> type[nn.Module]:
         def __call__(self, x, *, train, positions=None):
             values = {"train": train, "positions": positions}
             named = {k: values[k] for k in passed}
-            outputs = call_users(f"model {name!r}", super().__call__, x, **named)
+            frozen: set[tuple[str, ...]] = set()
+            with nn.intercept_methods(functools.partial(_refuse_coupling, name, frozen)):
+                outputs = call_users(f"model {name!r}", super().__call__, x, **named)
             if not hasattr(outputs, "astype"):
                 kind = type(outputs).__name__
                 raise UserError(f"Model {name!r} returns {kind}; return an array [N, ...].")
-            if self.variables.get("batch_stats") and not (
-                couples_examples(self) and across_devices
-            ):
-                raise UserError(
-                    f"Model {name!r} has batch norm whose result would depend on how a batch is "
-                    "split; create it by scaling.models.norm.make_norm, from fields norm, "
-                    "ghost_batch and axis_name."
-                )
+            statistics = flatten_dict(self.variables.get("batch_stats", {}))
+            free = all(path[:-1] in frozen for path in statistics)
+            if not (free or (couples_examples(self) and across_devices)):
+                raise _coupled(name)
             return outputs.astype(jnp.float32)
 
     Adapted.__name__, Adapted.__qualname__ = base.__name__, base.__qualname__
     return Adapted
+
+
+def _refuse_coupling(name, frozen, call, args, kwargs, context):
+    """Flax's own dropout and batch norm: their results in training would depend on the layout.
+
+    Args:
+      frozen: paths of batch norms that only read their statistics are added.
+    """
+    module, switch = context.module, None
+    if context.method_name == "__call__" and isinstance(module, nn.Dropout | nn.BatchNorm):
+        switch = "deterministic" if isinstance(module, nn.Dropout) else "use_running_average"
+    if switch is None:
+        return call(*args, **kwargs)
+    off = getattr(module, switch)
+    off = kwargs.get(switch, args[1] if len(args) > 1 else None) if off is None else off
+    if not off and isinstance(module, nn.BatchNorm):
+        raise _coupled(name)
+    if not off and module.rate > 0:
+        raise UserError(
+            f"Model {name!r} has Flax's Dropout, whose mask would depend on how a batch is split; "
+            "use scaling.models.layers.Dropout(rate)(x, train=train, positions=positions)."
+        )
+    frozen.add(module.path)
+    return call(*args, **kwargs)
+
+
+def _coupled(name):
+    return UserError(
+        f"Model {name!r} has batch norm whose result would depend on how a batch is split; create "
+        "it by scaling.models.norm.make_norm, from fields norm, ghost_batch and axis_name."
+    )
 
 
 def model_options(name: str) -> dict[str, Any]:
@@ -186,11 +218,12 @@ def couples_examples(model: nn.Module) -> bool:
     return getattr(model, "norm", "none") in ("batch", "ghost")
 
 
-def check_statistics(
-    model: nn.Module, image_shape: tuple[int, int, int], global_batch: int
-) -> None:
+def check_statistics(model: nn.Module, inputs: Any, global_batch: int) -> None:
     """Check that every normalisation in training is over at least `FEWEST_VALUES`, from shapes
     alone.
+
+    Args:
+      inputs: shapes of one example, as the model is called with it, [1, ...].
 
     Raises:
       UserError: one is over fewer.
@@ -198,7 +231,7 @@ def check_statistics(
     kind, group = getattr(model, "norm", "none"), ghost_batch_of(model, global_batch)
     if kind == "none" or (group is not None and not 1 <= group < FEWEST_VALUES):
         return
-    for name, shape in _normalised(model, image_shape):
+    for name, shape in _normalised(model, inputs):
         *places, channels = shape
         places = math.prod(places)
         values = (group or channels // groups_of(channels)) * places
@@ -218,13 +251,13 @@ def check_statistics(
         )
 
 
-def smallest_group(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def smallest_group(model: nn.Module, inputs: Any) -> int:
     """The fewest examples that may share statistics, see `check_statistics`."""
-    fewest = [math.prod(shape[:-1]) for _, shape in _normalised(model, image_shape)]
+    fewest = [math.prod(shape[:-1]) for _, shape in _normalised(model, inputs)]
     return -(-FEWEST_VALUES // min(fewest, default=FEWEST_VALUES))
 
 
-def _normalised(model, image_shape):
+def _normalised(model, inputs):
     """(name, shape of one example, channels last) of every normalisation."""
     layers = []
 
@@ -233,9 +266,8 @@ def _normalised(model, image_shape):
             layers.append(("/".join(context.module.path), args[0].shape[1:]))
         return call(*args, **kwargs)
 
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(
-            functools.partial(model.init, train=False), jax.eval_shape(jax.random.key, 0), image
+            functools.partial(model.init, train=False), jax.eval_shape(jax.random.key, 0), inputs
         )
     return layers

@@ -3,15 +3,18 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from scaling.crossings import ERROR, LOSS, Metric
 from scaling.errors import UserError
 from scaling.report.reading import RecordError, from_json
 from scaling.studies import STUDIES
 
 T = TypeVar("T")
+
+OLDER = {"error": ERROR, "loss": LOSS}  # metrics of records that do not name them
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,8 @@ class Directory:
     launches: list[dict[str, Any]]  # provenance of each
     parameters: int | None  # of the model
     recipe: dict[str, Any]  # data, model, optimizer and loss
+    unit: str = "examples"  # what the task's weights count
+    metrics: dict[str, Metric] = field(default_factory=lambda: dict(OLDER))  # the headline first
 
     @property
     def study(self) -> str:
@@ -73,6 +78,11 @@ class Study:
     def recipe(self) -> dict[str, Any]:
         """Data, model, optimizer and loss of its first point."""
         return self.points[0].directory.recipe
+
+    @property
+    def headline(self) -> tuple[str, Metric]:
+        """The metric that stands for all, by its name in the records."""
+        return next(iter(self.points[0].directory.metrics.items()))
 
 
 def read_workdirs(workdirs: Sequence[Path]) -> list[Workdir]:
@@ -146,7 +156,9 @@ def read_directory(path: Path) -> Directory:
         }
         parameters = resolved.get("model", {}).get("parameters")
         launches = resolved.get("launches", [])
-        return Directory(path, result, config, launches, parameters, recipe)
+        task = resolved.get("task", {"unit": "examples", "metrics": {}})
+        metrics = {name: Metric(**metric) for name, metric in task["metrics"].items()} or OLDER
+        return Directory(path, result, config, launches, parameters, recipe, task["unit"], metrics)
 
 
 def _loss_text(config):

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 
+from scaling.crossings import Metric
 from scaling.report.records import Study
 
 NOTHING = "–"
@@ -57,24 +58,26 @@ def decimal_label(value: float) -> str:
     return f"{value / 1e6:g} million" if 1e6 <= value < 1e9 else number(value)
 
 
-def metric_value(metric: str, value: float | None) -> str:
+def metric_value(metric: Metric, value: float | None) -> str:
     """An error as a percentage, a loss as a number."""
     if value is None:
         return NOTHING
-    return f"{100 * value:.3g}%" if metric == "error" else f"{value:.3g}"
+    return f"{100 * value:.3g}%" if metric.form == "percent" else f"{value:.3g}"
 
 
-def measure_text(metric: str, split: str = "validation") -> str:
+def measure_text(metric: Metric, split: str = "validation") -> str:
     """validation error"""
-    return f"{SPLITS[split]} {metric}"
+    return f"{SPLITS[split]} {metric.words}"
 
 
-def goal_text(metric: str, goal: float, split: str = "validation") -> str:
-    """2.5% validation error; a training loss of 0.3"""
-    measure = measure_text(metric, split)
-    if metric == "error":
-        return f"{metric_value(metric, goal)} {measure}"
-    return f"a {measure} of {metric_value(metric, goal)}"
+def goal_text(metric: Metric, goal: float, split: str = "validation") -> str:
+    """2.5% validation error; a training loss of 0.3; a validation loss below 3.9 nats per token; a
+    validation average precision above 0.31"""
+    measure, value = measure_text(metric, split), metric_value(metric, goal)
+    if metric.better == "lower" and metric.form == "percent":
+        return f"{value} {measure}"
+    of = "above" if metric.better == "higher" else "below" if metric.unit else "of"
+    return f"a {measure} {of} {value} {metric.unit}".rstrip()
 
 
 def percent(share: float | None) -> str:

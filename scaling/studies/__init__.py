@@ -21,6 +21,7 @@ STUDIES = (
     "pareto",
     "noise_scale",
     "adaptive_batch",
+    "branch",
     "train",
 )
 

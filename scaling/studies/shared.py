@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from scaling.batch import plans
 from scaling.config import default_config
-from scaling.crossings import constant_metrics
-from scaling.errors import UserError
+from scaling.crossings import Metric, better_than
+from scaling.errors import UserError, look_up
 from scaling.train import planning
-from scaling.train.feed import evaluation_labels
-from scaling.train.point import Point, data_info, resolve
+from scaling.train.feed import constant_of
+from scaling.train.point import Point, data_info, resolve, task_of
 from scaling.train.step import NOISE_EVERY
 
 # Parts of a batch whose gradients are compared where the noise is the question, and the examples in
@@ -118,19 +118,25 @@ def refuse_goals_of_a_constant(
 
     Args:
       key: of the config, that the goals are from.
-      metric: "error" or "loss", that must be strictly below a goal.
+      metric: of the task, that must be strictly better than a goal.
       split: that it is evaluated on, see `feed.evaluation_size`.
     """
-    labels = evaluation_labels(config.data, split)
-    if labels is None:
+    constant = constant_of(config.data, split).get(metric)
+    if constant is None:
         return
-    least = constant_metrics(labels.tolist())[metric]
-    if max(goals) > least:
+    words, better, *_ = metric_of(config, metric)
+    easiest = max(goals) if better == "lower" else min(goals)
+    if better_than(constant, easiest, better):
         raise UserError(
-            f"{key}: {max(goals):g} takes no learning, for on the {split} split of "
-            f"{config.data.name} one and the same answer for every example has the {metric} "
-            f"{least:.4g}; set a goal well below that."
+            f"{key}: {easiest:g} takes no learning, for on the {split} split of "
+            f"{config.data.name} one and the same answer for every example has the {words} "
+            f"{constant:.4g}; set a goal well {'below' if better == 'lower' else 'above'} that."
         )
+
+
+def metric_of(config: ConfigDict, name: str) -> Metric:
+    """A metric of the config's task; UserError where it has none of that name."""
+    return look_up("metric", name, task_of(config, data_info(config.data)).metrics)
 
 
 def value_at(config: ConfigDict, path: str) -> Any:

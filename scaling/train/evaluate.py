@@ -1,5 +1,6 @@
 """Metrics of a split: sums over its examples, added over devices and calls, then finished."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,7 +32,9 @@ class HeldOut:
 
     def __init__(self, point: Point, split: str, feed: ResidentFeed | StreamFeed):
         self.point, self.split, self._feed = point, split, feed
-        self._evaluate = make_evaluate(point)
+        # Once, of one trial: as exactly as the task can.
+        self._point = dataclasses.replace(point, task=point.task.finer())
+        self._evaluate = make_evaluate(self._point)
 
     def record(
         self, variables: tuple[Any, Any], run: RunDir, step: int, trial: int | None
@@ -41,6 +44,6 @@ class HeldOut:
         weights = replicate(lead, self.point.devices)
         calls = self._feed.evaluation(self.split)
         sums = (self._evaluate(weights, *call) for call in calls)
-        rows = metrics_of(self.point.task, ({k: v[0] for k, v in s.items()} for s in sums))
+        rows = metrics_of(self._point.task, ({k: v[0] for k, v in s.items()} for s in sums))
         run.append(metric_lines(self.split, step, rows, trial=trial))
         return {name: float(value[0]) for name, value in rows.items()}

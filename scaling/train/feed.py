@@ -30,9 +30,9 @@ def evaluation_size(sizes: dict[str, int], split: str) -> int:
     return min(sizes["train"], sizes["validation"]) if split == "train" else sizes[split]
 
 
-def evaluation_labels(data: ConfigDict, split: str) -> np.ndarray | None:
-    """Labels of the examples that an evaluation goes through, int [N]; None where they are
-    streamed, for every image would be read with its label.
+def constant_of(data: ConfigDict, split: str) -> dict[str, float]:
+    """The best metrics of one answer for all examples that an evaluation goes through, of those
+    that are known: none where they are streamed, for every image would be read with its label.
 
     Args:
       data: `config.data`.
@@ -42,13 +42,15 @@ def evaluation_labels(data: ConfigDict, split: str) -> np.ndarray | None:
     """
     info = data_info(data)
     if info.streaming:
-        return None
+        return {}
     if info.name == "synthetic":
         seed, size = SYNTHETIC_SEEDS[split], info.sizes[split]
-        labels = resident.synthetic_labels(seed, size, info.num_classes)
+        arrays = {"label": resident.synthetic_labels(seed, size, info.num_classes)}
     else:
-        labels = sources.load(info.name, split, data.dir).labels
-    return np.asarray(labels)[: evaluation_size(info.sizes, split)]
+        arrays = sources.load(info.name, split, data.dir)
+    count = evaluation_size(info.sizes, split)
+    first = {name: np.asarray(array[:count]) for name, array in arrays.items()}
+    return sources.task_class(info.task).constant(first)
 
 
 class ResidentFeed:
@@ -78,13 +80,14 @@ class ResidentFeed:
     def _load(self, split):
         info, config = self._point.info, self._point.config
         if info.name == "synthetic":
+            shape, _ = info.example["image"]
             arrays = resident.synthetic(
-                SYNTHETIC_SEEDS[split], info.sizes[split], info.image_shape, info.num_classes
+                SYNTHETIC_SEEDS[split], info.sizes[split], shape, info.num_classes
             )
         else:
-            loaded = sources.load(info.name, split, config.data.dir)
-            size = info.sizes[split]  # of a subset: the first examples
-            arrays = {"image": loaded.images[:size], "label": loaded.labels[:size]}
+            arrays = sources.load(info.name, split, config.data.dir)
+            # Of a subset: the first examples.
+            arrays = {name: array[: info.sizes[split]] for name, array in arrays.items()}
         return replicate(arrays, self._point.devices)
 
 
@@ -109,10 +112,14 @@ class StreamFeed:
                 layout=self._plan.layout,
                 host_devices=range(self._plan.devices),
                 seed=self._point.config.seed,
-                image_size=self._point.info.image_shape[0],
+                image_size=self._side(),
             ).batches(step)
         self._next_step = step + 1
         return {name: np.moveaxis(a, 1, 0)[:, None] for name, a in next(self._stream).items()}
+
+    def _side(self):
+        """Of the square images, in pixels."""
+        return self._point.info.example["image"][0][0]
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
         """The split batch by batch, each over `sharing` devices; None: all of the point's."""
@@ -122,7 +129,7 @@ class StreamFeed:
             _First(self._open(split), size),
             layout=(devices, rows),
             host_devices=range(devices),
-            image_size=self._point.info.image_shape[0],
+            image_size=self._side(),
         )
         for batch in stream:
             yield None, {name: a[:, None] for name, a in batch.items()}
@@ -133,16 +140,18 @@ class StreamFeed:
 
 def evaluation_shapes(point: Point, split: str, sharing: int | None = None) -> tuple[Any, Any]:
     """Of every pair that a feed's `evaluation` gives."""
-    info, shape = point.info, jax.ShapeDtypeStruct
-    if info.streaming:
+    if point.info.streaming:
         devices, rows = _shared(point, sharing)
-        image = shape((devices, 1, rows, *info.image_shape), np.uint8)
-        label, mask = (shape((devices, 1, rows), kind) for kind in (np.int32, np.bool_))
-        return None, {"image": image, "label": label, "mask": mask}
-    size = info.sizes[split]
-    image, label = shape((size, *info.image_shape), np.uint8), shape((size,), np.int32)
+        lead = (devices, 1, rows)
+        return None, shapes_of(point, lead) | {"mask": jax.ShapeDtypeStruct(lead, np.bool_)}
     rows = jax.eval_shape(lambda: _rows(point, split, sharing))
-    return {"image": image, "label": label}, rows
+    return shapes_of(point, (point.info.sizes[split],)), rows
+
+
+def shapes_of(point: Point, lead: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of examples as they are stored, with some axes in front."""
+    shape = lambda shape, kind: jax.ShapeDtypeStruct((*lead, *shape), np.dtype(kind))
+    return {name: shape(*of_one) for name, of_one in point.info.example.items()}
 
 
 def _rows(point, split, sharing):

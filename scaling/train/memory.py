@@ -48,16 +48,18 @@ def check_size(point) -> None:
       UserError: one of them is not; says what it would take.
     """
     info = point.info
-    image = math.prod(info.image_shape)
+    each, task = info.bytes_each, point.task
+    numbers = sum(math.prod(shape) for shape, _ in info.example.values())
+    numbers += math.prod(task.output_shape)
     at_once = point.config.eval.batch
     if not info.streaming:
         at_once = min(at_once, max(info.sizes.values()))
-    held = 0 if info.streaming else sum(info.sizes.values()) * image
+    held = 0 if info.streaming else sum(info.sizes.values()) * each
     limit = _most(point)
     for what, need in (
         (f"{point.parameter_count:,} parameters, with their gradients,", 8 * point.parameter_count),
-        (f"The images of {info.name} ({sum(info.sizes.values()):,} of {image:,} bytes)", held),
-        (f"eval.batch is {at_once:,}: as many images", 4 * image * at_once),
+        (f"The examples of {info.name} ({sum(info.sizes.values()):,} of {each:,} bytes)", held),
+        (f"eval.batch is {at_once:,}: as many inputs and outputs", 4 * numbers * at_once),
     ):
         if need > limit:
             raise UserError(

@@ -262,7 +262,8 @@ class _Phases(Training):
     def progress(self, label):
         # What a step is changes on the way, so progress is counted in examples.
         self.label = label
-        return Progress(f"{label}, in examples:", self.rule.budget, 1, self.done())
+        label = f"{label}, in examples:"
+        return Progress(label, self.rule.budget, 1, self.done(), self.headline[1])
 
     def done(self):
         return self.population.examples

@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.data import sources
 from scaling.errors import UserError
-from scaling.train.feed import evaluation_shapes
+from scaling.train.feed import evaluation_shapes, shapes_of
 from scaling.train.memory import memory_limit
-from scaling.train.point import Point
+from scaling.train.point import Point, inputs_of, numbers_in
 from scaling.train.program import Layout, Program, compile_program, program_bytes
 from scaling.train.step import make_gradient, on_devices
 
@@ -122,15 +121,15 @@ def working_set(point: Point, plan: BatchPlan) -> int:
     """Bytes that one trial goes through in an update: three times its weights, and the inputs and
     outputs of its layers forward and backward."""
     params, batch_stats = point.variables()
-    image = jax.ShapeDtypeStruct((1, *point.info.image_shape), jnp.float32)
+    inputs = inputs_of(point.task)
 
-    def activations(params, batch_stats, image):
+    def activations(params, batch_stats, inputs):
         variables = {"params": params, "batch_stats": batch_stats}
-        return point.task.model.apply(variables, image, train=False, capture_intermediates=True)[1]
+        return point.task.model.apply(variables, inputs, train=False, capture_intermediates=True)[1]
 
-    outputs = jax.eval_shape(activations, params, batch_stats, image)
-    size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-    return 4 * (3 * size(params) + 2 * plan.micro_batch * (size(image) + size(outputs)))
+    outputs = jax.eval_shape(activations, params, batch_stats, inputs)
+    activated = numbers_in(inputs) + numbers_in(outputs)
+    return 4 * (3 * numbers_in(params) + 2 * plan.micro_batch * activated)
 
 
 def placement_of(point: Point, layout: Layout, method: str | None) -> dict[str, Any]:
@@ -334,10 +333,8 @@ def _gradient_program(point, plan):
     """One microbatch's gradient on one device: the function, and the shapes of its arguments."""
     gradient, shape = make_gradient(point.task, plan, point.preprocess), jax.ShapeDtypeStruct
     rows = (1, plan.accum_steps, plan.micro_batch)
-    batch = {"index": shape(rows, np.int32)}
-    if point.info.streaming:
-        image = shape((*rows, *point.info.image_shape), np.uint8)
-        batch = {"image": image, "label": shape(rows, np.int32)}
+    streaming = point.info.streaming
+    batch = shapes_of(point, rows) if streaming else {"index": shape(rows, np.int32)}
     data, _ = evaluation_shapes(point, "train")
     key, step = jax.eval_shape(jax.random.key, 0), shape((), np.int32)
     mapped = on_devices(gradient, point.devices[:1], (None, None, None, 0, None, None, None))

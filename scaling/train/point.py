@@ -7,20 +7,20 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from scaling import durations
 from scaling.batch import plan_by_hand, plans
 from scaling.config import checked, given
 from scaling.data import resident, sources
 from scaling.errors import UserError, look_up, refuse_unread
 from scaling.limits import RATE
-from scaling.models import build_model, check_statistics, ghost_batch_of
+from scaling.models import OWN, build_model, check_statistics, couples_examples, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.schedules import SHAPES, WARMUPS
-from scaling.tasks import Classification, Task
+from scaling.tasks import Task
 from scaling.train.memory import check_size
 from scaling.train.step import AXIS, MakeOptimizer
 
@@ -104,6 +104,8 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
     devices = _devices(config.devices)
     info = data_info(config.data)
     look_up("data.augment", config.data.augment, dict.fromkeys(AUGMENTATIONS))
+    if config.data.augment != "none":
+        _check_augmented(info)
     if info.streaming and config.data.augment != "none":
         raise UserError(
             f"data.augment is {config.data.augment!r}, but {info.name} is cropped and flipped as "
@@ -119,14 +121,21 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
         )
 
     task = task_of(config, info)
-    check_statistics(task.model, info.image_shape, config.global_batch)
-    steps = lambda duration: durations.to_steps(duration, config.global_batch, info.sizes["train"])
+    check_statistics(task.model, inputs_of(task), config.global_batch)
+    if not task.smooths and (config.loss.label_smoothing or "label_smoothing" in searched):
+        raise UserError(
+            f"{info.name} is for {info.task}, which smooths no labels; leave loss.label_smoothing "
+            "at 0 and do not search it."
+        )
+    steps = lambda duration: info.steps(duration, config.global_batch)
     total_steps = steps(config.duration)
     if total_steps < 1:
         raise UserError(f"The duration {config.duration!r} is no step; train for at least 1 step.")
     eval_every = steps(config.eval.every)
     if eval_every < 1:
         raise UserError(f"eval.every is {config.eval.every!r}; evaluate every 1 step or more.")
+    if config.model.name not in OWN and not couples_examples(task.model):
+        jax.eval_shape(functools.partial(_training, task), *shapes_of_variables(task))
     hparams, make_optimizer = _optimization(config, total_steps, steps, searched)
     ghost_batch = ghost_batch_of(task.model, config.global_batch)
     if not searched:
@@ -156,8 +165,29 @@ def task_of(config: ConfigDict, info: sources.DataInfo) -> Task:
     """
     options = config.model.to_dict()
     model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
-    example = FrozenDict({"image": (info.image_shape, "float32"), "label": ((), "int32")})
-    return Classification(model, example, info.num_classes)
+    example = FrozenDict(resident.preprocessed(info.example))
+    return sources.task_class(info.task)(model, example, info.num_classes, **info.options)
+
+
+def _training(task, params, batch_stats):
+    """One example's scores as in training, for what can only be wrong there."""
+    key, hparams = jax.random.key(0), {"label_smoothing": 0.0}
+    return task.losses(params, batch_stats, task.blank(), jnp.arange(1), key, hparams)
+
+
+def inputs_of(task: Task) -> Any:
+    """Shapes of what the model reads of one example; asks nothing of the devices."""
+    return jax.eval_shape(lambda: task.inputs(task.blank()))
+
+
+def _check_augmented(info):
+    """There are images, and what is asked of them does not depend on the place."""
+    shape, _ = info.example.get("image", ((), ""))
+    if len(shape) != 3 or info.task == "segmentation":
+        raise UserError(
+            f"data.augment crops and flips images with labels of the whole, and {info.name} has "
+            f"{', '.join(info.example)} for {info.task}; set it to 'none'."
+        )
 
 
 def _check_plan(config, devices, ghost_batch):

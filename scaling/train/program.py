@@ -24,6 +24,7 @@ from jax import lax
 
 from scaling.batch import BatchPlan
 from scaling.train.feed import evaluation_shapes
+from scaling.train.feed import shapes_of as shapes_of_examples
 from scaling.train.point import Point
 from scaling.train.step import (
     AXIS,
@@ -288,8 +289,7 @@ def shapes_of(point: Point, layout: Layout, hparams: Mapping[str, Any]) -> tuple
     if info.streaming:
         rows = (capacity, plan.accum_steps, plan.micro_batch)
         rows = rows if layout.spread == "trials" else (plan.devices, *rows)
-        image = shape((*rows, *info.image_shape), np.uint8)
-        data, batches = None, {"image": image, "label": shape(rows, np.int32)}
+        data, batches = None, shapes_of_examples(point, rows)
     else:
         data, _ = evaluation_shapes(point, "train")
         places = layout.shape if layout.spread == "trials" else (plan.devices, *layout.shape)

@@ -18,7 +18,7 @@ def resolved_values(point: Point, program: Program) -> dict[str, Any]:
     config, plan = point.config, program.plan
     values = point_values(point)
     return values | {
-        "data": values["data"] | {"image_shape": point.info.image_shape},
+        "data": values["data"] | {"example": point.info.example},
         "total_steps": point.total_steps,
         "total_examples": point.total_steps * point.global_batch,
         "eval_every": point.eval_every,
@@ -47,6 +47,11 @@ def point_values(point: Point) -> dict[str, Any]:
     return {
         "model": {"name": point.config.model.name, "parameters": point.parameter_count},
         "data": {"name": point.info.name, "sizes": point.info.sizes},
+        "task": {
+            "name": point.info.task,
+            "unit": point.task.unit,
+            "metrics": {name: metric._asdict() for name, metric in point.task.metrics.items()},
+        },
         "devices": device_values(point.devices),
     }
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from scaling import search
 from scaling.config import limits_of
-from scaling.crossings import History
+from scaling.crossings import History, best_of
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Signals
@@ -100,19 +100,33 @@ class PointSearch:
         """Where the best trial sits at the edge of what was searched; where none has reached the
         goal, the one that came closest."""
         if not self.best:
-            metric, trials = self.config.target.metric, enumerate(self.histories)
-            missed = [(h.best(metric), k) for k, h in trials if self._outcome(h) == "missed"]
-            return search.edges(self.space, self.values[min(missed)[1]]) if missed else []
+            trials = zip(self.histories, self.values, strict=True)
+            missed = [(self._best(h), v) for h, v in trials if self._outcome(h) == "missed"]
+            closest = best_of(missed, self.better, key=lambda pair: pair[0])
+            return search.edges(self.space, closest[1]) if closest else []
         step, trial = self.best
         return search.edges(self.space, self.values[trial]) if step else []
 
+    @property
+    def better(self) -> str:
+        """Of the goal's metric, lower or higher."""
+        return self.point.task.metrics[self.config.target.metric].better
+
+    @property
+    def _goal(self):
+        """Arguments of `History.crossing` and `History.outcome`."""
+        return self.config.target.metric, self.config.target.goal, self.better
+
+    def _best(self, history):
+        return history.best(self.config.target.metric, self.better)
+
     def _outcome(self, history):
-        target = self.config.target
-        return history.outcome(target.metric, target.goal)
+        return history.outcome(*self._goal)
 
     def _rule(self, budget, margin, within=None):
-        target = self.config.target
-        return FirstCrossing(target.metric, target.goal, target.resolution, budget, margin, within)
+        metric, goal, better = self._goal
+        resolution = self.config.target.resolution
+        return FirstCrossing(metric, goal, resolution, budget, margin, within, better)
 
     def _round(self, drawn):
         """One round; pooled with those before it."""
@@ -166,7 +180,7 @@ class PointSearch:
         ]
 
     def _crossing(self, history):
-        return history.crossing(self.config.target.metric, self.config.target.goal)
+        return history.crossing(*self._goal)
 
     def _steps(self, history):
         """To the goal, or None."""
@@ -212,6 +226,7 @@ class PointSearch:
             "train_size": point.info.sizes["train"],
             "metric": target.metric,
             "goal": target.goal,
+            "better": self.better,
             "split": target.split,
             "steps_to_target": step,
             "resolution": list(self._crossing(self.histories[trial])) if step else None,
@@ -258,7 +273,7 @@ class PointSearch:
                     "outcome": self._outcome(history),
                     "steps_to_target": self._steps(history),
                     "stopped_at_step": stop if history.diverged_at is None else last,
-                    "best_metric": history.best(metric),
+                    "best_metric": self._best(history),
                     "last_train_loss": losses[-1][1] if losses else None,
                 }
             )

@@ -17,7 +17,7 @@ from scaling.errors import UserError
 from scaling.models import smallest_group
 from scaling.train import planning
 from scaling.train.memory import memory_limit
-from scaling.train.point import Point, data_info, resolve, task_of
+from scaling.train.point import Point, data_info, inputs_of, resolve, task_of
 from scaling.train.population import Population
 from scaling.train.program import compile_program
 from scaling.train.step import AXIS, on_devices, shard
@@ -74,8 +74,8 @@ def smallest_batch(config: ConfigDict) -> int:
         return config.model.ghost_batch
     if norm != "batch":
         return 1
-    info = data_info(config.data)
-    fewest = smallest_group(task_of(config, info).model, info.image_shape)
+    task = task_of(config, data_info(config.data))
+    fewest = smallest_group(task.model, inputs_of(task))
     return 2 ** math.ceil(math.log2(fewest))
 
 

@@ -30,7 +30,7 @@ class NoiseTracker(Observer):
 
     def updates(self, first_step: int, rows: Mapping[str, np.ndarray]) -> None:
         """Metrics of consecutive updates, as `step.make_update` gives them."""
-        self._average.add(*_terms(rows, self.global_batch))
+        self._average.add(*noise_terms(rows, self.global_batch))
 
     def show(self, progress):
         progress.noise_scale(self.noise_scale)
@@ -64,7 +64,7 @@ def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] |
     rows = read_metrics(run.path, "train")
     rows = [row for row in rows if None not in (row["loss"], row["grad_sq_norm"])]
     columns = {name: np.asarray([row[name] for row in rows], float) for name in names}
-    terms = _terms(columns, plan.global_batch)
+    terms = noise_terms(columns, plan.global_batch)
     source, b_small = noise_parts(plan)
     spans = noise.windows(columns["step"], *terms, columns["loss"])
     by_devices = _by_devices(rows, plan) if source == "microbatches" else None
@@ -97,7 +97,7 @@ def _by_devices(rows, plan):
     return noise.noise_scale(*noise.estimate(np.mean(local, axis=1), big, *sizes))
 
 
-def _terms(metrics, global_batch):
+def noise_terms(metrics, global_batch):
     """Unbiased |G|^2 and tr(Sigma) of every update; NaN of those that were not measured."""
     names = "part_grad_sq_norm", "grad_sq_norm", "part_batch"
     small, big, b_small = (np.asarray(metrics[name], np.float64) for name in names)

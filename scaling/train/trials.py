@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling.crossings import History, first_crossing, next_evaluation
+from scaling.crossings import History, Metric, best_of, first_crossing, next_evaluation
 from scaling.errors import UserError
 from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines
@@ -78,13 +78,14 @@ class ToTheEnd(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class FirstCrossing(Rule):
-    """Trials train until none can be the first below a goal any more.
+    """Trials train until none can be the first to reach a goal any more.
 
     Attributes:
-      metric, goal: reached means strictly below.
+      metric, goal: reached means strictly better.
       resolution: evaluations are on a grid of steps that grows by this share, `next_evaluation`.
       margin: stop at this multiple of the first crossing; None: when all have crossed.
       within: first crossing of an earlier training of the same point: it bounds this one.
+      better: of the metric, lower or higher.
     """
 
     metric: str
@@ -93,13 +94,14 @@ class FirstCrossing(Rule):
     budget: int
     margin: float | None
     within: int | None = None
+    better: str = "lower"
 
     @property
     def keeps_winner(self):
         return self.margin is not None
 
     def first(self, histories):
-        return first_crossing(histories, self.metric, self.goal)
+        return first_crossing(histories, self.metric, self.goal, self.better)
 
     def next(self, training, evaluated):
         after = 0 if evaluated is None else next_evaluation(evaluated, self.resolution)
@@ -118,8 +120,8 @@ class FirstCrossing(Rule):
         if training.step >= self._bound(training) and training.evaluated == training.step:
             return True
         if self.margin is None and training.evaluated is not None:
-            outcomes = [h.outcome(self.metric, self.goal) for h in training.histories]
-            return "missed" not in outcomes
+            of = lambda history: history.outcome(self.metric, self.goal, self.better)
+            return "missed" not in map(of, training.histories)
         return training.all_diverged
 
 
@@ -262,6 +264,11 @@ class Training:
         """Whether no trial is left to train."""
         return all(history.diverged_at is not None for history in self.histories)
 
+    @property
+    def headline(self) -> tuple[str, Metric]:
+        """The task's first metric."""
+        return next(iter(self.point.task.metrics.items()))
+
     # ---- From beginning to end ----
 
     def run(self, lines: int, signals: Signals, label: str) -> Outcome:
@@ -319,7 +326,8 @@ class Training:
 
     def progress(self, label: str) -> Progress:
         """The live line."""
-        return Progress(label, self.rule.budget, self.point.global_batch, self.step)
+        batch = self.point.global_batch
+        return Progress(label, self.rule.budget, batch, self.step, self.headline[1])
 
     def _start(self, checkpoints, lines):
         """From the newest checkpoint, or from the beginning."""
@@ -352,8 +360,9 @@ class Training:
                 self._advance(due, progress)
             if self.step == due and not self.all_diverged:
                 self._evaluate()
-                errors = [h.last["error"] for h in self.histories if h.diverged_at is None]
-                progress.validation(min(errors, default=math.nan))
+                name, metric = self.headline
+                values = [h.last[name] for h in self.histories if h.diverged_at is None]
+                progress.validation(best_of(values, metric.better))
             for observer in self.observers:
                 observer.show(progress)
             if time.perf_counter() - self._saved > self.point.config.checkpoint.every_seconds:

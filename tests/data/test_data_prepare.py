@@ -129,8 +129,8 @@ def test_prepared_set_equals_its_source(name, originals, tmp_path, capsys):
             images[split], LABELS[split]
         )
     parts = [sources.load(name, split) for split in ("train", "validation")]
-    assert [len(part.labels) for part in parts] == [9, 3]
-    together = sum((pairs(p.images, p.labels) for p in parts), collections.Counter())
+    assert [len(part["label"]) for part in parts] == [9, 3]
+    together = sum((pairs(p["image"], p["label"]) for p in parts), collections.Counter())
     assert together == pairs(images["train"], LABELS["train"])
 
 
@@ -202,7 +202,7 @@ def test_download(originals, tmp_path, monkeypatch):
         originals("mnist", f"http://127.0.0.1:{server.server_port}")
         assert run("mnist") == 0
         server.shutdown()
-    assert len(sources.load("mnist", "test").labels) == 4
+    assert len(sources.load("mnist", "test")["label"]) == 4
 
 
 # ---- What goes wrong ----
@@ -295,9 +295,12 @@ def test_debians_fashion_mnist(tmp_path):
         )
         names = ["train", "validation"] if split == "train" else ["test"]
         parts = [sources.load("fashion_mnist", name) for name in names]
-        together = sum((pairs(p.images, p.labels) for p in parts), collections.Counter())
+        together = sum((pairs(p["image"], p["label"]) for p in parts), collections.Counter())
         assert together == pairs(images, labels)
-    info, pixels = sources.describe("fashion_mnist"), sources.load("fashion_mnist", "train").images
+    info, pixels = (
+        sources.describe("fashion_mnist"),
+        sources.load("fashion_mnist", "train")["image"],
+    )
     assert abs(pixels.mean() / 255 - info.mean[0]) < 5e-4
     assert abs(pixels.std() / 255 - info.std[0]) < 5e-4
 
@@ -323,7 +326,7 @@ tfds.builder_cls("mnist").url_infos = {{url: UrlInfo(**info) for url, info in in
 sizes = {{"train": 9, "validation": 3, "test": 4}}
 sources.INFOS["mnist"] = dataclasses.replace(sources.INFOS["mnist"], sizes=sizes)
 assert prepare.main(["mnist", "--from={folder}"]) == 0
-assert len(sources.load("mnist", "train").images) == 9
+assert len(sources.load("mnist", "train")["image"]) == 9
 import scaling.data.streaming, grain
 assert "tensorflow" not in sys.modules
 """

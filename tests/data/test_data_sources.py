@@ -45,7 +45,7 @@ def test_describe_knows_every_set():
     assert sources.describe("imagenet").streaming
     for name, info in sources.INFOS.items():
         assert info.name == name
-        assert len(info.mean) == len(info.std) == info.image_shape[-1]
+        assert len(info.mean) == len(info.std) == info.example["image"][0][-1]
         assert list(info.sizes) == ["train", "validation", "test"]
     sizes = sources.describe("imagenet").sizes
     assert sizes["train"] + sizes["validation"] == 1_281_167
@@ -54,7 +54,7 @@ def test_describe_knows_every_set():
 def test_describe_synthetic_takes_its_shape():
     sizes = {"train": 7, "validation": 2, "test": 1}
     info = sources.describe("synthetic", image_shape=[6, 5, 2], num_classes=3, sizes=sizes)
-    assert info.image_shape == (6, 5, 2)
+    assert info.example == {"image": ((6, 5, 2), "uint8"), "label": ((), "int32")}
     assert (info.num_classes, info.sizes, len(info.mean)) == (3, sizes, 2)
 
 
@@ -89,9 +89,9 @@ def test_digits_are_scikit_learns_each_once():
     from sklearn.datasets import load_digits
 
     splits = [sources.load("digits", name) for name in ("train", "validation", "test")]
-    images = np.concatenate([split.images for split in splits])
-    labels = np.concatenate([split.labels for split in splits])
-    assert [len(split.labels) for split in splits] == [1197, 300, 300]
+    images = np.concatenate([split["image"] for split in splits])
+    labels = np.concatenate([split["label"] for split in splits])
+    assert [len(split["label"]) for split in splits] == [1197, 300, 300]
     assert (images.dtype, images.shape, labels.dtype) == (np.uint8, (1797, 8, 8, 1), np.int32)
 
     known = load_digits()
@@ -102,12 +102,14 @@ def test_digits_are_scikit_learns_each_once():
 
 
 def test_digits_permutation_never_changes():
-    first = [sources.load("digits", s).labels[:5].tolist() for s in ("train", "validation", "test")]
+    first = [
+        sources.load("digits", s)["label"][:5].tolist() for s in ("train", "validation", "test")
+    ]
     assert first == [[2, 8, 2, 6, 6], [5, 3, 9, 6, 1], [8, 8, 2, 2, 2]]
 
 
 def test_digits_statistics():
-    info, pixels = sources.describe("digits"), sources.load("digits", "train").images / 255
+    info, pixels = sources.describe("digits"), sources.load("digits", "train")["image"] / 255
     assert abs(pixels.mean() - info.mean[0]) < 1e-4
     assert abs(pixels.std() - info.std[0]) < 1e-4
 
@@ -143,16 +145,17 @@ def test_a_registered_set_is_known_and_loaded_once(register):
 
     register("own", load, **OWN)
     info = sources.describe("own")
-    assert (info.image_shape, info.num_classes, info.streaming) == ((2, 3, 2), 4, False)
+    assert info.example == {"image": ((2, 3, 2), "uint8"), "label": ((), "int32")}
+    assert (info.num_classes, info.streaming, info.task) == (4, False, "classification")
     assert list(info.sizes.items()) == [("train", 5), ("validation", 2), ("test", 1)]
     assert (info.mean, info.std) == ((0.5, 0.5), (0.25, 0.25))
     assert calls == []
     sources.check_available("own")
     for _ in range(2):
         split = sources.load("own", "train")
-        np.testing.assert_array_equal(split.images, np.full((5, 2, 3, 2), 5))
-        np.testing.assert_array_equal(split.labels, [0, 1, 2, 3, 0])
-        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        np.testing.assert_array_equal(split["image"], np.full((5, 2, 3, 2), 5))
+        np.testing.assert_array_equal(split["label"], [0, 1, 2, 3, 0])
+        assert (split["image"].dtype, split["label"].dtype) == (np.uint8, np.int32)
     assert calls == ["train", "validation", "test"]
     with pytest.raises(UserError, match="no split 'valid'"):
         sources.load("own", "valid")
@@ -164,7 +167,7 @@ def test_the_newest_registration_counts(register):
     register("own", own_split, **OWN)
     sources.load("own", "test")
     register("own", lambda split: own_split(split, shift=3), **OWN, mean=(0.1, 0.2), std=0.5)
-    assert sources.load("own", "test").labels.tolist() == [3]
+    assert sources.load("own", "test")["label"].tolist() == [3]
     assert sources.describe("own").mean == (0.1, 0.2)
     assert sources.describe("own").std == (0.5, 0.5)
 
@@ -244,6 +247,97 @@ def test_arrays_not_as_registered_are_told(register, load, message):
     assert str(caught.value).startswith("Data set 'own', split 'validation': ")
 
 
+FORM = {
+    "example": {"x": ((3,), "float32"), "more": ((), np.uint8), "y": ((2,), float)},
+    "task": "regression",
+    "sizes": {"train": 4, "validation": 2, "test": 2},
+}
+
+
+def rows(split):
+    size = FORM["sizes"][split]
+    return {"x": np.ones((size, 3)), "more": np.arange(size), "y": np.zeros((size, 2), int)}
+
+
+def test_arrays_of_any_form(register):
+    register("own", rows, **FORM)
+    info, split = sources.describe("own"), sources.load("own", "train")
+    assert info.example["y"] == ((2,), "float64") and info.num_classes == 2 and info.mean == ()
+    assert {name: array.dtype.name for name, array in split.items()} == {
+        "x": "float32",
+        "more": "uint8",
+        "y": "float64",
+    }
+
+
+TOKENS = {"example": {"tokens": ((4,), np.uint16)}, "task": "language", "num_classes": 50}
+
+
+def test_durations_in_the_unit_of_the_task(register):
+    sizes = {"train": 100, "validation": 2, "test": 2}
+    register("own", rows, sizes=sizes, **TOKENS, bytes_per_token=3.0)
+    info = sources.describe("own")
+    assert info.steps("2k tokens", 5) == 100 and info.steps("1 epoch", 5) == 20
+    assert info.options == {"bytes_per_token": 3.0} and info.bytes_each == 8
+    with pytest.raises(UserError, match=r"Unknown unit 'tokens'.*Known: epochs, examples, steps"):
+        sources.describe("digits").steps("2k tokens", 5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"task": "regresion"}, "Unknown task 'regresion': did you mean 'regression'"),
+        (
+            {"example": {"x": ((3,), "float32")}},
+            "registered for regression and .* no 'y'; it has x",
+        ),
+        ({"example": {"x": (3, "float32"), "y": ((), "int8")}}, "example .*; use {name: "),
+        ({"example": {"x": ((3,), "text"), "y": ((), "int8")}}, "example .*; use {name: "),
+        ({"example": {"x": ((0,), "int8"), "y": ((), "int8")}}, "example .*; use {name: "),
+        ({"num_classes": 3}, "num_classes 3; use"),
+        ({"bins": 3}, "Task 'regression' does not read 'bins'"),
+        (TOKENS | {"num_classes": None}, "num_classes None; use at least 1"),
+    ],
+)
+def test_wrong_examples_are_told(register, changed, message):
+    with pytest.raises(UserError, match=message):
+        register("own", rows, **FORM | changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("x", [[1, 2, np.nan], [1, 2, 3]], "load returns x that are not finite, first in row 0"),
+        ("y", [[1, 2], [np.inf, 2]], "y that are not finite, first in row 1; replace or leave out"),
+        ("more", [1, 300], "int64 more from 1 to 300; return integers from 0 to 255"),
+        ("more", [1.5, 3], "float64 more from 1.5 to 3.0; return integers"),
+        ("x", [1, 2], r"x of shape \(2,\), and \(2, 3\) is registered"),
+        ("x", [["a"] * 3] * 2, "<U1 x; return numbers"),
+        ("z", [1, 2], "load returns dict of x, more, y, z; return a dict of x, more, y"),
+    ],
+)
+def test_arrays_of_another_form_are_told(register, name, values, message):
+    register("own", lambda split: rows(split) | {name: np.asarray(values)}, **FORM)
+    with pytest.raises(UserError, match=message) as caught:
+        sources.load("own", "validation")
+    assert str(caught.value).startswith("Data set 'own', split 'validation': ")
+
+
+def test_tokens_and_weights_out_of_range_are_told(register):
+    form = TOKENS | {"example": {**TOKENS["example"], "weights": ((4,), "float32")}}
+    arrays = {"tokens": np.ones((2, 4), int), "weights": np.ones((2, 4))}
+    load = lambda change: lambda split: {k: change.get(k, v) for k, v in arrays.items()}
+    sizes = dict.fromkeys(("train", "validation", "test"), 2)
+    for change, message in (
+        ({"tokens": np.full((2, 4), 50)}, "tokens from 50 to 50; return integers from 0 to 49"),
+        ({"weights": np.eye(2, 4) * [[1], [0]]}, "weights of 0 in all of row 1"),
+        ({"weights": np.full((2, 4), -1)}, "no weight below 0"),
+    ):
+        register("own", load(change), sizes=sizes, **form)
+        with pytest.raises(UserError, match=message):
+            sources.load("own", "test")
+
+
 def test_what_load_raises_keeps_its_traceback(register):
     def load(split):
         return [][len(split)]
@@ -279,23 +373,23 @@ def test_splits_equal_the_images_written(mnist, cached):
         split = sources.load("mnist", name)
         if cached:
             split = sources.load("mnist", name)
-            assert isinstance(split.images, np.memmap)
-        np.testing.assert_array_equal(split.images, MNIST[rows])
-        np.testing.assert_array_equal(split.labels, LABELS[rows])
-        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+            assert isinstance(split["image"], np.memmap)
+        np.testing.assert_array_equal(split["image"], MNIST[rows])
+        np.testing.assert_array_equal(split["label"], LABELS[rows])
+        assert (split["image"].dtype, split["label"].dtype) == (np.uint8, np.int32)
 
 
 def test_colours_are_rgb(tmp_path, set_sizes, write_tfds):
     set_sizes("cifar10", 10, 2, 4)
     write_tfds(tmp_path / "elsewhere", "cifar10", examples(CIFAR))
     split = sources.load("cifar10", "validation", data_dir=tmp_path / "elsewhere")
-    np.testing.assert_array_equal(split.images, CIFAR[10:12])
+    np.testing.assert_array_equal(split["image"], CIFAR[10:12])
 
 
 def test_the_newest_version_is_read(mnist, tmp_path, write_tfds):
     write_tfds(tmp_path / "tfds", "mnist", examples(MNIST[::-1]), version="1.0.10")
     write_tfds(tmp_path / "tfds", "mnist", examples(MNIST), version="1.0.9")
-    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[::-1][12:])
+    np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[::-1][12:])
 
 
 def test_available_sets_pass(mnist):
@@ -324,19 +418,19 @@ def test_second_load_reads_no_records(mnist, monkeypatch):
 
 
 def flip_a_pixel(entry):
-    data = bytearray((entry / "images.npy").read_bytes())
+    data = bytearray((entry / "image.npy").read_bytes())
     data[-1] ^= 1
-    (entry / "images.npy").write_bytes(data)
+    (entry / "image.npy").write_bytes(data)
 
 
 def cut_short(entry):
-    os.truncate(entry / "images.npy", 1000)
+    os.truncate(entry / "image.npy", 1000)
 
 
 def swap_the_split(entry):
     """Whole files, but of another split."""
-    np.save(entry / "images.npy", MNIST[:3])
-    np.save(entry / "labels.npy", LABELS[:3].astype(np.int32))
+    np.save(entry / "image.npy", MNIST[:3])
+    np.save(entry / "label.npy", LABELS[:3].astype(np.int32))
 
 
 @pytest.mark.parametrize(
@@ -345,36 +439,36 @@ def swap_the_split(entry):
         flip_a_pixel,
         cut_short,
         swap_the_split,
-        lambda entry: (entry / "labels.npy").unlink(),
-        lambda entry: (entry / "labels.npy").write_bytes(b""),
+        lambda entry: (entry / "label.npy").unlink(),
+        lambda entry: (entry / "label.npy").write_bytes(b""),
         lambda entry: (entry / "crc32.json").write_text("{"),
     ],
 )
 def test_damaged_cache_is_rebuilt(mnist, tmp_path, monkeypatch, damage):
     sources.load("mnist", "test")
     damage(cached_entry(tmp_path))
-    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+    np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[12:])
     monkeypatch.setattr(sources, "_decode_split", fail)
-    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+    np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[12:])
 
 
 def test_cache_never_serves_a_set_prepared_again(mnist, tmp_path, write_tfds):
     sources.load("mnist", "test")
     shutil.rmtree(mnist)
     write_tfds(tmp_path / "tfds", "mnist", examples(MNIST[::-1]), shards=2)
-    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[::-1][12:])
+    np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[::-1][12:])
 
 
 def test_cache_follows_the_split_boundary(mnist, set_sizes):
     sources.load("mnist", "validation")
     set_sizes("mnist", 8, 4, 4)
-    np.testing.assert_array_equal(sources.load("mnist", "validation").images, MNIST[8:12])
+    np.testing.assert_array_equal(sources.load("mnist", "validation")["image"], MNIST[8:12])
 
 
 def test_cache_that_can_not_be_written_is_skipped(mnist, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SCALING_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+    np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[12:])
 
 
 def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
@@ -461,7 +555,7 @@ def test_array_record_beside_another_format_will_do(mnist):
         info.update(fileFormat="tfrecord", alternativeFileFormats=["array_record"])
 
     edit_info(convert)(mnist)
-    np.testing.assert_array_equal(sources.load("mnist", "test").images, MNIST[12:])
+    np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[12:])
 
 
 def test_damaged_record_is_told(mnist):

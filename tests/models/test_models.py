@@ -215,12 +215,12 @@ def test_which_examples_interact():
     ],
 )
 def test_statistics_over_too_few_values_are_refused(name, options, batch, shape, words):
-    model = build_model(name, 10, **options)
+    model, images = build_model(name, 10, **options), jax.ShapeDtypeStruct((1, *shape), np.float32)
     if words is None:
-        check_statistics(model, shape, batch)
+        check_statistics(model, images, batch)
         return
     with pytest.raises(UserError) as error:
-        check_statistics(model, shape, batch)
+        check_statistics(model, images, batch)
     assert words in str(error.value)
 
 
@@ -408,7 +408,6 @@ def test_keywords_of_any_name_are_passed(table):
             r"'Variant' returns \(1, 7\) for 1 example.*needs \(1, 3\)",
         ),
         (lambda self, x: nn.Dense(3)(x), r"needs \(1, 3\)"),
-        (_with_batch_norm, "create it by scaling.models.norm.make_norm"),
     ],
 )
 def test_results_that_can_not_be_used_are_told(table, call, words):
@@ -418,11 +417,43 @@ def test_results_that_can_not_be_used_are_told(table, call, words):
         shapes_of_variables(Classification(build_model("own", 3), example, 3))
 
 
+@pytest.mark.parametrize(
+    "call, train, words",
+    [
+        (lambda self, x, train: nn.Dropout(0.5, deterministic=not train)(x), False, ""),
+        (lambda self, x, train: nn.Dropout(0.0)(x, deterministic=not train), True, ""),
+        (lambda self, x, train: nn.Dropout(0.5)(x, not train), True, "layers.Dropout"),
+        (lambda self, x, train: nn.BatchNorm(use_running_average=True)(x), True, ""),
+        (lambda self, x, train: nn.BatchNorm()(x, use_running_average=not train), False, ""),
+        (
+            lambda self, x, train: nn.BatchNorm()(x, use_running_average=not train),
+            True,
+            "make_norm",
+        ),
+    ],
+)
+def test_flax_layers_are_used_where_the_layout_changes_nothing(table, call, train, words):
+    def whole(self, x, train):
+        return nn.Dense(3)(call(self, x.reshape(len(x), -1), train))
+
+    register("own", _variant(__annotations__={"num_classes": int}, call=whole))
+    model = build_model("own", 3)
+    variables = model.init(jax.random.key(0), X, train=False)
+    run = lambda: model.apply(variables, X, train=train, rngs={"dropout": jax.random.key(1)})
+    if words:
+        with pytest.raises(UserError, match=words):
+            run()
+    else:
+        assert run().shape == (6, 3)
+
+
 def test_batch_norm_that_can_not_see_other_devices_is_refused(table):
     fields = {"num_classes": int, "norm": str}
     register("own", _variant(__annotations__=fields, norm="batch", call=_with_batch_norm))
+    model = build_model("own", 3)
+    variables = model.init(jax.random.key(0), X, train=False)
     with pytest.raises(UserError, match="axis_name"):
-        jax.eval_shape(lambda: build_model("own", 3).init(jax.random.key(0), X, train=False))
+        jax.eval_shape(lambda: model.apply(variables, X, train=True, mutable=["batch_stats"]))
 
 
 def test_a_class_of_the_same_name_takes_the_place_of_the_one_before(table):

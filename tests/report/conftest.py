@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from readers import read_study
 from synthetic import HOSTILE, edit_result, write_workdir
 from synthetic_accuracy import write_accuracy_workdir
+from synthetic_branch import write_branch_workdir
 from synthetic_generalization import write_generalization_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
@@ -63,6 +64,7 @@ def every_kind(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
     workdirs = [
         write_adaptive_workdir(folder / "adaptive", title=HOSTILE),
+        write_branch_workdir(folder / "branch", title=HOSTILE),
         write_noise_workdir(folder / "noise", title=HOSTILE),
         write_noise_workdir(folder / "other", title=f"{HOSTILE} other", level=3),
         write_pareto_workdir(folder / "pareto", (4, 32, 256), title=HOSTILE),

@@ -25,7 +25,7 @@ def test_points_by_batch_size_with_the_numbers_of_their_records(small):
     for point in study.points:
         result = json.loads((small / point.directory.name / "result.json").read_text())
         fields = dataclasses.asdict(from_json(Record, vars(point)))
-        assert json.loads(json.dumps(fields)) == result | {"split": "validation"}
+        assert json.loads(json.dumps(fields)) == result | {"split": "validation", "better": "lower"}
         assert point.epochs == result["steps_to_target"] * point.global_batch / 1197
         assert point.directory.launches[0]["python"] == "3.11.2"
 

@@ -100,7 +100,7 @@ def test_layers_are_those_of_the_next_batch(study):
     config, _, results, _ = study
     point = resolve(points_of(config)["bs192_naive"])
     split, task = sources.load("digits", "train"), point.task
-    data = {"image": jnp.asarray(split.images), "label": jnp.asarray(split.labels)}
+    data = {"image": jnp.asarray(split["image"]), "label": jnp.asarray(split["label"])}
     model, norms = task.model.clone(axis_name=None), []
 
     def loss(params, batch_stats, index):

@@ -111,7 +111,7 @@ def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
     (layer,) = jax.tree.map(lambda a: np.asarray(a, np.float64), state.params).values()
     weights, bias = layer["kernel"], layer["bias"]
     split, info = sources.load("digits", "train", None), point.info
-    images = (split.images.reshape(1197, -1) / 255 - info.mean[0]) / info.std[0]
+    images = (split["image"].reshape(1197, -1) / 255 - info.mean[0]) / info.std[0]
     order, start, losses, examples = EpochOrder(3, 1197), 0, [], []
     rows = read_metrics(tmp_path, "train")
     for step in range(1, len(rows) + 1):
@@ -121,7 +121,7 @@ def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
         logits = images[chosen] @ weights + bias
         share = np.exp(logits - logits.max(1, keepdims=True))
         share /= share.sum(1, keepdims=True)
-        target = np.eye(10)[split.labels[chosen]]
+        target = np.eye(10)[split["label"][chosen]]
         losses.append(-np.log((share * target).sum(1)).mean())
         gradient = (share - target) / batch
         weights = weights - 0.004 * batch * images[chosen].T @ gradient
@@ -191,7 +191,7 @@ def test_the_loss_of_an_evaluation_is_that_of_the_first_examples(tmp_path):
     key, _ = jax.random.split(jax.random.key(3))
     state = init_state(point.task, point.make_optimizer, point.hparams, key)
     split = sources.load("digits", "train", None)
-    batch = point.preprocess(None, {"image": split.images[:300], "label": split.labels[:300]})
+    batch = point.preprocess(None, {"image": split["image"][:300], "label": split["label"][:300]})
     loss = point.task.sums(state.params, {}, batch, np.ones(300))["loss"] / 300
     (row,) = read_metrics(tmp_path, "train_eval")
     assert row["loss"] == pytest.approx(float(loss), rel=1e-5) and row["noise_scale"] is None

@@ -298,7 +298,7 @@ def test_the_training_split_is_evaluated_as_the_validation_split_is(size, count)
     population = Population(point, values, range(2), split="train")
     (row,) = _train(population, END)
     first = sources.load("digits", "train", None)
-    batch = {"image": first.images[:count], "label": first.labels[:count]}
+    batch = {"image": first["image"][:count], "label": first["label"][:count]}
     for k in range(2):
         outputs = point.task.outputs(*population.variables(k), point.preprocess(None, batch))
         expected, weights = point.task.score(outputs, batch)

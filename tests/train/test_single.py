@@ -232,7 +232,7 @@ def test_after_few_updates_batch_norm_validates_as_with_exact_statistics(tmp_pat
     state, info = weights(tmp_path), sources.INFOS["digits"]
     state = {name: leaf[0] for name, leaf in state.items()}
     splits = [sources.load("digits", split, None) for split in ("train", "validation")]
-    x, held_out = ((s.images / 255.0 - info.mean) / info.std for s in splits)
+    x, held_out = ((s["image"] / 255.0 - info.mean) / info.std for s in splits)
     x, held_out = (a.reshape(len(a), -1) for a in (x, held_out))
     dense = lambda layer, a: (
         a @ np.float64(state[f"{PARAMS}.Dense_{layer}.kernel"])
@@ -243,7 +243,7 @@ def test_after_few_updates_batch_norm_validates_as_with_exact_statistics(tmp_pat
         mean, deviation = x.mean(0), np.sqrt(x.var(0) + 1e-5)
         scale, bias = (state[f"{PARAMS}.GhostBatchNorm_{layer}.{k}"] for k in ("scale", "bias"))
         x, held_out = (np.maximum((a - mean) / deviation * scale + bias, 0) for a in (x, held_out))
-    logits, labels = dense(2, held_out), splits[1].labels
+    logits, labels = dense(2, held_out), splits[1]["label"]
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert validation["error"] == pytest.approx((logits.argmax(1) != labels).mean(), abs=0.02)
     loss = -log_p[np.arange(len(labels)), labels].mean()

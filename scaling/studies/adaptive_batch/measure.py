@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from scaling import durations, noise
+from scaling import noise
 from scaling.batch import plans
 from scaling.config import default_config
 from scaling.data import sources
@@ -167,7 +167,7 @@ def rules_of(config: ConfigDict) -> Rules:
         first_batch=config.global_batch,
         goals=tuple(sorted(adaptive.goals, reverse=True)),
         resolution=adaptive.resolution,
-        budget=durations.to_steps(config.duration, 1, info.sizes["train"]),
+        budget=info.steps(config.duration, 1),
         r=adaptive.r[0] if adaptive.r else None,
         smallest=adaptive.smallest,
         largest=adaptive.largest,

@@ -61,7 +61,9 @@ class Study(records.Study):
     @property
     def goal(self) -> str:
         """The hardest."""
-        return goal_text("loss", min(self.points[0].goals), "train")
+        return goal_text(
+            self.points[0].directory.metrics["loss"], min(self.points[0].goals), "train"
+        )
 
     @property
     def gamma(self) -> float | None:

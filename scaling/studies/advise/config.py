@@ -26,7 +26,7 @@ def section(c: ConfigDict) -> None:
     c.noise_scale = True
     c.advise = ConfigDict()
     c.advise.records = ()  # workdirs of finished steps_to_target studies of the same task
-    c.advise.goal = placeholder(float)  # validation error at which the run counts as done
+    c.advise.goal = placeholder(float)  # headline metric on validation, of a run that is done
     c.advise.devices = (1, 2, 4, 8, 16, 32, 64)  # numbers of devices to consider
     c.advise.batches = ()  # global batches to consider; (): powers of two up to the training set
     c.advise.largest = 65536  # per-device batch to try

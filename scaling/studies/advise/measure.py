@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from scaling import advice, comms, noise
 from scaling.config import differences
+from scaling.crossings import better_than
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.files import user_path
@@ -26,7 +27,11 @@ from scaling.report.wording import goal_text
 from scaling.signals import Signals
 from scaling.studies.advise.record import Record
 from scaling.studies.noise_records import Noise
-from scaling.studies.shared import in_parts, refuse_goals_of_a_constant, single_run
+from scaling.studies.shared import (
+    in_parts,
+    refuse_goals_of_a_constant,
+    single_run,
+)
 from scaling.studies.steps_to_target.analysis import Study
 from scaling.train import throughput
 from scaling.train.point import Point, resolve
@@ -74,7 +79,8 @@ def check(config: ConfigDict) -> None:
         check_installed()
     sources.check_available(config.data.name, config.data.dir)
     if settings.goal is not None:
-        refuse_goals_of_a_constant(config, "advise.goal", (settings.goal,), "error", "validation")
+        metric = point.task.headline
+        refuse_goals_of_a_constant(config, "advise.goal", (settings.goal,), metric, "validation")
 
 
 def _point(config):
@@ -96,7 +102,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     network, network_name = _network(config, link)
 
     recorded = _recorded(config)
-    reached = None if recorded else _steps_to_goal(config, run, tracked)
+    reached = None if recorded else _steps_to_goal(point.task, settings.goal, run, tracked)
     by_noise = _by_noise(noise_of_run, reached)
     curve = fitted = recorded and advice.Curve.of_fit(recorded.fit)
     if not fitted or fitted.critical.value is None:
@@ -108,7 +114,9 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     options = _options(config, point, curve, measured, network) if curve else []
     known = curve is not None and curve.s_min is not None
     best = advice.recommend(options, *((settings.max_hours, settings.max_cost) if known else ()))
-    goal = "" if settings.goal is None else goal_text("error", settings.goal)
+    metric, goal = point.task.metrics[point.task.headline], ""
+    if settings.goal is not None:
+        goal = goal_text(metric, settings.goal)
     return Record(
         study=config.study,
         memory=fits,
@@ -180,12 +188,13 @@ def _by_noise(measured, reached):
     return advice.CriticalBatch(level.noise_scale, level.low, level.high, ends, "noise scale")
 
 
-def _steps_to_goal(config, run, tracked):
-    """The first evaluation of the tracked run below the goal, or None."""
-    if config.advise.goal is None or tracked["status"] != "complete":
+def _steps_to_goal(task, goal, run, tracked):
+    """The first evaluation of the tracked run better than the goal, or None."""
+    if goal is None or tracked["status"] != "complete":
         return None
+    name, better = task.headline, task.metrics[task.headline].better
     rows = read_metrics(run.path / "tracked", "validation")
-    return next((row["step"] for row in rows if row["error"] < config.advise.goal), None)
+    return next((r["step"] for r in rows if better_than(r[name], goal, better)), None)
 
 
 def _recorded(config) -> Study | None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scaling.crossings import ERROR as METRIC
 from scaling.report.charts import (
     GREY,
     MARKERS,
@@ -40,7 +41,7 @@ class Curves:
 
 
 DISTANCE = Axis("distance ‖w − w₀‖", "linear", decimal_label)
-ERROR = Axis("validation error", tick=lambda value: metric_value("error", value))
+ERROR = Axis("validation error", tick=lambda value: metric_value(METRIC, value))
 LOSS = Axis("training loss", tick=decimal_label)
 GRADIENT = Axis("gradient norm ‖g‖", tick=decimal_label)
 SEEDS = "Means over the seeds that did not diverge, single seeds faint."

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from scaling import durations
 from scaling.config import default_config
 from scaling.crossings import History, next_evaluation
 from scaling.data import sources
@@ -69,9 +68,8 @@ def check(config: ConfigDict) -> None:
 
 def fit_range(point: Point) -> tuple[int, int]:
     """First and last step of the phase that the fits are of: one learning rate."""
-    settings, size = point.config.generalization, point.info.sizes["train"]
-    schedule = point.config.schedule
-    steps = lambda duration: durations.to_steps(duration, point.global_batch, size)
+    settings, schedule = point.config.generalization, point.config.schedule
+    steps = lambda duration: point.info.steps(duration, point.global_batch)
     first, last = max(1, steps(settings.fit_from), steps(schedule.warmup)), point.total_steps
     if settings.fit_to is not None:
         last = min(last, steps(settings.fit_to))

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+from scaling.crossings import ERROR as METRIC
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir, read_points
@@ -123,7 +124,7 @@ def _plus_minus(text: Callable[[float], str]) -> Callable[[Spread], str]:
     return lambda spread: text(spread.mean) + deviation(spread.sd)
 
 
-ERROR = _plus_minus(lambda value: metric_value("error", value))
+ERROR = _plus_minus(lambda value: metric_value(METRIC, value))
 POINTS = [
     Column("batch", "global_batch", count),
     Column("recipe", "recipes", ", ".join),

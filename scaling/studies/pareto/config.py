@@ -17,4 +17,4 @@ def section(c: ConfigDict) -> None:
     c.target.metric = "loss"
     c.target.repeats = 0
     c.pareto = ConfigDict()
-    c.pareto.goals = (1.0, 0.5)  # of target.metric; the lowest is the target.goal
+    c.pareto.goals = (1.0, 0.5)  # of target.metric; the hardest is the target.goal

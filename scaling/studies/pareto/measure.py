@@ -15,15 +15,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import durations
 from scaling.config import default_config
+from scaling.crossings import better_than
 from scaling.errors import UserError
 from scaling.optim.schedules import ENDLESS
 from scaling.record import RunDir, read_metrics
 from scaling.report.reading import from_json
 from scaling.signals import Signals
 from scaling.studies.pareto.record import Crossing, Record
-from scaling.studies.shared import batch_name, in_parts, single_run
+from scaling.studies.shared import batch_name, in_parts, metric_of, single_run
 from scaling.studies.steps_to_target import measure as steps_to_target
 from scaling.train.point import data_info
 from scaling.train.single import train_inside
@@ -33,7 +33,7 @@ dry_run = steps_to_target.dry_run
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
-    """One config for each batch size; its goal is the lowest.
+    """One config for each batch size; its goal is the hardest.
 
     Raises:
       UserError: no goals, or a target.goal beside them.
@@ -47,7 +47,8 @@ def points(config: ConfigDict) -> list[ConfigDict]:
         )
     configs = steps_to_target.points(config)
     for point in configs:
-        point.target.goal = min(point.pareto.goals)
+        better = metric_of(point, point.target.metric).better
+        point.target.goal = _easiest_first(point.pareto.goals, better)[-1]
     return configs
 
 
@@ -59,7 +60,7 @@ def check(config: ConfigDict) -> None:
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """One batch size: the search, every goal's steps, and the best trial's noise."""
     fields = steps_to_target.search_at(config, run, name, signals)
-    goals = sorted(config.pareto.goals, reverse=True)
+    goals = _easiest_first(config.pareto.goals, fields["better"])
     rows = read_metrics(run.path, config.target.split)
     tracked = {"noise_scale": None, "status": None}
     # One example has no parts, and a batch above the training set holds examples more than once.
@@ -67,17 +68,23 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     if fields["steps_to_target"] and divisible:
         again = tracked_config(config, fields)
         tracked = train_inside(again, run, f"{name} tracked", signals)
-    crossings = [_crossing(rows, config.target.metric, goal, config.global_batch) for goal in goals]
+    metric, better, batch = config.target.metric, fields["better"], config.global_batch
+    crossings = [_crossing(rows, metric, goal, better, batch) for goal in goals]
     own = {"goals": crossings, "tracked": tracked["noise_scale"]}
     return from_json(Record, fields | own | {"tracked_status": tracked["status"]})
 
 
-def _crossing(rows, metric, goal, batch) -> Crossing:
-    """The first evaluation of any trial below a goal, and that trial's evaluation before."""
-    below = [(r["step"], r["trial"]) for r in rows if r[metric] is not None and r[metric] < goal]
-    if not below:
+def _easiest_first(goals, better) -> list[float]:
+    return sorted(goals, reverse=better == "lower")
+
+
+def _crossing(rows, metric, goal, better, batch) -> Crossing:
+    """The first evaluation of any trial better than a goal, and that trial's evaluation before."""
+    known = [row for row in rows if row[metric] is not None]
+    met = [(r["step"], r["trial"]) for r in known if better_than(r[metric], goal, better)]
+    if not met:
         return Crossing(goal, None, None, None)
-    step, trial = min(below)
+    step, trial = min(met)
     before = max((r["step"] for r in rows if r["trial"] == trial and r["step"] < step), default=0)
     return Crossing(goal, step, before, step * batch)
 
@@ -93,8 +100,8 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
     c.title = f"The best trial at batch {config.global_batch:,}, its gradient noise tracked"
     c.seed = result["trials"][result["best_trial"]]["seed"]
     c.eval.test = False
-    size = data_info(config.data).sizes["train"]
-    budget = durations.to_steps(config.duration, config.global_batch, size)
+    info = data_info(config.data)
+    budget = info.steps(config.duration, config.global_batch)
     best, steps = result["best"], result["steps_to_target"]
     if config.schedule.name not in ENDLESS:
         steps = round(best.get("decay_steps", best.get("decay_share", 1.0) * budget))
@@ -103,6 +110,6 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
     c.optim.base_lr = best.get("learning_rate", c.optim.base_lr)
     for section in (c.optim, c.schedule, c.loss):
         section.update({key: value for key, value in best.items() if key in section})
-    steps = max(steps, durations.to_steps(c.schedule.warmup, c.global_batch, size))
+    steps = max(steps, info.steps(c.schedule.warmup, c.global_batch))
     c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
     return in_parts(c)

@@ -29,11 +29,12 @@ AGREEMENT = "the paper's own agreement is 2 to 8 times"
 
 def _goals(studies: Sequence[Study]) -> list[float]:
     """Of all studies, the easiest first."""
-    return sorted({front.goal for study in studies for front in study.fronts}, reverse=True)
+    higher = studies[0].measure.better == "higher"
+    return sorted({front.goal for study in studies for front in study.fronts}, reverse=not higher)
 
 
 def _goal(study: Study, front: Front) -> str:
-    return goal_text(study.metric, front.goal, study.split)
+    return goal_text(study.measure, front.goal, study.split)
 
 
 def answer(study: Study) -> str:
@@ -100,8 +101,10 @@ def _curves(study, colors) -> list[Mark]:
 def critical_batch(studies: Sequence[Study]) -> list[Panel]:
     """B_crit by goal and B_simple by training loss, the paper's Figure 14 at the right."""
     first, several = studies[0], len(studies) > 1
-    tick = partial(metric_value, first.metric)
-    x_axis = Axis(f"{first.measure_text}, falling to the right", tick=tick, reverse=True)
+    tick = partial(metric_value, first.measure)
+    falling = first.measure.better == "lower"
+    title = f"{first.measure_text}, {'falling' if falling else 'rising'} to the right"
+    x_axis = Axis(title, tick=tick, reverse=falling)
     # One colour for B_crit and one for B_simple where a study is alone, else one for each study.
     colors = [(style_of(i)[0],) * 2 if several else COLORS[:2] for i, _ in enumerate(studies)]
     pairs = list(zip(studies, colors, strict=True))
@@ -135,7 +138,7 @@ def _critical(study, color) -> list[Mark]:
 
 
 GOALS = [
-    Column("goal", lambda study, f, _: metric_value(study.metric, f.goal), str),
+    Column("goal", lambda study, f, _: metric_value(study.measure, f.goal), str),
     Column("batch sizes that reached it", lambda study, f, _: len(f.batches), count, "batch_sizes"),
     *csv_only(1, "goal", "reason"),
     fitted("S_min, steps", "s_min"),
@@ -159,7 +162,7 @@ WINDOW = [BATCH, Column("", lambda study, point, window: window, key="window")]
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per batch size: the steps to each goal."""
-    value = partial(metric_value, studies[0].metric)
+    value = partial(metric_value, studies[0].measure)
     steps = lambda goal: lambda study, point: point.crossing(goal).steps
     at = [Column(f"steps to {value(goal)}", steps(goal), count) for goal in _goals(studies)]
     average = lambda study, point: point.tracked and point.tracked.average

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from scaling import fits
-from scaling.crossings import fewest_of
+from scaling.crossings import Metric, best_of, fewest_of
 from scaling.errors import UserError
 from scaling.minima import noise_of
 from scaling.ratios import Ratio, critical_batch_ratio
@@ -35,7 +35,8 @@ class Point(Record):
         if self.best_trial is not None:
             return self.best_trial
         missed = [t for t in self.trials if t.outcome == "missed" and t.best_metric is not None]
-        return min(missed, key=lambda t: t.best_metric).trial if missed else None
+        closest = best_of(missed, self.better, key=lambda trial: trial.best_metric)
+        return closest and closest.trial
 
     @property
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +50,8 @@ class Point(Record):
         complete = [trial.trial for trial in self.trials if trial.outcome != "infeasible"]
         rows = [self.evaluations[trial] for trial in complete if trial in self.evaluations]
         step, value = np.hstack([np.empty((2, 0)), *rows])
-        value = value[(step <= steps) & np.isfinite(value)]
-        return float(value.min()) if value.size else None
+        values = value[(step <= steps) & np.isfinite(value)]
+        return best_of(values.tolist(), self.better)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,13 @@ class Study(records.Study):
         return self.points[0].metric
 
     @property
+    def measure(self) -> Metric:
+        """Its words, form and direction."""
+        return self.points[0].directory.metrics[self.metric]
+
+    @property
     def goal(self) -> float:
-        """What the metric must fall below."""
+        """What the metric must be better than."""
         return self.points[0].goal
 
     @property
@@ -77,7 +83,7 @@ class Study(records.Study):
     @property
     def measure_text(self) -> str:
         """validation error"""
-        return wording.measure_text(self.metric, self.split)
+        return wording.measure_text(self.measure, self.split)
 
     @property
     def best_metric(self) -> str:
@@ -87,7 +93,7 @@ class Study(records.Study):
     @property
     def goal_text(self) -> str:
         """2.5% validation error"""
-        return wording.goal_text(self.metric, self.goal, self.split)
+        return wording.goal_text(self.measure, self.goal, self.split)
 
     @property
     def recipe(self) -> dict:

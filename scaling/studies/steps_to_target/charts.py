@@ -209,7 +209,7 @@ def _trial_text(study, trial: Trial) -> str:
     lines += [f"{parameter_text(name)} {number(value)}" for name, value in trial.values.items()]
     if trial.steps_to_target is not None:
         lines.append(f"{count(trial.steps_to_target)} steps")
-    best = metric_value(study.metric, trial.best_metric)
+    best = metric_value(study.measure, trial.best_metric)
     lines.append(f"{study.best_metric} {best}")
     return "\n".join([*lines, f"stopped at step {count(trial.stopped_at_step)}"])
 
@@ -223,8 +223,9 @@ def curves(study: Study) -> list[Panel]:
         label = f"batch {count(point.global_batch)}" + ", not reached" * (not point.reached)
         dash = "solid" if point.reached else "dot"
         marks.append(Line(steps, values, color, label, dash, 1.1, text=label))
-        end = (np.abs(steps - point.steps_to_target) if point.reached else values).argmin()
-        text = f"{label}\nstep {count(int(steps[end]))}: {metric_value(study.metric, values[end])}"
+        sign = -1 if study.measure.better == "higher" else 1
+        end = (np.abs(steps - point.steps_to_target) if point.reached else sign * values).argmin()
+        text = f"{label}\nstep {count(int(steps[end]))}: {metric_value(study.measure, values[end])}"
         look = {"size": 4, "hollow": not point.reached, "texts": [text], "series": label}
         marks.append(Points([steps[end]], [values[end]], color, **look))
     x_axis = Axis("optimizer step", "binary", steps_label)
@@ -254,7 +255,7 @@ def _budget(study, budget: Budget, color, marker) -> list[Mark]:
     for spent in (True, False):
         group = [(batch, value) for batch, value, done in budget.results if done == spent]
         texts = [
-            f"batch {count(batch)}\n{metric_value(study.metric, value)} within {label}"
+            f"batch {count(batch)}\n{metric_value(study.measure, value)} within {label}"
             + "\nstopped before that was spent" * (not spent)
             for batch, value in group
         ]
@@ -265,7 +266,7 @@ def _budget(study, budget: Budget, color, marker) -> list[Mark]:
 
 
 def _metric_axis(study, label, include=()):
-    tick = lambda value: metric_value(study.metric, value)
+    tick = lambda value: metric_value(study.measure, value)
     return Axis(label, tick=tick, include=(study.goal, *include))
 
 

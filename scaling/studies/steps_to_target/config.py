@@ -26,11 +26,11 @@ def section(c: ConfigDict) -> None:
     c.search.widen = 0  # how often to search on beyond a range at whose edge the best trial sits
 
     c.target = ConfigDict()
-    c.target.metric = "error"  # or loss
+    c.target.metric = "error"  # a metric of the data set's task, see scaling/tasks.py
     # Of the validation split; "train": of as many training examples, the first ones, without
     # dropout, augmentation or smoothing.
     c.target.split = "validation"
-    c.target.goal = 0.1  # reached means strictly below
+    c.target.goal = 0.1  # reached means strictly better
     # Training stops at this multiple of the first crossing. 1.0 finds the minimum and no more; its
     # interval has an upper end where about four trials cross until then.
     c.target.margin = 2.0

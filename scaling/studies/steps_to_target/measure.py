@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import durations, search
+from scaling import search
 from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError, look_up
@@ -42,7 +42,6 @@ from scaling.train.population import placements
 from scaling.train.resolved import point_values
 from scaling.train.search import PointSearch, searched, space_of
 
-METRICS = ("error", "loss")
 # Keys of single runs, and those to set instead.
 INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
 
@@ -64,8 +63,8 @@ def points(config: ConfigDict) -> list[ConfigDict]:
             )
     configs = by_batch_size(config)
     for point in configs:
-        size = data_info(point.data).sizes["train"]
-        steps = [durations.to_steps(d, point.global_batch, size) for d in point.target.budget]
+        info = data_info(point.data)
+        steps = [info.steps(duration, point.global_batch) for duration in point.target.budget]
         point.duration = f"{sum(steps)} steps"
     return configs
 
@@ -91,7 +90,7 @@ def check_values(config: ConfigDict) -> Point:
     """
     space = space_of(config)
     _check_space(config, space)
-    look_up("target.metric", config.target.metric, dict.fromkeys(METRICS))
+    shared.metric_of(config, config.target.metric)
     look_up("target.split", config.target.split, SPLITS)
     shared.refuse_keys_of_single_runs(config)
     point = resolve(config, searched(space))
@@ -161,9 +160,10 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     checked = {name: check_values(config) for name, config in points.items()}
     search, target = (next(iter(points.values()))[key] for key in ("search", "target"))
     ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in search.space.items())
+    metric = next(iter(checked.values())).task.metrics[target.metric]
     rows = {
         "search": f"{search.trials} trials per batch size by {search.sampler}: {'; '.join(ranges)}",
-        "goal": f"{goal_text(target.metric, target.goal, target.split)}; training stops at "
+        "goal": f"{goal_text(metric, target.goal, target.split)}; training stops at "
         f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
     }
     runs = lambda point: point.config.search.trials

@@ -48,9 +48,9 @@ class Record:
     status: str  # reached, target_not_reached, all_diverged or met_at_start
     global_batch: int
     train_size: int
-    metric: str  # error or loss
-    goal: float  # the metric must fall strictly below it
-    steps_to_target: int | None  # of the first evaluation below the goal, over all trials
+    metric: str  # of the task
+    goal: float  # the metric must be strictly better
+    steps_to_target: int | None  # of the first evaluation better than the goal, over all trials
     resolution: tuple[int, int] | None  # the best trial's evaluations before and at its crossing
     censored_at: int | None  # steps tried without reaching the goal
     budget_steps: int  # after which a trial gives up
@@ -71,6 +71,7 @@ class Record:
     trial_steps_per_second: float
     devices: dict[str, Any]
     split: str = "validation"  # whose metric the goal is on; train: as many training examples
+    better: str = "lower"  # or higher, of the metric; older records do not say
 
     @property
     def reached(self) -> bool:

@@ -87,8 +87,9 @@ def cautions(study: Study) -> list[str]:
 
 def details(study: Study) -> Details:
     """Goal and ranges."""
+    higher = study.measure.better == "higher"
     return {
-        "goal": [f"{study.goal_text}, strictly below"],
+        "goal": [f"{study.goal_text}, strictly {'above' if higher else 'below'}"],
         "search": list(dict.fromkeys(map(_search_text, study.points))),
     }
 

@@ -59,11 +59,8 @@ OUTCOMES = [
         lambda study, p: f"{count(p.counts['reached'])} of {count(len(p.trials))}",
         str,
     ),
-    Column(
-        "test error",
-        lambda study, p: (p.test or {}).get("error"),
-        partial(metric_value, "error"),
-    ),
+]
+MORE = [
     Column("", _ends("resolution"), key="resolution"),
     Column("", _ends("steps_interval"), key="steps_interval"),
     Column("", lambda study, p: len(p.repeats), key="repeats"),
@@ -73,18 +70,21 @@ OUTCOMES = [
 TRIAL = [*csv_only(1, "global_batch"), *csv_only(2, *(f.name for f in fields(Trial)))]
 
 
-def _columns(points: Sequence[Point]) -> list[Column]:
+def _columns(study: Study, points: Sequence[Point]) -> list[Column]:
     names = dict.fromkeys(name for point in points for name in point.ranges)
     best = [Column(parameter_text(name), partial(_best_text, name), str) for name in names]
-    return [*STEPS, *best, *OUTCOMES]
+    name, metric = study.headline
+    value = lambda study, point: (point.test or {}).get(name)
+    test = Column(f"test {metric.words}", value, partial(metric_value, metric))
+    return [*STEPS, *best, *OUTCOMES, test, *MORE]
 
 
 def table(studies: Sequence[Study], prefix: str = "") -> Table:
     """A row per batch size."""
     rows = of_points(studies)
-    return Table(_columns([point for _, point in rows]), rows, f"{prefix}points.csv")
+    return Table(_columns(studies[0], [point for _, point in rows]), rows, f"{prefix}points.csv")
 
 
 def point_texts(study: Study, points: Sequence[Point]) -> list[str]:
     """For hovering."""
-    return [hover(_columns([point]), (study, point)) for point in points]
+    return [hover(_columns(study, [point]), (study, point)) for point in points]

@@ -3,7 +3,6 @@
 from ml_collections import ConfigDict
 
 from scaling.data import sources
-from scaling.durations import to_steps
 from scaling.errors import UserError
 from scaling.optim.schedules import ENDLESS
 from scaling.record import RunDir
@@ -40,8 +39,8 @@ def goes_on(config: ConfigDict, run: RunDir, duration: str) -> bool:
       UserError: it is longer than this one, its learning rates depend on its duration, or it is
         finished and has no checkpoint.
     """
-    size = data_info(config.data).sizes["train"]
-    before, now = (to_steps(d, config.global_batch, size) for d in (duration, config.duration))
+    info = data_info(config.data)
+    before, now = (info.steps(d, config.global_batch) for d in (duration, config.duration))
     if before == now:
         return False
     what = f"{run.path} holds a run of {duration} ({before:,} steps), and this one is "

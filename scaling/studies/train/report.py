@@ -1,21 +1,21 @@
-"""Single runs: their curves, their errors and their speed."""
+"""Single runs: their curves, their metrics and their speed."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from scaling.crossings import best_of
 from scaling.report.blocks import Picture, Section
 from scaling.report.charts import Axis, Line, Panel, Points, shades, shown
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Study, Workdir, read_points
 from scaling.report.tables import Column, Table, csv_only, of_points
-from scaling.report.wording import count, metric_value, number, subject
+from scaling.report.wording import count, measure_text, metric_value, number, subject
 from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
 
 MOST = 300  # points of a curve
-error_text = functools.partial(metric_value, "error")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,11 +23,6 @@ class Point(Record):
     """One run."""
 
     directory: Directory
-
-    @property
-    def error(self) -> float | None:
-        """Of the last evaluation; None where there is none."""
-        return (self.validation or {}).get("error")
 
     def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """(steps, values) from metrics.jsonl, every n-th row where there are more than MOST."""
@@ -48,15 +43,22 @@ def read(workdir: Workdir) -> Study:
 
 
 def answer(study: Study) -> str:
-    """The run with the lowest validation error."""
-    points = [p for p in study.points if p.status == "complete" and p.error is not None]
-    if not points:
-        return f"{subject(study)}, no run has a validation error."
-    best = min(points, key=lambda point: point.error)
-    several = f", the lowest of {len(study.points)} runs," if len(study.points) > 1 else ""
+    """The run with the best validation error, or what the task has instead."""
+    name, metric = study.headline
+    values = {
+        point: value
+        for point in study.points
+        if point.status == "complete" and (value := (point.validation or {}).get(name)) is not None
+    }
+    if not values:
+        return f"{subject(study)}, no run has a {measure_text(metric)}."
+    best = best_of(values, metric.better, key=values.get)
+    lowest = "highest" if metric.better == "higher" else "lowest"
+    several = f", the {lowest} of {len(study.points)} runs," if len(study.points) > 1 else ""
+    value = f"{metric_value(metric, values[best])} {metric.unit}".rstrip()
     return (
         f"{subject(replace(study, points=[best]))}, batch {count(best.global_batch)} has a "
-        f"validation error of {error_text(best.error)}{several} after {count(best.steps)} steps, "
+        f"{measure_text(metric)} of {value}{several} after {count(best.steps)} steps, "
         f"at {number(best.examples_per_second)} examples per second."
     )
 
@@ -66,15 +68,15 @@ def cautions(study: Study) -> list[str]:
     return about_all(study.points, ("the run diverged.", lambda p: p.status == "diverged"))
 
 
-RUNS = [
+BEGIN = [
     Column("run", lambda study, point: point.directory.name, str),
     Column("batch", "global_batch", count),
     Column("status", "status", str),
     Column("steps", "steps", count),
     Column("learning rate", "learning_rate"),
     Column("train loss", lambda study, point: (point.train or {}).get("loss")),
-    Column("validation error", lambda study, point: point.error, error_text),
-    Column("test error", lambda study, point: (point.test or {}).get("error"), error_text),
+]
+END = [
     *csv_only(-1, "train", "validation", "test", "seconds"),
     Column("examples/s", "examples_per_second"),
     Column("B_simple", lambda s, p: p.noise_scale and p.noise_scale.level, estimate_text, "noise"),
@@ -83,18 +85,25 @@ RUNS = [
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per run."""
-    return Table(RUNS, of_points(studies), "runs.csv")
+    name, metric = studies[0].headline
+    value = lambda split: lambda study, point: (getattr(point, split) or {}).get(name)
+    held_out = [
+        Column(f"{split} {metric.words}", value(split), partial(metric_value, metric))
+        for split in ("validation", "test")
+    ]
+    return Table([*BEGIN, *held_out, *END], of_points(studies), "runs.csv")
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     runs, step = of_points(studies), Axis("optimizer step")
     loss = Panel(step, Axis("training loss"))
-    error = Panel(step, Axis("validation error", tick=error_text))
+    headline, metric = studies[0].headline
+    held_out = Panel(step, Axis(measure_text(metric), tick=partial(metric_value, metric)))
     noise = Panel(step, Axis("noise scale B_simple (examples)"))
     for (study, point), color in zip(runs, shades(len(runs)), strict=True):
         label = study.named(point.directory.name)
-        for panel, split, name in ((loss, "train", "loss"), (error, "validation", "error")):
+        for panel, split, name in ((loss, "train", "loss"), (held_out, "validation", headline)):
             x, y = point.curve(split, name)
             texts = [
                 f"{label}, step {count(s)}: {panel.y.tick(v)}" for s, v in zip(x, y, strict=True)
@@ -105,7 +114,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
             middle = lambda window: window.middle
             noise.marks.extend(window_marks(point.noise_scale, middle, color, label, label))
     caption = f"Of curves of more than {MOST} points every n-th is shown."
-    panels = shown([loss, error, noise])
+    panels = shown([loss, held_out, noise])
     picture = Picture("runs", caption, panels, "metrics.jsonl has no finite values")
     yield Section("Curves", [picture])
     yield Section("Run by run", [table(studies)])
