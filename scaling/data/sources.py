@@ -61,10 +61,19 @@ class DataInfo:
         kinds = self.example.values()
         return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in kinds)
 
+    @property
+    def amounts(self) -> dict[str, int]:
+        """What an example has of units other than examples, such as {"tokens": 128}."""
+        return task_class(self.task).amounts(self.example)
+
+    def amount_text(self, examples: int) -> str:
+        """1,024 examples; 1,024 examples = 131,072 tokens"""
+        units = {"examples": 1} | self.amounts
+        return " = ".join(f"{examples * each:,} {unit}" for unit, each in units.items())
+
     def steps(self, duration: str, batch: int) -> int:
         """`durations.to_steps` on the training set; UserError as there."""
-        amounts = task_class(self.task).amounts(self.example)
-        return to_steps(duration, batch, self.sizes["train"], amounts)
+        return to_steps(duration, batch, self.sizes["train"], self.amounts)
 
 
 def task_class(name: str) -> Any:

@@ -92,7 +92,12 @@ def priced_plan(
         "in matrix products here",
     }
     lines = [f"{title:>7}  {text}" for title, text in head.items() if text]
-    price = lambda examples, hours: f"{examples:.3g} examples, {hours:.2g} device-hours"
+    units = {"examples": 1} | info.amounts
+
+    def price(examples, hours):
+        amounts = [f"{examples * each:.3g} {unit}" for unit, each in units.items()]
+        return f"{' = '.join(amounts)}, {hours:.2g} device-hours"
+
     total = np.zeros(2)
     for name, point in points.items():
         examples = runs_of(point) * point.total_steps * point.global_batch

@@ -82,6 +82,7 @@ def plan_text(point: Point, program: Program) -> str:
         rule = "not scaled"
     options = [f"{key}={value}" for key, value in config.model.items() if key != "name"]
     epochs = values["total_examples"] / point.info.sizes["train"]
+    total = point.info.amount_text(values["total_examples"])
     sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
     warmup = point.hparams["warmup_steps"]
     flops = planning.step_flops(point, program.plan)
@@ -90,8 +91,8 @@ def plan_text(point: Point, program: Program) -> str:
         "model": f"{config.model.name}({', '.join(options)}), "
         f"{values['model']['parameters']:,} parameters",
         "data": f"{point.info.name}: {sizes}",
-        "training": f"{point.total_steps:,} steps = {values['total_examples']:,} examples "
-        f"= {epochs:.4g} epochs; validation every {point.eval_every:,} steps",
+        "training": f"{point.total_steps:,} steps = {total} = {epochs:.4g} epochs; validation "
+        f"every {point.eval_every:,} steps",
         "batch": str(program.plan)
         + (f"; statistics over {point.ghost_batch:,} examples" if point.ghost_batch else ""),
         "devices": kind,

@@ -107,9 +107,7 @@ def test_the_warmup_trains_the_batches_that_it_says(studied):
     assert point.constant.losses == pytest.approx(run.evaluate()["loss"].tolist(), rel=1e-5)
     steps, places = 0, [place for place, _ in point.warmup.schedule] + [96]
     for (place, size), end in zip(point.warmup.schedule, places[1:], strict=True):
-        at = resolve(branch.branch_of(config, size // 8, end - place)) if end > place else None
-        if at is None:
-            continue
+        at = resolve(branch.branch_of(config, size // 8, end - place))
         part = Population(at, [{}] * 2, [1, 2])
         if trials is not None:
             part.restore(0, trials, place)

@@ -197,8 +197,9 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     snapshots = [study.snapshot(step, losses[step]) for step in places_of(config) if step in losses]
     complete, again = history.diverged_at is None, {"constant": None, "warmup": None}
     if config.branch.warmup and complete:
-        critical = [snapshot.critical(config.branch.tolerance).factor for snapshot in snapshots]
-        places, factors = [s.examples for s in snapshots], config.branch.factors
+        before = snapshots[:-1]  # the last is the end of the run
+        critical = [snapshot.critical(config.branch.tolerance).factor for snapshot in before]
+        places, factors = [s.examples for s in before], config.branch.factors
         schedule = branching.warmup(places, critical, point.global_batch, factors)
         again["constant"] = study.train([(0, point.global_batch)], "constant")
         again["warmup"] = study.train(schedule, "warmup")
