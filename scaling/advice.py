@@ -14,17 +14,18 @@ minimum at B = B_crit, where their product is least (McCandlish et al. 2018, arX
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from scaling.batch import plans
-from scaling.comms import Network, all_reduce_seconds, nearest_published, step_seconds
+from scaling.batch import BatchPlan, plans
+from scaling.comms import BEST, Network, all_reduce_seconds, nearest_published, step_seconds
 from scaling.errors import UserError
 from scaling.fits import StepsFit, rounded
 
 Interval = tuple[float, float | None]  # None: unbounded
 
+RECOMMENDED = ("least_time", "least_cost", "knee")
 DIGITS = 9  # to which hours and costs are compared, because of rounding errors
 
 
@@ -48,43 +49,14 @@ class Speed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
-    """Work of one device in one update, without the all-reduce."""
-
-    seconds: float
-    accum_steps: int
-    micro_batch: int
-    extrapolated: bool  # the microbatch is smaller than any measured
-
-
-@dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Measured seconds of one update on one device, for batches that fit its memory.
+    """Measured seconds of one update on one device, for batches that fit its memory."""
 
-    Raises:
-      UserError: no measurement, unequal lengths, sizes not increasing, or a time not positive.
-    """
+    per_device_batches: Sequence[int]  # increasing
+    seconds: Sequence[float]
 
-    per_device_batches: tuple[int, ...]  # increasing
-    seconds: tuple[float, ...]
-
-    def __post_init__(self):
-        sizes, times = list(self.per_device_batches), list(self.seconds)
-        if not sizes or len(sizes) != len(times):
-            raise UserError(
-                f"There are {len(sizes)} per-device batches and {len(times)} times; pass at least "
-                "one batch, with one time each."
-            )
-        if sizes[0] < 1 or sizes != sorted(set(sizes)):
-            raise UserError(
-                f"The per-device batches are {sizes}; they must be at least 1 and increase."
-            )
-        wrong = [t for t in times if not 0 < t < math.inf]
-        if wrong:
-            raise UserError(f"One of the times is {wrong[0]} seconds; they must be positive.")
-
-    def compute(self, per_device_batch: int) -> Compute:
-        """The work of one update, measured or estimated from measurements.
+    def compute(self, per_device_batch: int) -> tuple[BatchPlan, float]:
+        """The layout of one update on one device and its seconds, measured or estimated.
 
         Linear between measured batches. Below the smallest, its time, since an underutilised device
         is hardly faster. Above the largest, gradient accumulation with the fastest of the equal
@@ -99,61 +71,28 @@ class Throughput:
         if per_device_batch <= largest:
             layouts = layouts[:1]
         measured = [p for p in layouts if p.micro_batch >= smallest] or layouts
-        best = min(measured, key=lambda p: p.accum_steps * self._seconds(p.micro_batch))
-        return Compute(
-            seconds=best.accum_steps * self._seconds(best.micro_batch),
-            accum_steps=best.accum_steps,
-            micro_batch=best.micro_batch,
-            extrapolated=best.micro_batch < smallest,
-        )
+        best = min(measured, key=self._seconds)
+        return best, self._seconds(best)
 
-    def compute_seconds(self, per_device_batch: int) -> float:
-        """Seconds of `compute`."""
-        return self.compute(per_device_batch).seconds
+    def _seconds(self, plan: BatchPlan) -> float:
+        one = float(np.interp(plan.micro_batch, self.per_device_batches, self.seconds))
+        return plan.accum_steps * one
 
-    def _seconds(self, batch: int) -> float:
-        return float(np.interp(batch, self.per_device_batches, self.seconds))
-
-
-def throughput_knee(batches: Sequence[int], seconds: Sequence[float], share: float = 0.9) -> int:
-    """The smallest per-device batch that reaches `share` of the best throughput.
-
-    Args:
-      batches: [k] measured per-device batches, increasing.
-      seconds: [k] of one update.
-      share: above 0 and at most 1.
-
-    Raises:
-      UserError: as `Throughput`, or a share out of range.
-    """
-    if not 0 < share <= 1:
-        raise UserError(f"The share of the best throughput is {share}; it must be in (0, 1].")
-    measured = Throughput(tuple(batches), tuple(seconds))
-    rates = np.divide(measured.per_device_batches, measured.seconds)
-    return int(measured.per_device_batches[np.argmax(rates >= share * rates.max())])
+    def knee(self, share: float) -> int:
+        """The smallest per-device batch that reaches `share` of the best throughput."""
+        rates = np.divide(self.per_device_batches, self.seconds)
+        return int(self.per_device_batches[np.argmax(rates >= share * rates.max())])
 
 
 @dataclasses.dataclass(frozen=True)
 class CriticalBatch:
-    """An estimate of the critical batch size, in examples.
-
-    Raises:
-      UserError: a value that is not positive or outside its bounds, or a negative bound.
-    """
+    """An estimate of the critical batch size, in examples."""
 
     value: float | None  # None: not resolved yet
     low: float | None  # None: unbounded, here and in `high`
     high: float | None
     range: tuple[float, float]  # smallest and largest global batch that it rests on
     source: str = ""  # "fit" or "noise scale"
-
-    def __post_init__(self):
-        numbers = [bound for bound in (self.low, self.value, self.high) if bound is not None]
-        if numbers != sorted(numbers) or min(numbers, default=0) < 0 or self.value == 0:
-            raise UserError(
-                f"The critical batch of the {self.source} is {self.value}, between {self.low} and "
-                f"{self.high}; pass positive numbers in ascending order."
-            )
 
     @classmethod
     def of_fit(cls, fit: StepsFit) -> "CriticalBatch":
@@ -176,107 +115,67 @@ class CriticalBatch:
         return f"{value} (above {rounded(self.low)})" if self.low else value
 
 
-def overlap(one: CriticalBatch, other: CriticalBatch) -> bool:
-    """Whether two intervals do; an open end overlaps whatever could lie beyond it."""
-    above = lambda low, high: low is not None and high is not None and low > high
-    return not (above(one.low, other.high) or above(other.low, one.high))
-
-
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """Steps to the goal, S(B) = S_min (1 + B_crit / B): McCandlish et al. 2018, eq. 2.11.
 
-    Without S_min, which a noise scale does not determine, steps are in units of S_min. With `fit`,
-    steps and intervals are those of the fit, which include the negative correlation of S_min and
-    B_crit; otherwise the interval combines the ends of both and is conservative.
-
-    Raises:
-      UserError: neither a value of the critical batch nor a fit, or an S_min that is not positive.
+    With `fit`, steps and intervals are those of the fit. With `anchor`, the curve passes through
+    that run and its interval is that of the critical batch alone, without the variance of the run.
+    With neither, S_min is not known, and steps are in units of it.
     """
 
-    critical: CriticalBatch
-    s_min: float | None = None
-    s_min_low: float | None = None  # None: unbounded, here and in `s_min_high`
-    s_min_high: float | None = None
-    fit: StepsFit | None = None
+    critical: CriticalBatch  # with a value, unless there is a fit
     anchor: tuple[float, float] | None = None  # (batch, steps) of a run on the curve
-
-    def __post_init__(self):
-        if self.fit is None and self.critical.value is None:
-            raise UserError(
-                f"The critical batch of the {self.critical.source} is not resolved, so steps are "
-                "unknown; measure longer, or pass a fit."
-            )
-        if self.fit is None and self.s_min is not None and not self.s_min > 0:
-            raise UserError(f"S_min is {self.s_min} steps; it must be positive.")
+    fit: StepsFit | None = None
 
     @classmethod
     def of_fit(cls, fit: StepsFit) -> "Curve":
         """The curve of a fit with its intervals."""
-        low, high = fit.s_min_interval
-        high = high if high < math.inf else None
-        return cls(CriticalBatch.of_fit(fit), fit.s_min, low, high, fit)
-
-    @classmethod
-    def through(cls, critical: CriticalBatch, batch: float, steps: float) -> "Curve":
-        """The curve of a critical batch through a run that took `steps` at `batch`.
-
-        Its interval is that of the critical batch alone, without the variance of the run.
-        """
-        at = lambda b_crit: _through(math.inf, b_crit, (batch, steps))
-        low, high = (None if end is None else at(end) for end in (critical.high, critical.low))
-        return cls(critical, at(critical.value), low, high, anchor=(batch, steps))
+        return cls(CriticalBatch.of_fit(fit), fit=fit)
 
     @property
-    def relative(self) -> bool:
-        """Whether steps are in units of an unknown S_min."""
-        return self.s_min is None
+    def s_min(self) -> float | None:
+        """S_min; None: not known."""
+        if self.fit is not None:
+            return self.fit.s_min
+        return self.anchor and self.steps(math.inf)
 
     def steps(self, batch: float) -> float:
         """Steps to the goal at a global batch."""
         if self.fit is not None:
             return float(self.fit.steps(batch))
-        return (1.0 if self.s_min is None else self.s_min) * (1 + self.critical.value / batch)
+        return self._steps(batch, self.critical.value)
 
     def steps_interval(self, batch: float) -> Interval:
         """(fewest, most) steps at a global batch; most is None where unbounded."""
         if self.fit is not None:
             low, high = (float(end) for end in self.fit.band(batch))
-            return low, high if high < math.inf else None
-        if self.anchor is not None:
+        else:
             high = self.critical.high
             bounds = self.critical.low or 0.0, math.inf if high is None else high
-            low, high = sorted(_through(batch, b_crit, self.anchor) for b_crit in bounds)
-            return low, high
-        low, high = (1.0, 1.0) if self.relative else (self.s_min_low or 0.0, self.s_min_high)
-        fewest = low * (1 + (self.critical.low or 0.0) / batch)
-        if high is None or self.critical.high is None:
-            return fewest, None
-        return fewest, high * (1 + self.critical.high / batch)
+            low, high = sorted(self._steps(batch, b_crit) for b_crit in bounds)
+        return low, high if high < math.inf else None
 
-
-def _through(batch: float, b_crit: float, anchor: tuple[float, float]) -> float:
-    """S(batch) on the hyperbola of `b_crit`, which may be infinite, through the anchor."""
-    at, steps = anchor
-    if math.isinf(b_crit):
-        return steps * at / batch
-    return steps * (1 + b_crit / batch) / (1 + b_crit / at)
+    def _steps(self, batch: float, b_crit: float) -> float:
+        """On the hyperbola of `b_crit`, which may be infinite, through the anchor."""
+        at, steps = self.anchor or (math.inf, 1.0)
+        if math.isinf(b_crit):
+            return steps * at / batch
+        return steps * (1 + b_crit / batch) / (1 + b_crit / at)
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One way to train: a global batch on a number of devices.
 
-    Where `relative`, steps, examples, hours and cost are in units of S_min.
+    Where S_min is not known, steps, hours and cost are in units of it.
     """
 
     devices: int
     global_batch: int
-    per_device_batch: int
     accum_steps: int
     micro_batch: int
     steps: float
-    examples: float
     step_seconds: float
     compute_seconds: float
     all_reduce_seconds: float  # total, including what is hidden behind the backward pass
@@ -287,8 +186,8 @@ class Option:
     cost_low: float
     cost_high: float | None
     efficiency: float  # weak scaling: time without the all-reduce, over the step time
-    relative: bool
     extrapolated: tuple[str, ...]  # reasons, in short phrases
+    learning_rate: float | None = None  # to start from
 
     @property
     def device_hours(self) -> float:
@@ -305,7 +204,6 @@ def plans_table(
     batches: Iterable[int],
     price_per_device_hour: float = 0.0,
     overlap: float = 0.0,
-    measured_devices: int = 1,
     multiple: int = 1,
     accumulate: bool = True,
 ) -> list[Option]:
@@ -320,20 +218,13 @@ def plans_table(
       batches: global batches to consider.
       price_per_device_hour: in any currency; 0 if devices are free.
       overlap: share of the all-reduce hidden behind the backward pass of the last microbatch.
-      measured_devices: the largest device count with measured step times.
       multiple: that per-device batches must be multiples of, such as a ghost batch.
       accumulate: whether per-device batches may exceed the largest one measured.
 
     Raises:
-      UserError: a negative price, a size below 1, no batch divides over any device count, and as
-        `scaling.comms.step_seconds`.
+      UserError: no batch divides over any device count, and as `scaling.comms.step_seconds`.
     """
-    if not 0 <= price_per_device_hour < math.inf:
-        raise UserError(f"The price is {price_per_device_hour} per device-hour; pass 0 or more.")
     counts, sizes = sorted(set(device_counts)), sorted(set(batches))
-    for name, values in (("device counts", counts), ("batches", sizes)):
-        if values and values[0] < 1:
-            raise UserError(f"One of the {name} is {values[0]}; they must be at least 1.")
     most = math.inf if accumulate else throughput.per_device_batches[-1]
     pairs = [(n, b) for n in counts for b in sizes if b % (n * multiple) == 0 and b // n <= most]
     if not pairs:
@@ -342,25 +233,51 @@ def plans_table(
             f"None of the batches {sizes} divides over any of {counts} devices{ghosts}; add "
             "batches that are multiples of a device count."
         )
-    options = []
-    for devices, batch in pairs:
-        compute = throughput.compute(batch // devices)
-        # Gradients are sent during the backward pass of the last microbatch only.
-        last = compute.seconds / compute.accum_steps
-        exposed = step_seconds(last, gradient_bytes, devices, network, overlap, "best") - last
-        options.append(
-            _option(
-                curve,
-                compute,
-                devices=devices,
-                batch=batch,
-                step=compute.seconds + exposed,
-                all_reduce=all_reduce_seconds(gradient_bytes, devices, network, "best"),
-                price=price_per_device_hour,
-                reasons=_reasons(curve, compute, devices, batch, measured_devices),
-            )
+    work = curve, throughput, network, gradient_bytes
+    return [_option(*work, *pair, price_per_device_hour, overlap) for pair in pairs]
+
+
+def _option(curve, throughput, network, gradient_bytes, devices, batch, price, overlap) -> Option:
+    plan, compute = throughput.compute(batch // devices)
+    # Gradients are sent during the backward pass of the last microbatch only.
+    last = compute / plan.accum_steps
+    step = compute + step_seconds(last, gradient_bytes, devices, network, overlap) - last
+    steps, (fewest, most) = curve.steps(batch), curve.steps_interval(batch)
+    hours = step / 3600  # of one step
+    cost = hours * devices * price
+    return Option(
+        devices=devices,
+        global_batch=batch,
+        accum_steps=plan.accum_steps,
+        micro_batch=plan.micro_batch,
+        steps=steps,
+        step_seconds=step,
+        compute_seconds=compute,
+        all_reduce_seconds=all_reduce_seconds(gradient_bytes, devices, network, BEST),
+        hours=steps * hours,
+        hours_low=fewest * hours,
+        hours_high=None if most is None else most * hours,
+        cost=steps * cost,
+        cost_low=fewest * cost,
+        cost_high=None if most is None else most * cost,
+        efficiency=compute / step,
+        extrapolated=tuple(_reasons(curve.critical, throughput, plan, devices, batch)),
+    )
+
+
+def _reasons(critical, throughput, plan, devices, batch) -> Iterator[str]:
+    """What lies outside the measured range."""
+    low, high = critical.range
+    if not low <= batch <= high:
+        span = f"{low:,.0f} to {high:,.0f}" if low < high else f"{low:,.0f}"
+        yield f"batch outside the {span} of the {critical.source}"
+    if devices > 1:
+        yield (
+            "more devices than the 1 measured: modelled without jitter or stragglers "
+            f"({nearest_published(devices)})"
         )
-    return options
+    if plan.micro_batch < throughput.per_device_batches[0]:
+        yield "per-device batch below the smallest measured"
 
 
 def front(options: Iterable[Option]) -> list[Option]:
@@ -377,34 +294,16 @@ def front(options: Iterable[Option]) -> list[Option]:
     return best
 
 
-@dataclasses.dataclass(frozen=True)
-class Recommendation:
-    """Three points of the Pareto front; None if no option is within the limits."""
-
-    least_time: Option | None
-    least_cost: Option | None
-    knee: Option | None  # the least product of time and cost
-
-
 def recommend(
     options: Sequence[Option], max_hours: float | None = None, max_cost: float | None = None
-) -> Recommendation:
-    """The fastest option, the cheapest, and the one with the least time x cost, ties to the fewest
-    devices.
+) -> dict[str, Option]:
+    """By RECOMMENDED, the fastest option, the cheapest, and the one with the least time x cost,
+    ties to the fewest devices; empty if none is within the limits.
 
     Args:
       options: from `plans_table`.
       max_hours, max_cost: limits on the expected values, not on the upper ends of intervals.
-
-    Raises:
-      UserError: a limit is given and S_min is unknown, so hours and cost are relative.
     """
-    limits = [limit for limit in (max_hours, max_cost) if limit is not None]
-    if limits and any(option.relative for option in options):
-        raise UserError(
-            f"A limit of {limits[0]} cannot be applied: S_min is unknown, so hours and cost are "
-            "relative; measure steps to the goal first, or drop the limit."
-        )
     within = front(
         option
         for option in options
@@ -412,53 +311,9 @@ def recommend(
         and (max_cost is None or option.cost <= max_cost)
     )
     if not within:
-        return Recommendation(None, None, None)
+        return {}
     knee = min(within, key=lambda o: (_round(o.hours * o.device_hours), o.devices))
-    return Recommendation(least_time=within[0], least_cost=within[-1], knee=knee)
-
-
-def _option(curve, compute, *, devices, batch, step, all_reduce, price, reasons) -> Option:
-    steps, (fewest, most) = curve.steps(batch), curve.steps_interval(batch)
-    hours = step / 3600  # of one step
-    cost = hours * devices * price
-    return Option(
-        devices=devices,
-        global_batch=batch,
-        per_device_batch=batch // devices,
-        accum_steps=compute.accum_steps,
-        micro_batch=compute.micro_batch,
-        steps=steps,
-        examples=steps * batch,
-        step_seconds=step,
-        compute_seconds=compute.seconds,
-        all_reduce_seconds=all_reduce,
-        hours=steps * hours,
-        hours_low=fewest * hours,
-        hours_high=None if most is None else most * hours,
-        cost=steps * cost,
-        cost_low=fewest * cost,
-        cost_high=None if most is None else most * cost,
-        efficiency=compute.seconds / step,
-        relative=curve.relative,
-        extrapolated=tuple(reasons),
-    )
-
-
-def _reasons(curve, compute, devices, batch, measured_devices) -> list[str]:
-    """What lies outside the measured range."""
-    reasons = []
-    low, high = curve.critical.range
-    if not low <= batch <= high:
-        span = f"{low:,.0f} to {high:,.0f}" if low < high else f"{low:,.0f}"
-        reasons.append(f"batch outside the {span} of the {curve.critical.source}")
-    if devices > measured_devices:
-        reasons.append(
-            f"more devices than the {measured_devices:,} measured: modelled without jitter or "
-            f"stragglers ({nearest_published(devices)})"
-        )
-    if compute.extrapolated:
-        reasons.append("per-device batch below the smallest measured")
-    return reasons
+    return dict(zip(RECOMMENDED, (within[0], within[-1], knee), strict=True))
 
 
 def _order(option: Option) -> tuple[float, float, int]:

@@ -25,14 +25,15 @@ on many devices with the model.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import scipy
-from numpy.typing import ArrayLike
 
 from scaling.errors import UserError, look_up
+from scaling.limits import COUNT, UP_TO_ONE, Limits
 
+FROM_0, ABOVE_0 = Limits(0, ends="[)"), Limits(0)  # and finite
 # The backward pass's share of a gradient's time: about twice the operations of the forward pass.
 BACKWARD_SHARE = 2 / 3
 BEST = "best"
@@ -43,40 +44,25 @@ class Link:
     """A link between any two devices of a network.
 
     Raises:
-      UserError: a negative latency, or a bandwidth that is not positive.
+      UserError: a negative or infinite latency, or a bandwidth that is not positive.
     """
 
     latency: float  # seconds per message
     bandwidth: float  # bytes per second that a device sends, while receiving as many
 
     def __post_init__(self):
-        if not 0 <= self.latency < math.inf:
-            raise UserError(
-                f"The latency of a link is {self.latency} seconds; it must be 0 or more and finite."
-            )
-        if not self.bandwidth > 0:
-            raise UserError(
-                f"The bandwidth of a link is {self.bandwidth} bytes/s; it must be positive."
-            )
+        FROM_0.check(f"The latency of a link is {self.latency} seconds", self.latency)
+        bandwidth = f"The bandwidth of a link is {self.bandwidth} bytes/s"
+        Limits(0, ends="(]").check(bandwidth, self.bandwidth)
 
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """Nodes of several devices: a fast link inside, a slower one between them.
-
-    Raises:
-      UserError: fewer than 2 devices per node.
-    """
+    """Nodes of several devices: a fast link inside, a slower one between them."""
 
     devices_per_node: int
     inside: Link
     between: Link  # of all adapters of a node together
-
-    def __post_init__(self):
-        if self.devices_per_node < 2:
-            raise UserError(
-                f"A node has {self.devices_per_node} device(s); use at least 2, or a Link."
-            )
 
 
 Network = Link | Nodes
@@ -130,89 +116,38 @@ def all_reduce_seconds(
     Raises:
       UserError: unknown algorithm, a negative size or fewer than 1 device.
     """
-    if not 0 <= size_bytes < math.inf:
-        raise UserError(f"The gradients have {size_bytes} bytes; the size must be finite and >= 0.")
-    if devices < 1:
-        raise UserError(f"The device count is {devices}; it must be at least 1.")
-    costs = _COSTS.values() if algorithm == BEST else [_cost(algorithm)]
+    FROM_0.check(f"The gradients have {size_bytes} bytes", size_bytes, "the size")
+    COUNT.check(f"The device count is {devices}", devices)
+    costs = look_up("all-reduce algorithm", algorithm, _COSTS)
+
+    def over(link, count):
+        terms = [cost(size_bytes, count) for cost in costs]
+        return min(messages * link.latency + sent / link.bandwidth for messages, sent in terms)
+
     if isinstance(network, Link):
-        return _fastest(costs, size_bytes, devices, network)
-    nodes = math.ceil(devices / network.devices_per_node)
-    inside = _fastest(costs, size_bytes, min(devices, network.devices_per_node), network.inside)
-    return inside + _fastest(costs, size_bytes, nodes, network.between)
+        return over(network, devices)
+    inside = over(network.inside, min(devices, network.devices_per_node))
+    return inside + over(network.between, math.ceil(devices / network.devices_per_node))
 
 
 def step_seconds(
-    compute_seconds: float,
-    size_bytes: float,
-    devices: int,
-    network: Network,
-    overlap: float = 0.0,
-    algorithm: str = "ring",
+    compute_seconds: float, size_bytes: float, devices: int, network: Network, overlap: float = 0.0
 ) -> float:
-    """Seconds of one update: gradients, and the exposed part of the all-reduce.
+    """Seconds of one update: gradients, and the exposed part of the fastest all-reduce.
 
     Args:
       compute_seconds: of one device's gradients; with accumulation, of the last microbatch.
-      size_bytes: of the gradients.
-      devices: number that share the batch.
-      network: a `Link` or `Nodes`.
       overlap: share of the all-reduce hidden behind the backward pass, 0 to 1; at most the time of
         the backward pass, `BACKWARD_SHARE` of the compute, is hidden.
-      algorithm: as for `all_reduce_seconds`.
 
     Raises:
       UserError: compute that is not positive, an overlap outside 0 to 1, and as
         `all_reduce_seconds`.
     """
-    _check_positive("compute time", compute_seconds)
-    if not 0 <= overlap <= 1:
-        raise UserError(f"The overlap is {overlap}; it must be between 0 and 1.")
-    reduce = all_reduce_seconds(size_bytes, devices, network, algorithm)
+    ABOVE_0.check(f"The compute time is {compute_seconds} seconds", compute_seconds)
+    UP_TO_ONE.check(f"The overlap is {overlap}", overlap)
+    reduce = all_reduce_seconds(size_bytes, devices, network, BEST)
     return compute_seconds + reduce - min(overlap * reduce, BACKWARD_SHARE * compute_seconds)
-
-
-def weak_scaling_efficiency(
-    compute_seconds: float,
-    size_bytes: float,
-    devices: int,
-    network: Network,
-    overlap: float = 0.0,
-    algorithm: str = "ring",
-) -> float:
-    """Throughput of n devices over n times that of one device with the same per-device batch.
-
-    The global batch grows with the devices. Arguments and errors as for `step_seconds`.
-    """
-    return compute_seconds / step_seconds(
-        compute_seconds, size_bytes, devices, network, overlap, algorithm
-    )
-
-
-def strong_scaling_efficiency(
-    seconds_alone: float,
-    compute_seconds: float,
-    size_bytes: float,
-    devices: int,
-    network: Network,
-    overlap: float = 0.0,
-    algorithm: str = "ring",
-) -> float:
-    """Throughput of n devices over n times that of one device with the same global batch.
-
-    It includes both the all-reduce and the lower utilisation at small per-device batches.
-
-    Args:
-      seconds_alone: of one update on one device with the whole global batch.
-      compute_seconds: of one of n devices with its share of the batch.
-      size_bytes, devices, network, overlap, algorithm: as for `step_seconds`.
-
-    Raises:
-      UserError: as `step_seconds`.
-    """
-    _check_positive("time on one device", seconds_alone)
-    together = step_seconds(compute_seconds, size_bytes, devices, network, overlap, algorithm)
-    return seconds_alone / (devices * together)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,9 +168,8 @@ class Published:
 
     def modelled(self, overlap: float) -> float:
         """The model's efficiency of the same run, 0 to 1."""
-        return weak_scaling_efficiency(
-            self.compute_seconds, self.size_bytes, self.devices, self.network, overlap, BEST
-        )
+        run = self.compute_seconds, self.size_bytes, self.devices, self.network
+        return self.compute_seconds / step_seconds(*run, overlap)
 
     def __str__(self) -> str:
         """Such as "256 GPUs: about 90% measured, 88 to 100% modelled", without and with overlap."""
@@ -270,58 +204,32 @@ def nearest_published(devices: int) -> Published:
     return min(PUBLISHED, key=lambda run: abs(math.log(run.devices / devices)))
 
 
-def fit_link(
-    sizes: ArrayLike, seconds: ArrayLike, devices: ArrayLike, algorithm: str = "ring"
-) -> Link:
-    """Latency and bandwidth from measured all-reduces.
+def fit_link(sizes: Sequence[float], seconds: Sequence[float], devices: int) -> Link:
+    """Latency and bandwidth from measured ring all-reduces.
 
     Non-negative least squares of relative errors, so that short messages, which determine the
     latency, weigh as much as long ones, which determine the bandwidth.
 
     Args:
-      sizes: [k] bytes.
-      seconds: [k] per all-reduce.
-      devices: [k] per all-reduce, or one number for all.
-      algorithm: of the library; any but "best", which mixes several.
+      sizes: [k] bytes, of at least two different sizes.
+      seconds: [k] per all-reduce, positive.
+      devices: at least 2.
 
     Raises:
-      UserError: unequal lengths, a number that is not positive, fewer than 2 devices, or times that
-        do not determine both latency and bandwidth.
+      UserError: long messages take no longer than short ones.
     """
-    cost = _cost(algorithm)
-    try:
-        size, time, count = np.broadcast_arrays(*(np.ravel(a) for a in (sizes, seconds, devices)))
-    except ValueError:
-        raise UserError(
-            f"There are {np.size(sizes)} sizes, {np.size(seconds)} times and {np.size(devices)} "
-            "device counts; pass one of each per all-reduce."
-        ) from None
-    for name, values in (("sizes", size), ("times", time)):
-        wrong = values[~((values > 0) & np.isfinite(values))]
-        if wrong.size:
-            raise UserError(f"One of the {name} is {wrong[0]}; they must be positive and finite.")
-    if (count < 2).any():
-        raise UserError(
-            f"An all-reduce over {count.min()} device(s) sends nothing; measure at least 2."
-        )
-    terms = np.array([cost(s, int(n)) for s, n in zip(size, count, strict=True)]) / time[:, None]
+    terms = np.array([_ring(size, devices) for size in sizes]) / np.reshape(seconds, (-1, 1))
     unit = np.linalg.norm(terms, axis=0)  # scales few messages and billions of bytes
-    if np.linalg.matrix_rank(terms / unit) < 2:
-        raise UserError(
-            f"{size.size} all-reduce time(s) at {np.unique(size).size} size(s) do not determine "
-            "both latency and bandwidth; measure a few kilobytes and many megabytes."
-        )
-    latency, per_byte = scipy.optimize.nnls(terms / unit, np.ones(size.size))[0] / unit
+    latency, per_byte = scipy.optimize.nnls(terms / unit, np.ones(len(terms)))[0] / unit
     if per_byte == 0:
         raise UserError(
-            f"All-reduces of {size.max():.3g} bytes took no longer than those of {size.min():.3g}, "
-            "so they do not determine the bandwidth; measure larger ones."
+            f"All-reduces of {max(sizes):.3g} bytes took no longer than those of "
+            f"{min(sizes):.3g}, so they do not determine the bandwidth; measure larger ones."
         )
     return Link(latency=float(latency), bandwidth=float(1 / per_byte))
 
 
 # (size in bytes, devices) -> (messages, bytes).
-Cost = Callable[[float, int], tuple[float, float]]
 
 
 def _ring(size: float, devices: int) -> tuple[float, float]:
@@ -344,25 +252,9 @@ def _rounds(devices: int) -> tuple[int, bool]:
     return rounds, devices > 1 << rounds
 
 
-_COSTS: dict[str, Cost] = {
-    "ring": _ring,
-    "halving_doubling": _halving_doubling,
-    "recursive_doubling": _recursive_doubling,
+_COSTS = {
+    "ring": (_ring,),
+    "halving_doubling": (_halving_doubling,),
+    "recursive_doubling": (_recursive_doubling,),
+    BEST: (_ring, _halving_doubling, _recursive_doubling),
 }
-
-
-def _cost(algorithm: str) -> Cost:
-    return look_up("all-reduce algorithm", algorithm, _COSTS)
-
-
-def _fastest(costs, size: float, devices: int, link: Link) -> float:
-    """Seconds of the fastest algorithm over one link."""
-    return min(
-        messages * link.latency + sent / link.bandwidth
-        for messages, sent in (cost(size, devices) for cost in costs)
-    )
-
-
-def _check_positive(name: str, seconds: float) -> None:
-    if not 0 < seconds < math.inf:
-        raise UserError(f"The {name} is {seconds} seconds; it must be positive and finite.")

@@ -49,7 +49,9 @@ from scaling.errors import UserError
 
 Array = NDArray[np.float64]
 
+CONFIDENCE = 0.95  # of intervals, two-sided
 FEWEST = 8  # measurements that a ratio needs
+WINDOWS = 20  # of a run, at most
 FIRST_WINDOW = 50  # the first window has 1 / 50 of a run's measurements
 BLOCKS = 20  # more follow a trend better, fewer tolerate a longer serial correlation
 
@@ -134,10 +136,21 @@ class Window(Estimate):
         return (self.first_step + self.last_step) / 2
 
 
-def noise_scale(
-    grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike, confidence: float = 0.95
-) -> Estimate:
-    """B_simple and its interval from a series of measurements; see the module docstring.
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """From the gradients of all N examples of a set, one by one; None: not positive.
+
+    `estimate` is unbiased for the first two on batches drawn with replacement; without, see there.
+    """
+
+    grad_sq_norm: float  # |G|^2 of the mean gradient
+    grad_variance_trace: float  # tr(Sigma), with 1 / N
+    noise_scale: float | None  # B_simple
+    hessian_noise_scale: float | None  # B_noise = tr(H Sigma) / (G^T H G), eq. 2.8
+
+
+def noise_scale(grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike) -> Estimate:
+    """B_simple and its 95% interval from a series of measurements; see the module docstring.
 
     Where the noise scale is barely resolved the ratio is biased low, since a series is resolved
     when its |G|^2 is large by chance. Measured by `benchmarks/noise_coverage.py`, the median of the
@@ -149,13 +162,7 @@ def noise_scale(
       grad_sq_norms: [n] estimates of |G|^2 in the order of training; see `estimate`. Rows in which
         either number is not finite are skipped as not measured.
       grad_variance_traces: [n] of tr(Sigma).
-      confidence: of the interval, two-sided.
-
-    Raises:
-      UserError: the lengths differ, or confidence is not between 0 and 1.
     """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence}; it must be between 0 and 1.")
     pairs = _pairs(grad_sq_norms, grad_variance_traces)
     pairs = pairs[:, np.isfinite(pairs).all(0)]
     count = pairs.shape[1]
@@ -164,7 +171,7 @@ def noise_scale(
     grad_sq_norm, trace = (float(mean) for mean in pairs.mean(1))
     if count < FEWEST:
         return Estimate(grad_sq_norm, trace, None, None, None, False, count)
-    low, high = _fieller(trace, grad_sq_norm, *_covariance(pairs), confidence)
+    low, high = _fieller(trace, grad_sq_norm, *_covariance(pairs))
     resolved = high is not None and trace > 0
     ratio = trace / grad_sq_norm if resolved else None
     return Estimate(grad_sq_norm, trace, ratio, low, high, resolved, count)
@@ -175,9 +182,8 @@ def windows(
     grad_sq_norms: ArrayLike,
     grad_variance_traces: ArrayLike,
     losses: ArrayLike,
-    count: int = 20,
 ) -> list[Window]:
-    """A run in at most `count` consecutive windows of increasing length.
+    """A run in at most WINDOWS consecutive windows of increasing length.
 
     The loss and |G|^2 fall fast at first and slowly later: of equal windows, the first would
     contain much of the fall and the last too little signal. The first has a fiftieth of the
@@ -189,23 +195,13 @@ def windows(
       steps: [n] in the order of training.
       grad_sq_norms, grad_variance_traces: [n], as for `noise_scale`.
       losses: [n] training losses.
-
-    Raises:
-      UserError: lengths differ, or `count` is not positive.
     """
-    if count < 1:
-        raise UserError(f"count is {count}; there must be at least one window.")
     pairs = _pairs(grad_sq_norms, grad_variance_traces)
     steps, losses = np.ravel(steps), np.asarray(losses, float).ravel()
-    if not steps.size == losses.size == pairs.shape[1]:
-        raise UserError(
-            f"There are {steps.size} steps, {losses.size} losses and {pairs.shape[1]} measurements "
-            "of the gradient; every step must have one of each."
-        )
     measured = np.flatnonzero(np.isfinite(pairs).all(0))
     if not measured.size:
         return []
-    starts = [measured[end] for end in _window_ends(measured.size, count)[:-1]]
+    starts = [measured[end] for end in _window_ends(measured.size)[:-1]]
     result = []
     for start, end in itertools.pairwise([0, *starts, steps.size]):
         loss = float(losses[start:end].mean())
@@ -220,11 +216,11 @@ def windows(
     return result
 
 
-def _window_ends(measurements: int, count: int) -> list[int]:
+def _window_ends(measurements: int) -> list[int]:
     """Cumulative measurements at the end of each window; the last is `measurements`."""
     first = min(measurements, max(FEWEST, measurements / FIRST_WINDOW))
     ends = []
-    for end in np.round(np.geomspace(first, measurements, count)).astype(int).tolist():
+    for end in np.round(np.geomspace(first, measurements, WINDOWS)).astype(int).tolist():
         if end - (ends[-1] if ends else 0) >= FEWEST:
             ends.append(end)
     return [*ends[:-1], measurements] if ends else [measurements]
@@ -273,20 +269,14 @@ class Tracker:
       decay: weight of the past at each measurement, in [0, 1); the average is over about
         1 / (1 - decay) measurements.
       measurements: number added.
-      raw_grad_sq_norm, raw_grad_variance_trace: averages initialised at zero.
-
-    Raises:
-      UserError: decay is not in [0, 1).
+      raw_grad_sq_norm, raw_grad_variance_trace: averages initialised at zero; their ratio needs no
+        bias correction.
     """
 
     decay: float
     measurements: int = 0
     raw_grad_sq_norm: float = 0.0
     raw_grad_variance_trace: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.decay < 1:
-            raise UserError(f"decay is {self.decay}; it must be at least 0 and below 1.")
 
     def add(self, grad_sq_norm: ArrayLike, grad_variance_trace: ArrayLike) -> None:
         """One measurement, or arrays of consecutive ones; non-finite ones are skipped."""
@@ -300,16 +290,6 @@ class Tracker:
         )
         self.raw_grad_sq_norm, self.raw_grad_variance_trace = filtered[:, -1].tolist()
         self.measurements += pairs.shape[1]
-
-    @property
-    def grad_sq_norm(self) -> float | None:
-        """The bias-corrected average of |G|^2; None before any measurement."""
-        return self._unbiased(self.raw_grad_sq_norm)
-
-    @property
-    def grad_variance_trace(self) -> float | None:
-        """Likewise of tr(Sigma)."""
-        return self._unbiased(self.raw_grad_variance_trace)
 
     @property
     def noise_scale(self) -> float | None:
@@ -327,20 +307,8 @@ class Tracker:
         """The state, for JSON."""
         return dataclasses.asdict(self)
 
-    def _unbiased(self, raw: float) -> float | None:
-        return raw / (1 - self.decay**self.measurements) if self.measurements else None
-
 
 # --- learning rates and batch sizes from the noise scale ---
-
-
-def optimal_rate(batch: ArrayLike, noise_scale: ArrayLike, rate_max: ArrayLike) -> Array:
-    """The optimal learning rate of a single step at `batch`: rate_max / (1 + B_noise / B), eq. 2.6.
-
-    The optimal decrease of the loss depends on the batch by the same factor, eq. 2.7. Arrays
-    broadcast. `noise_exact.HessianNoise.rate_max` is the rate at an unlimited batch.
-    """
-    return central_rate(batch, rate_max, noise_scale)
 
 
 def central_rate(
@@ -348,7 +316,8 @@ def central_rate(
 ) -> Array:
     """Centre of a search for the learning rate: rate_star / (1 + batch_star / B)^alpha, eq. A.3.
 
-    alpha is 1 for SGD and momentum, 0.5 to 1 for Adam and RMSProp. Arrays broadcast.
+    alpha is 1 for SGD and momentum, 0.5 to 1 for Adam and RMSProp. With alpha 1 and B_noise as
+    batch_star it is the optimal learning rate of a single step, eq. 2.6. Arrays broadcast.
     """
     return np.asarray(rate_star, float) / (1 + np.divide(batch_star, batch)) ** alpha
 
@@ -359,12 +328,12 @@ def adaptive_batch(noise_scale: float, r: float, smallest: int = 1, largest: int
     Nearest in log B. r is the price of a step in examples: at the optimum, one more step is worth
     r examples. r = E_min / S_min is the natural choice.
 
+    Args:
+      noise_scale, r: positive.
+
     Raises:
-      UserError: no power of two lies between `smallest` and `largest`, or noise_scale or r is not
-        positive.
+      UserError: no power of two lies between `smallest` and `largest`.
     """
-    if not (noise_scale > 0 and r > 0):
-        raise UserError(f"The noise scale is {noise_scale} and r is {r}; both must be positive.")
     low = math.ceil(math.log2(max(smallest, 1)))
     if 2**low > largest:
         raise UserError(
@@ -386,19 +355,8 @@ def gamma(noise_scales: ArrayLike, s: ArrayLike) -> float:
       noise_scales: [n] noise scale B, positive.
       s: [n] progress, in steps of an unlimited batch, increasing. In a run at batch size b,
         ds = dS / (1 + B / b).
-
-    Raises:
-      UserError: fewer than two points, lengths differ, s does not increase, or a noise scale is
-        not positive.
     """
-    noise_scales, s = (np.asarray(a, float).ravel() for a in (noise_scales, s))
-    if noise_scales.size != s.size or s.size < 2:
-        raise UserError(
-            f"There are {noise_scales.size} noise scales at {s.size} points of progress; pass "
-            "equal numbers of both, at least two."
-        )
-    if not (np.all(np.diff(s) > 0) and np.all(noise_scales > 0)):
-        raise UserError("Progress must increase and noise scales be positive at every point.")
+    noise_scales, s = np.asarray(noise_scales, float), np.asarray(s, float)
     root, examples = (np.trapezoid(y, s) for y in (np.sqrt(noise_scales), noise_scales))
     return float(root**2 / ((s[-1] - s[0]) * examples))
 
@@ -408,13 +366,7 @@ def gamma(noise_scales: ArrayLike, s: ArrayLike) -> float:
 
 def _pairs(grad_sq_norms: ArrayLike, grad_variance_traces: ArrayLike) -> Array:
     """[2, n]: |G|^2 and tr(Sigma)."""
-    rows = [np.asarray(a, float).ravel() for a in (grad_sq_norms, grad_variance_traces)]
-    if rows[0].size != rows[1].size:
-        raise UserError(
-            f"There are {rows[0].size} estimates of |G|^2 and {rows[1].size} of tr(Sigma); pass "
-            "them in pairs."
-        )
-    return np.stack(rows)
+    return np.stack([np.asarray(a, float).ravel() for a in (grad_sq_norms, grad_variance_traces)])
 
 
 def _covariance(pairs: Array) -> tuple[Array, float]:
@@ -437,7 +389,7 @@ def _covariance(pairs: Array) -> tuple[Array, float]:
 
 
 def _fieller(
-    top: float, bottom: float, covariance: Array, dof: float, confidence: float
+    top: float, bottom: float, covariance: Array, dof: float
 ) -> tuple[float | None, float | None]:
     """The positive part of the interval of a ratio of two means; None where unbounded.
 
@@ -445,7 +397,7 @@ def _fieller(
     Var(top - r bottom): a quadratic a r^2 - 2 b r + c <= 0, with a > 0 if and only if `bottom`
     differs significantly from zero. Its roots are c / q and q / a (Fieller 1954).
     """
-    t = scipy.stats.t.ppf((1 + confidence) / 2, dof)
+    t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, dof)
     means = np.array([bottom, top])
     (a, b), (_, c) = np.outer(means, means) - t**2 * covariance
     q = b + math.sqrt(max(b * b - a * c, 0.0))

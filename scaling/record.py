@@ -262,21 +262,6 @@ def _as_json(config):
     return json.loads(json.dumps(config))
 
 
-def read_points(workdir: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """(config, result) of every finished point under a workdir, by name.
-
-    Raises:
-      UserError: there are none.
-    """
-    found = {}
-    for path in sorted(workdir.glob("*/result.json")):
-        config = json.loads((path.parent / "config.json").read_text())
-        found[path.parent.name] = config, json.loads(path.read_text())
-    if not found:
-        raise UserError(f"{workdir} holds no finished point; name the workdir of a finished study.")
-    return found
-
-
 def read_metrics(path: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     """The rows of one split in `path`/metrics.jsonl, in order of step."""
     lines = (Path(path) / "metrics.jsonl").read_text().splitlines()

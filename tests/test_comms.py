@@ -6,7 +6,7 @@ What published tables can and cannot say about it:
   So these tests take nominal links and see whether the efficiency comes out, or lies where it must.
 - You et al. 2017 give two times of one machine, which bound its link from below.
 - Kurth et al. 2018 give 79.0% at 5,300 and 90.7% at 27,360 GPUs. With the nominal links and our
-  count of the parameters the model is far above both: the gap that `PUBLISHED` tells.
+  count of the parameters the model is far above both: the gap that `PUBLISHED` documents.
 """
 
 import math
@@ -25,8 +25,6 @@ from scaling.comms import (
     fit_link,
     nearest_published,
     step_seconds,
-    strong_scaling_efficiency,
-    weak_scaling_efficiency,
 )
 from scaling.errors import UserError
 
@@ -169,7 +167,7 @@ def test_one_device_needs_no_all_reduce_and_larger_ones_take_longer(network, alg
 
 
 def test_overlap_hides_a_share_and_never_more_than_the_backward_pass():
-    reduce = all_reduce_seconds(1e8, 8, LINK)  # 0.175 seconds
+    reduce = all_reduce_seconds(1e8, 8, LINK, "best")  # 0.175 seconds
     assert step_seconds(1.0, 1e8, 8, LINK) == pytest.approx(1 + reduce)
     assert step_seconds(1.0, 1e8, 8, LINK, overlap=0.25) == pytest.approx(1 + 0.75 * reduce)
     assert step_seconds(1.0, 1e8, 8, LINK, overlap=1.0) == pytest.approx(1.0)
@@ -179,31 +177,12 @@ def test_overlap_hides_a_share_and_never_more_than_the_backward_pass():
     assert step_seconds(short, 1e8, 8, LINK, overlap=1.0) == pytest.approx(expected)
 
 
-def test_weak_and_strong_scaling():
-    reduce = all_reduce_seconds(1e8, 8, LINK)
-    assert weak_scaling_efficiency(1.0, 1e8, 8, LINK) == pytest.approx(1 / (1 + reduce))
-    assert weak_scaling_efficiency(1.0, 1e8, 8, PERFECT) == 1
-    # An eighth of the batch takes a quarter of the time: half is lost before any all-reduce.
-    assert strong_scaling_efficiency(1.0, 0.25, 0, 8, PERFECT) == pytest.approx(0.5)
-    assert strong_scaling_efficiency(1.0, 0.25, 1e8, 8, LINK) == pytest.approx(
-        1 / (8 * (0.25 + reduce))
-    )
-
-
 # --- links from measurements ---
 
 
-@pytest.mark.parametrize("algorithm", COSTS)
-def test_a_link_is_recovered(algorithm):
+def test_a_link_is_recovered():
     sizes = [1e3, 1e5, 1e7, 1e9]
-    seconds = [all_reduce_seconds(s, 8, LINK, algorithm) for s in sizes]
-    link = fit_link(sizes, seconds, 8, algorithm)
-    assert (link.latency, link.bandwidth) == pytest.approx((LINK.latency, LINK.bandwidth))
-
-
-def test_one_size_at_several_device_counts_tells_a_link_too():
-    counts = [2, 4, 8]
-    link = fit_link([1e5] * 3, [all_reduce_seconds(1e5, n, LINK) for n in counts], counts)
+    link = fit_link(sizes, [all_reduce_seconds(s, 8, LINK) for s in sizes], 8)
     assert (link.latency, link.bandwidth) == pytest.approx((LINK.latency, LINK.bandwidth))
 
 
@@ -222,36 +201,17 @@ def test_a_latency_is_never_negative():
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (([1e6], [1.0], 8), ("1 all-reduce", "do not determine both latency and bandwidth")),
-        (([1e6, 1e6], [1.0, 1.1], 8), ("at 1 size",)),
-        (([1e3, 1e6], [2.0, 1.0], 8), ("took no longer", "larger")),
-        (([1e3, 1e6], [1.0, 0.0], 8), ("times is 0.0",)),
-        (([1e3, math.nan], [1.0, 2.0], 8), ("sizes is nan",)),
-        (([1e3, 1e6], [1.0, 2.0], [8, 1]), ("1 device", "at least 2")),
-        (([1e3, 1e6, 1e9], [1.0, 2.0], 8), ("3 sizes, 2 times",)),
-        (([1e3, 1e6], [1.0, 2.0], 8, "best"), ("'best'", "ring")),
-    ],
-)
-def test_what_tells_no_link_is_an_error(arguments, words):
-    with pytest.raises(UserError) as error:
-        fit_link(*arguments)
-    assert all(word in str(error.value) for word in words), error.value
-
-
-@pytest.mark.parametrize(
     "call, words",
     [
         (lambda: all_reduce_seconds(1, 2, LINK, "rign"), ("'rign'", "'ring'")),
-        (lambda: all_reduce_seconds(-1, 2, LINK), ("-1 bytes",)),
+        (lambda: all_reduce_seconds(-1, 2, LINK), ("-1 bytes", "at least 0")),
         (lambda: all_reduce_seconds(1, 0, LINK), ("device count is 0",)),
         (lambda: step_seconds(0, 1, 2, LINK), ("compute time is 0",)),
         (lambda: step_seconds(1, 1, 2, LINK, overlap=1.5), ("overlap is 1.5",)),
-        (lambda: strong_scaling_efficiency(0, 1, 1, 2, LINK), ("one device is 0",)),
         (lambda: Link(-1, 1), ("latency", "-1")),
+        (lambda: Link(math.inf, 1), ("latency", "inf")),
         (lambda: Link(0, 0), ("bandwidth", "0")),
-        (lambda: Nodes(1, LINK, LINK), ("1 device",)),
+        (lambda: fit_link([1e3, 1e6], [2.0, 1.0], 8), ("took no longer", "larger")),
     ],
 )
 def test_bad_input(call, words):
@@ -316,10 +276,10 @@ def test_dli_91_8_percent_on_4_gpus():
     # 1,314 images/s on one V100 and 4,826 on four, batch 32 each; WideResNet, 17,117,466 gradients.
     compute, size = 32 / 1314, 4 * 17_117_466
     measured = 4826 / (4 * 1314)
-    # The link is not told and overlap can make up for it, so this only brackets: a V100 has either
-    # PCIe 3 (16 GB/s nominal) or NVLink 2 (150 GB/s), and the measurement lies between the two.
-    efficiency = lambda gb, overlap=0.0: weak_scaling_efficiency(
-        compute, size, 4, Link(5e-6, gb * 1e9), overlap, "best"
+    # The link is not published and overlap can make up for it, so this only brackets: a V100 has
+    # PCIe 3 (16 GB/s nominal) or NVLink 2 (150 GB/s), and the measurement lies in between.
+    efficiency = lambda gb, overlap=0.0: (
+        compute / step_seconds(compute, size, 4, Link(5e-6, gb * 1e9), overlap)
     )
     assert efficiency(16) < measured < efficiency(150)
     # However much is hidden, a tenth of PCIe 3 is contradicted.

@@ -164,10 +164,10 @@ def test_serial_correlation_widens_the_interval():
 def test_the_interval_is_every_ratio_that_a_t_test_allows():
     """Fieller's set by its definition: (top - r bottom)^2 <= t^2 Var(top - r bottom)."""
     rng = np.random.default_rng(6)
-    bottom, top = 1 + rng.standard_normal(20), 50 + 20 * rng.standard_normal(20)
-    found = noise_scale(bottom, top, confidence=0.8)
+    bottom, top = 2 + rng.standard_normal(20), 50 + 20 * rng.standard_normal(20)
+    found = noise_scale(bottom, top)
     # 20 blocks of one: variance from successive differences, 2 x 19^2 / 56 degrees of freedom.
-    t = stats.t.ppf(0.9, 2 * 19**2 / 56)
+    t = stats.t.ppf(0.975, 2 * 19**2 / 56)
     for ratio in (found.low, found.high):
         rest = top - ratio * bottom
         variance = np.square(np.diff(rest)).sum() / 2 / 19 / 20
@@ -230,13 +230,6 @@ def test_measurements_that_are_missing_or_few():
         assert json.loads(json.dumps(found.as_dict(), allow_nan=False)) == found.as_dict()
 
 
-def test_bad_series_are_refused():
-    with pytest.raises(UserError, match=r"2 estimates of .* and 1 of"):
-        noise_scale([1.0, 2.0], [1.0])
-    with pytest.raises(UserError, match=r"confidence is 95; it must be between 0 and 1"):
-        noise_scale([1.0], [1.0], confidence=95)
-
-
 # --- windows ---
 
 
@@ -247,10 +240,11 @@ def series(count):
     return bottom, 100 + rng.standard_normal(count)
 
 
-def test_windows_grow_with_the_step():
+def test_windows_grow_with_the_step(monkeypatch):
+    monkeypatch.setattr(noise, "WINDOWS", 10)
     bottom, top = series(1000)
     steps, losses = np.arange(1000) * 2, np.linspace(2, 0, 1000)
-    found = noise.windows(steps, bottom, top, losses, count=10)
+    found = noise.windows(steps, bottom, top, losses)
     sizes = [w.measurements for w in found]
     assert sum(sizes) == 1000 and sizes[0] == 20 and len(sizes) == 10
     ends = np.cumsum(sizes)
@@ -277,7 +271,7 @@ def test_windows_of_a_run_measured_now_and_then():
     bottom[5::5], top[5::5] = series(19)
     losses = np.arange(100.0)
     losses[99] = np.inf
-    found = noise.windows(np.arange(100), bottom, top, losses, count=20)
+    found = noise.windows(np.arange(100), bottom, top, losses)
     assert [w.measurements for w in found] == [8, 11]  # no window of less than FEWEST
     assert [(w.first_step, w.last_step) for w in found] == [(0, 44), (45, 99)]
     assert found[0].loss == 22 and found[1].loss is None
@@ -303,13 +297,6 @@ def test_the_average_weights_by_steps_and_leaves_out_the_unresolved():
     assert noise.average([nothing]) == noise.average([]) == noise.Average(None, None, None)
 
 
-def test_bad_windows_are_refused():
-    with pytest.raises(UserError, match="3 steps, 2 losses and 2 measurements"):
-        noise.windows([1, 2, 3], [1.0] * 2, [1.0] * 2, [0.0] * 2)
-    with pytest.raises(UserError, match="count is 0"):
-        noise.windows([1], [1.0], [1.0], [0.0], count=0)
-
-
 # --- the tracker ---
 
 
@@ -319,8 +306,7 @@ def test_the_tracker_against_the_recursion_written_out():
     tracker = Tracker(0.9)
     tracker.add(bottom, top)
     weights = 0.9 ** np.arange(29, -1, -1.0)
-    assert tracker.grad_sq_norm == pytest.approx(np.average(bottom, weights=weights))
-    assert tracker.grad_variance_trace == pytest.approx(np.average(top, weights=weights))
+    assert tracker.raw_grad_sq_norm == pytest.approx(0.1 * weights @ bottom)
     ratio = np.average(top, weights=weights) / np.average(bottom, weights=weights)
     assert tracker.noise_scale == pytest.approx(ratio)
     assert tracker.measurements == 30
@@ -345,23 +331,20 @@ def test_pieces_give_the_state_of_the_whole(decay):
     assert whole.measurements == np.isfinite(bottom).sum()
 
 
-def test_the_tracker_knows_when_it_does_not_know():
+def test_the_tracker_has_no_value_where_it_is_not_resolved():
     tracker = Tracker(0.5)
-    assert tracker.grad_sq_norm is None and tracker.noise_scale is None
+    assert tracker.noise_scale is None
     tracker.add(np.ones(noise.FEWEST - 1), np.full(noise.FEWEST - 1, 9.0))
-    assert tracker.noise_scale is None and tracker.grad_sq_norm == pytest.approx(1)
+    assert tracker.noise_scale is None
     tracker.add(1.0, 9.0)
     assert tracker.noise_scale == pytest.approx(9)
     tracker.add(-5.0, 9.0)
-    assert tracker.noise_scale is None and tracker.grad_sq_norm < 0
+    assert tracker.noise_scale is None
     tracker.add([5.0, 5.0, 5.0], [9.0] * 3)
     assert tracker.noise_scale > 0
     before = tracker.as_dict()
     tracker.add([np.nan, 1.0], [1.0, np.inf])
     assert tracker.as_dict() == before
-    for decay in (1.0, -0.1, math.nan):
-        with pytest.raises(UserError, match="decay is"):
-            Tracker(decay)
 
 
 # --- formulas ---
@@ -370,7 +353,6 @@ def test_the_tracker_knows_when_it_does_not_know():
 def test_learning_rates():
     # 0.27 B / (96 + B), the paper's own law for SVHN.
     batch = np.array([24, 96, 1e9])
-    assert noise.optimal_rate(batch, 96, 0.27) == pytest.approx([0.054, 0.135, 0.27])
     assert noise.central_rate(batch, 0.27, 96) == pytest.approx([0.054, 0.135, 0.27])
     assert noise.central_rate(32, 0.1, 96, alpha=0.5) == pytest.approx(0.05)
     # Far below the scale the rate is linear in B, or goes with its root.
@@ -399,9 +381,6 @@ def test_bad_adaptive_batches_are_refused():
         noise.adaptive_batch(10, 10, 65, 100)
     with pytest.raises(UserError, match="No power of two lies between 0 and 0"):
         noise.adaptive_batch(10, 10, 0, 0)
-    for value, r in [(0, 1), (-3, 1), (1, 0), (math.nan, 1)]:
-        with pytest.raises(UserError, match="both must be positive"):
-            noise.adaptive_batch(value, r)
 
 
 def test_gamma():
@@ -414,16 +393,6 @@ def test_gamma():
     assert noise.gamma(scale(s), s) == pytest.approx(root**2 / (7 * examples), rel=1e-6)
     coarse = np.array([0.0, 1.0, 3.0])  # trapezia: 1 / 2 (y0 + y1) + (y1 + y2)
     assert noise.gamma([4.0, 9.0, 16.0], coarse) == pytest.approx((2.5 + 7) ** 2 / 3 / (6.5 + 25))
-
-
-def test_bad_series_for_gamma_are_refused():
-    with pytest.raises(UserError, match="2 noise scales at 3 points"):
-        noise.gamma([1.0, 2.0], [0, 1, 2])
-    with pytest.raises(UserError, match="at least two"):
-        noise.gamma([1.0], [0])
-    for values, s in [([1.0, 0.0], [0, 1]), ([1.0, 1.0], [0, 0]), ([1.0, math.nan], [0, 1])]:
-        with pytest.raises(UserError, match="Progress must increase"):
-            noise.gamma(values, s)
 
 
 def test_it_needs_no_jax():

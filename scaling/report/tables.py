@@ -139,3 +139,8 @@ def of_points(studies: Sequence[Study]) -> list[Row]:
 def within(studies: Sequence[Study], of: Callable[[Any], Sequence]) -> list[Row]:
     """Rows (study, point, x), for every x in of(point)."""
     return [(study, point, x) for study, point in of_points(studies) for x in of(point)]
+
+
+def hover(columns: Sequence[Column], row: Row) -> str:
+    """The titled columns of one row, a line each."""
+    return "\n".join(map(" ".join, zip(*Table(columns, [row]).cells(), strict=True)))

@@ -6,22 +6,14 @@ McCandlish et al. 2018 (arXiv:1812.06162): B_simple = tr(Sigma) / |G|^2, eq. 2.9
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from scaling.noise import Average, Estimate, Window
+from scaling.noise import Average, Estimate, Exact, Window
 from scaling.report.charts import Line, Mark, Points
 from scaling.report.wording import NOTHING, between, count, number
 
 UNRESOLVED = "B_simple not resolved: at least this"
-
-
-@dataclass(frozen=True)
-class Exact:
-    """From the gradients of all examples, one by one; None: not positive."""
-
-    grad_sq_norm: float
-    grad_variance_trace: float
-    noise_scale: float | None  # B_simple
-    hessian_noise_scale: float | None  # B_noise = tr(H Sigma) / (G^T H G), eq. 2.8
+COUPLED = "batch norm couples the examples of a batch, so B_simple is a rough guide."
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,34 @@ def estimate_text(estimate: Estimate | Average) -> str:
     return number(estimate.noise_scale) + ("" if span == NOTHING else f" ({span})")
 
 
+def estimate_marks(
+    x: Sequence[float],
+    estimates: Sequence[Estimate | Average],
+    texts: Sequence[str],
+    *style: Any,
+    faint: bool = False,
+) -> list[Points]:
+    """Resolved values with their intervals, and lower bounds of those that are not resolved.
+
+    Args:
+      texts: shown on hovering.
+      style: colour, label, marker and size of the resolved ones, as in `Points`.
+      faint: in the background, without intervals.
+    """
+    marks, color = [], style[0]
+    places = list(zip(x, estimates, texts, strict=True))
+    if resolved := [place for place in places if place[1].noise_scale is not None]:
+        x, values, texts = map(list, zip(*resolved, strict=True))
+        y = [value.noise_scale for value in values]
+        ends = {end: [getattr(v, end) for v in values] for end in ("low", "high") if not faint}
+        marks.append(Points(x, y, *style, faint=faint, texts=texts, **ends))
+    if bounded := [p for p in places if p[1].noise_scale is None and (p[1].low or 0) > 0]:
+        x, values, texts = map(list, zip(*bounded, strict=True))
+        y = [value.low for value in values]
+        marks.append(Points(x, y, color, UNRESOLVED, "^", 6, hollow=True, faint=faint, texts=texts))
+    return marks
+
+
 def window_marks(
     noise: Noise,
     place: Callable[[Window], float | None],
@@ -77,9 +97,7 @@ def window_marks(
     marker: str = "o",
     faint: bool = False,
 ) -> list[Mark]:
-    """Resolved windows with their intervals, and lower bounds of those that are not resolved.
-
-    A line joins windows that follow each other; it breaks where one is not resolved.
+    """The windows of a run. A line joins neighbours; it breaks where one is not resolved.
 
     Args:
       place: a window's x; None: it has no place.
@@ -88,53 +106,15 @@ def window_marks(
       faint: in the background, without intervals.
     """
     placed = [(x, window) for window in noise.windows if (x := place(window)) is not None]
-    resolved = [(x, w) for x, w in placed if w.noise_scale is not None]
-    bounded = [(x, w) for x, w in placed if w.noise_scale is None and (w.low or 0) > 0]
-    texts = lambda pairs: [window_text(window, name) for _, window in pairs]
     marks = []
     for known, group in itertools.groupby(placed, lambda pair: pair[1].noise_scale is not None):
         if known:
             x, y = zip(*[(x, window.noise_scale) for x, window in group], strict=True)
             marks.append(Line(x, y, color, width=0.8, faint=faint, series=label))
-    if resolved:
-        x, y = [x for x, _ in resolved], [w.noise_scale for _, w in resolved]
-        ends = [[] if faint else [getattr(w, end) for _, w in resolved] for end in ("low", "high")]
-        look = {"low": ends[0], "high": ends[1], "faint": faint, "texts": texts(resolved)}
-        marks.append(Points(x, y, color, label, marker, **look))
-    if bounded:
-        x, y = [x for x, _ in bounded], [w.low for _, w in bounded]
-        look = {"hollow": True, "faint": faint, "texts": texts(bounded)}
-        marks.append(Points(x, y, color, UNRESOLVED, "^", 6, **look))
-    return marks
-
-
-def window_text(window: Window, name: str) -> str:
-    """What hovering over a window shows."""
-    lines = [
-        name,
-        f"steps {count(window.first_step)} to {count(window.last_step)}",
-        f"B_simple {estimate_text(window)}",
-        f"training loss {number(window.loss)}",
-        f"{count(window.measurements)} measurements",
+    x, windows = [x for x, _ in placed], [window for _, window in placed]
+    texts = [
+        f"{name}\nsteps {count(w.first_step)} to {count(w.last_step)}\n"
+        f"B_simple {estimate_text(w)}\ntraining loss {number(w.loss)}"
+        for w in windows
     ]
-    return "\n".join(filter(None, lines))
-
-
-def exact_marks(noises: Sequence[Noise], colors: Sequence[str]) -> list[Points]:
-    """B_simple and B_noise from every example, before the first step and after the last."""
-    marks = []
-    for key, marker, label in (
-        ("noise_scale", "D", "B_simple from every example's gradient"),
-        ("hessian_noise_scale", "P", "B_noise, which weighs it by the Hessian"),
-    ):
-        for noise, color in zip(noises, colors, strict=True):
-            last = max((window.last_step for window in noise.windows), default=0)
-            values = {}
-            for when, step in (("start", 1), ("end", last)):  # an axis of logs has no 0
-                value = getattr(noise.exactly(when), key, None)
-                if value and value > 0:
-                    values[step] = value
-            if values:
-                look = {"hollow": True, "texts": [f"{label}: {number(v)}" for v in values.values()]}
-                marks.append(Points([*values], [*values.values()], color, label, marker, 7, **look))
-    return marks
+    return marks + estimate_marks(x, windows, texts, color, label, marker, faint=faint)

@@ -140,13 +140,6 @@ def metric_of(config: ConfigDict, name: str) -> Metric:
     return look_up("metric", name, task_of(config, data_info(config.data)).metrics)
 
 
-def goal_of(metric: Metric, goal: float, split: str) -> str:
-    """validation error below 0.1, as dry runs have it"""
-    side, unit = ("above" if metric.better == "higher" else "below"), f" {metric.unit}".rstrip()
-    split = {"train": "training"}.get(split, split)
-    return f"{split} {metric.words} {side} {goal:g}{unit}"
-
-
 def value_at(config: ConfigDict, path: str) -> Any:
     """Of a key, "section.name"."""
     for key in path.split("."):

@@ -92,12 +92,9 @@ def option(devices, batch, *, s_min=1000.0, b_crit=512.0, price=2.0) -> dict:
     return {
         "devices": devices,
         "global_batch": batch,
-        "per_device_batch": batch // devices,
         "accum_steps": 1,
         "micro_batch": batch // devices,
         "steps": steps,
-        "examples": steps * batch,
-        "relative": False,
         "learning_rate": batch / 1000,
         "step_seconds": compute + all_reduce,
         "compute_seconds": compute,
@@ -149,7 +146,7 @@ def advice_result(**changes) -> dict:
         "unit_hours": True,
         "s_min": 1000.0,
         "noise_scale": None,
-        "goal": "a validation error below 0.025",
+        "goal": "2.5% validation error",
         "network": "pcie4",
         "devices": CPU,
     }

@@ -59,10 +59,12 @@ def test_one_kind_has_no_kind_s_heading(every_kind, tmp_path):
 
 def test_a_goal_on_the_training_split_reads_its_lines(tmp_path):
     write_pareto_workdir(tmp_path, (8, 64))
-    point = read_study(tmp_path).points[0]
+    number = lambda: sum(
+        rows.shape[1] for rows in read_study(tmp_path).points[0].evaluations.values()
+    )
     path = tmp_path / "bs8" / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(point.evaluations.step) == sum(row["split"] == "train" for row in rows) > 0
+    before = number()
+    assert before == sum(row["split"] == "train" for row in rows) > 0
     path.write_text(path.read_text().replace('"train"', '"validation"', 3))
-    fewer = read_study(tmp_path).points[0].evaluations
-    assert len(fewer.step) == len(point.evaluations.step) - 3
+    assert number() == before - 3

@@ -88,6 +88,20 @@ def test_the_power_law_of_the_learning_rate(study):
     assert slope([1.0], [2.0]) is None
 
 
+def test_what_was_expected_and_what_was_measured(study):
+    [section] = [s for s in KIND.sections([study]) if s.title == "What it depends on"]
+    titles, *rows = section.blocks[0].cells()
+    assert titles == ["test", "expected", "measured"]
+    averages = [point.noise_scale.average for point in study.variants("batch")]
+    assert [row[1:] for row in rows[:3]] == [
+        ["1", "1.2"],
+        ["−1", f"−{-slope(*levels(study.variants('rate'), 'learning_rate')):.2f}"],
+        ["1", f"{max(averages) / min(averages):.3g}"],
+    ]
+    _, expected, measured = rows[3]
+    assert expected == "16 times" and measured.startswith("12 times: ")
+
+
 DIP = {"factor": 16.0, "first_step": 401, "last_step": 600}
 
 

@@ -38,13 +38,12 @@ def test_evaluations_are_sorted_and_null_is_nan(small):
     evaluations = read_study(small).points[0].evaluations
     rows = [json.loads(line) for line in lines]
     rows = [row for row in rows if row["split"] == "validation"]
-    assert len(rows) == len(evaluations.step)
-    for trial in range(12):
-        steps, values = evaluations.of(trial)
+    assert len(evaluations) == 12 and len(rows) == np.hstack([*evaluations.values()]).shape[1]
+    for trial, (steps, values) in evaluations.items():
         mine = sorted((r["step"], r["error"]) for r in rows if r["trial"] == trial)
         assert steps.tolist() == [step for step, _ in mine]
         np.testing.assert_array_equal(values, [np.nan if v is None else v for _, v in mine])
-    assert np.isnan(evaluations.value).any()
+    assert np.isnan(np.hstack([*evaluations.values()])).any()
 
 
 def test_unfinished_points_are_named_and_other_folders_are_not_points(small):
@@ -61,7 +60,7 @@ def test_a_point_without_metrics_or_resolved_values_is_still_read(small):
     (small / "bs8" / "metrics.jsonl").unlink()
     (small / "bs8" / "resolved.json").unlink()
     point = read_study(small).points[0]
-    assert point.evaluations.step.size == 0 and point.directory.launches == []
+    assert point.evaluations == {} and point.directory.launches == []
 
 
 def damage(name, content):

@@ -2,12 +2,13 @@
 
 import pytest
 
+from scaling.advice import CriticalBatch
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
+from scaling.report.contents import read_kinds
 from scaling.report.records import read_workdir
 from scaling.studies.advise import measure as advise_measure
-from scaling.studies.advise.report import KIND
-from scaling.studies.advise.study import read
+from scaling.studies.advise.report import KIND, read
 from scaling.studies.running import run_study
 
 
@@ -56,7 +57,7 @@ def test_what_was_measured(study):
     assert all(row.fits and row.bytes < point.limit_bytes for row in point.memory)
     critical = point.critical["noise_scale"]
     assert critical.low < critical.value < critical.high and critical.range == (64, 64)
-    assert point.critical["fit"] is None and point.goal == "a validation error below 0.3"
+    assert point.critical["fit"] is None and point.goal == "30% validation error"
     text = KIND.answer(study)
     assert "by the noise scale" in text and "EUR" not in text and " USD, at learning rate" in text
 
@@ -92,8 +93,10 @@ def test_a_curve_from_records(tmp_path):
     study.target.goal, study.target.budget, study.target.repeats = 0.5, ("200 steps",), 0
     run_study(study, tmp_path / "steps", None, lambda text: None)
     found = _advice(tmp_path / "advice", **{"advise.records": (str(tmp_path / "steps"),)})
-    assert found.point.critical["fit"].range == (8, 128)
-    assert found.point.goal == "a validation error below 0.5"
+    [(_, [recorded])] = read_kinds([tmp_path / "steps"])
+    assert found.point.critical["fit"] == CriticalBatch.of_fit(recorded.fit)
+    assert recorded.fit.measured == (8, 128)
+    assert found.point.goal == "50% validation error"
     assert "by the fit" in KIND.answer(found)
     other = {"advise.records": (str(tmp_path / "steps"),), "data.name": "synthetic"}
     with pytest.raises(UserError, match=r"another task than this config \(data.name"):
@@ -109,12 +112,12 @@ def test_records_of_several_goals_or_widths(tmp_path):
         study.target.goal = goal
         run_study(study, tmp_path / str(goal), None, lambda text: None)
     both = {"advise.records": tuple(str(tmp_path / goal) for goal in ("0.5", "0.6"))}
-    with pytest.raises(UserError, match=r"below 0.5 and to a validation error below 0.6"):
+    with pytest.raises(UserError, match=r"steps to 50% validation error and to 60%"):
         _advice(tmp_path / "advice", **both)
     wide = {"advise.records": both["advise.records"][:1], "model.widths": (9,)}
     with pytest.raises(UserError, match=r"another task than this config \(model.widths"):
         _advice(tmp_path / "advice", **wide)
-    with pytest.raises(UserError, match=r"0 batch size\(s\) reached the goal"):
+    with pytest.raises(UserError, match=r"0 batch sizes reached"):
         _advice(tmp_path / "advice", **{"advise.records": both["advise.records"][:1]})
 
 
@@ -144,8 +147,8 @@ def test_ghost_batches_are_whole_in_every_option(tmp_path):
     changes = {"model.norm": "ghost", "model.ghost_batch": 16, "advise.devices": (1, 3, 4)}
     found = _advice(tmp_path, **changes)
     assert [row.per_device_batch for row in found.point.memory] == [16, 32, 64]
-    assert {o.per_device_batch % 16 for o in found.point.options} == {0}
-    assert any("Batch norm couples examples" in sentence for sentence in KIND.cautions(found))
+    assert {o.global_batch % (16 * o.devices) for o in found.point.options} == {0}
+    assert any("batch norm couples" in sentence for sentence in KIND.cautions(found))
 
 
 def test_a_noise_scale_that_is_not_resolved(tmp_path):
@@ -167,7 +170,7 @@ def test_a_noise_scale_that_is_not_resolved(tmp_path):
         ({"advise.goal": 0.9}, "advise.goal: 0.9 takes no learning"),
         ({"global_batch": 1}, "global_batch is 1"),
         ({"advise.rule": "cube"}, "linear"),
-        ({"advise.records": ("nowhere",)}, "holds no finished point"),
+        ({"advise.records": ("nowhere",)}, "There is no workdir"),
         ({"advise.price": -1.0}, "price"),
         ({"advise.seconds": 0.0}, "above 0"),
         ({"batch_sizes": (1, 2)}, "advise.batches"),

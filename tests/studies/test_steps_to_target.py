@@ -496,9 +496,12 @@ def test_a_goal_that_a_constant_answer_meets_is_refused(
     changes |= {"loss.label_smoothing": 0.5}
     with pytest.raises(UserError) as caught:
         _run(_one(**changes, **{"target.goal": least + 1e-3}), tmp_path)
-    told = str(caught.value)
-    assert told.startswith(f"target.goal: {least + 1e-3:g} takes no learning") and "\n" not in told
-    assert f"the {split} split of lopsided" in told and f"the {metric} {least:.4g}" in told
+    message = str(caught.value)
+    assert (
+        message.startswith(f"target.goal: {least + 1e-3:g} takes no learning")
+        and "\n" not in message
+    )
+    assert f"the {split} split of lopsided" in message and f"the {metric} {least:.4g}" in message
     assert not list(tmp_path.iterdir())
     check(_one(**changes, **{"target.goal": least - 1e-3}))
 

@@ -18,20 +18,21 @@ from scaling.crossings import better_than
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.files import user_path
-from scaling.fits import StepsFit, fit_steps
 from scaling.optim import scale_learning_rate
-from scaling.record import RunDir, read_metrics, read_points
+from scaling.record import RunDir, read_metrics
+from scaling.report.kind import kind_of
 from scaling.report.reading import from_json
+from scaling.report.records import read_workdir
+from scaling.report.wording import goal_text
 from scaling.signals import Signals
-from scaling.studies.advise.record import Option, Record
+from scaling.studies.advise.record import Record
 from scaling.studies.noise_records import Noise
 from scaling.studies.shared import (
-    goal_of,
     in_parts,
-    metric_of,
     refuse_goals_of_a_constant,
     single_run,
 )
+from scaling.studies.steps_to_target.analysis import Study
 from scaling.train import throughput
 from scaling.train.point import Point, resolve
 from scaling.train.resolved import device_values
@@ -40,7 +41,6 @@ from scaling.train.single import train_inside
 from scaling.train.tensorboard import check_installed
 
 KNEE_SHARE = 0.9  # of the best examples per second
-FEWEST_POINTS = 3  # batch sizes that a fit needs
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
@@ -56,31 +56,31 @@ def name(config: ConfigDict) -> str:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, its data set and its records are there."""
-    wanted = config.advise
+    settings = config.advise
     if config.batch_sizes:
         raise UserError("batch_sizes is of other studies; name batches in advise.batches.")
     if not config.noise_scale:
         raise UserError("noise_scale is False, and advice rests on it; leave it True.")
-    if not wanted.devices:
+    if not settings.devices:
         raise UserError("advise.devices is empty; name at least one number of devices.")
-    limited = wanted.max_hours is not None or wanted.max_cost is not None
-    if limited and wanted.goal is None and not wanted.records:
+    limited = settings.max_hours is not None or settings.max_cost is not None
+    if limited and settings.goal is None and not settings.records:
         raise UserError(
             "advise.max_hours and max_cost need steps to a goal; set advise.goal or advise.records."
         )
-    scale_learning_rate(1.0, wanted.rule, 1, 1)
+    scale_learning_rate(1.0, settings.rule, 1, 1)
     point = _point(config)
     # The plans that measurements will be put into, with numbers of no meaning.
-    critical = advice.CriticalBatch(1.0, None, None, (1, 1))
+    curve = advice.Curve(advice.CriticalBatch(1.0, None, None, (1, 1)))
     every = advice.Throughput((1, 2**31), (1.0, 1.0))
-    _options(config, point, advice.Curve(critical), every, _network(config, None)[0])
+    _options(config, point, curve, every, _network(config, None)[0])
     _recorded(config)
     if config.metrics.tensorboard:
         check_installed()
     sources.check_available(config.data.name, config.data.dir)
-    if wanted.goal is not None:
+    if settings.goal is not None:
         metric = point.task.headline
-        refuse_goals_of_a_constant(config, "advise.goal", (wanted.goal,), metric, "validation")
+        refuse_goals_of_a_constant(config, "advise.goal", (settings.goal,), metric, "validation")
 
 
 def _point(config):
@@ -92,7 +92,7 @@ def _point(config):
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Measure this machine and this task, and advise."""
-    point, wanted = _point(config), config.advise
+    point, settings = _point(config), config.advise
     devices = device_values(point.devices)
     run.launched({"devices": devices})
     fits, speeds = _device(config)
@@ -102,43 +102,37 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     network, network_name = _network(config, link)
 
     recorded = _recorded(config)
-    reached = None if recorded else _steps_to_goal(point.task, wanted.goal, run, tracked)
+    reached = None if recorded else _steps_to_goal(point.task, settings.goal, run, tracked)
     by_noise = _by_noise(noise_of_run, reached)
-    by_fit = recorded and advice.CriticalBatch.of_fit(recorded.fit)
-    curve = _curve(config, by_noise, by_fit, recorded, reached)
-    sizes, seconds = [s.per_device_batch for s in speeds], [s.seconds for s in speeds]
-    options, chosen = [], None
-    if curve is not None:
-        every = advice.Throughput(tuple(sizes), tuple(seconds))
-        options = _options(config, point, curve, every, network)
-        limits = (None, None) if curve.relative else (wanted.max_hours, wanted.max_cost)
-        chosen = advice.recommend(options, *limits)
-
-    def with_rate(option):
-        rate = scale_learning_rate(point.peak, wanted.rule, option.global_batch, point.global_batch)
-        return Option(**dataclasses.asdict(option), learning_rate=rate)
-
-    best = {key: getattr(chosen, key, None) for key in ("least_time", "least_cost", "knee")}
-    goal = ""
-    if wanted.goal is not None:
-        metric = point.task.metrics[point.task.headline]
-        goal = f"a {goal_of(metric, wanted.goal, 'validation')}"
+    curve = fitted = recorded and advice.Curve.of_fit(recorded.fit)
+    if not fitted or fitted.critical.value is None:
+        anchor = reached and (config.global_batch, reached)
+        curve = advice.Curve(by_noise, anchor) if by_noise.value else None
+    measured = advice.Throughput(
+        [speed.per_device_batch for speed in speeds], [speed.seconds for speed in speeds]
+    )
+    options = _options(config, point, curve, measured, network) if curve else []
+    known = curve is not None and curve.s_min is not None
+    best = advice.recommend(options, *((settings.max_hours, settings.max_cost) if known else ()))
+    metric, goal = point.task.metrics[point.task.headline], ""
+    if settings.goal is not None:
+        goal = goal_text(metric, settings.goal)
     return Record(
         study=config.study,
         memory=fits,
         limit_bytes=throughput.limit_bytes(point),
         throughput=speeds,
-        throughput_knee=advice.throughput_knee(sizes, seconds, KNEE_SHARE),
+        throughput_knee=measured.knee(KNEE_SHARE),
         noise_scale=noise_of_run,
         tracked_status=tracked["status"],
-        critical={"noise_scale": by_noise, "fit": by_fit},
-        goal=recorded.goal if recorded else goal,
-        unit_hours=curve is not None and not curve.relative,
+        critical={"noise_scale": by_noise, "fit": fitted and fitted.critical},
+        goal=recorded.goal_text if recorded else goal,
+        unit_hours=known,
         s_min=curve and curve.s_min,
-        options=[with_rate(option) for option in options],
-        recommended={key: option and with_rate(option) for key, option in best.items()},
-        price_per_device_hour=wanted.price,
-        currency=wanted.currency,
+        options=options,
+        recommended={key: best.get(key) for key in advice.RECOMMENDED},
+        price_per_device_hour=settings.price,
+        currency=settings.currency,
         network=network_name,
         all_reduce=all_reduce,
         gradient_bytes=_gradient_bytes(point),
@@ -163,23 +157,25 @@ def _device(config):
 
 
 def _options(config, point, curve, measured, network):
-    """Plans that training would accept."""
-    wanted, size = config.advise, point.info.sizes["train"]
+    """Plans that training would accept, each with a learning rate to start from."""
+    settings, size = config.advise, point.info.sizes["train"]
     smallest = throughput.smallest_batch(config)
     powers = [smallest * 2**i for i in range((size // smallest).bit_length())]
-    return advice.plans_table(
+    options = advice.plans_table(
         curve,
         measured,
         network,
         _gradient_bytes(point),
-        wanted.devices,
-        wanted.batches or powers,
-        wanted.price,
-        wanted.overlap,
+        settings.devices,
+        settings.batches or powers,
+        settings.price,
+        settings.overlap,
         multiple=config.model.ghost_batch if config.model.get("norm") == "ghost" else 1,
         # Statistics over the global batch need a device's share in one microbatch.
         accumulate=config.model.get("norm") != "batch",
     )
+    rate = lambda batch: scale_learning_rate(point.peak, settings.rule, batch, point.global_batch)
+    return [dataclasses.replace(o, learning_rate=rate(o.global_batch)) for o in options]
 
 
 def _by_noise(measured, reached):
@@ -192,17 +188,6 @@ def _by_noise(measured, reached):
     return advice.CriticalBatch(level.noise_scale, level.low, level.high, ends, "noise scale")
 
 
-def _curve(config, by_noise, by_fit, recorded, reached):
-    """Steps to the goal: as fitted, else by the noise scale and the tracked run."""
-    if recorded and by_fit.value is not None:
-        return advice.Curve.of_fit(recorded.fit)
-    if by_noise.value is None:
-        return None
-    if reached is None:
-        return advice.Curve(by_noise)
-    return advice.Curve.through(by_noise, config.global_batch, reached)
-
-
 def _steps_to_goal(task, goal, run, tracked):
     """The first evaluation of the tracked run better than the goal, or None."""
     if goal is None or tracked["status"] != "complete":
@@ -212,61 +197,42 @@ def _steps_to_goal(task, goal, run, tracked):
     return next((r["step"] for r in rows if better_than(r[name], goal, better)), None)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Recorded:
-    """A curve from finished studies, and what its steps are to."""
-
-    fit: StepsFit
-    goal: str
-
-
-def _recorded(config) -> _Recorded | None:
-    """S(B) fitted to the finished studies that `advise.records` names.
+def _recorded(config) -> Study | None:
+    """The finished studies that `advise.records` names, as one.
 
     Raises:
-      UserError: no such study, one of another task or goal, or too few batch sizes that reached it.
+      UserError: no such study, one of another task or goal, or no fit of S(B).
     """
-    if not config.advise.records:
-        return None
+    names, studies = config.advise.records, []
     ours = json.loads(config.to_json_best_effort())
-    targets, steps, tried = set(), {}, {}
-    for workdir in config.advise.records:
-        for theirs, result in read_points(user_path(workdir, "advise.records")).values():
-            if theirs["study"] not in ("steps_to_target", "pareto"):
+    for workdir in (read_workdir(user_path(name, "advise.records")) for name in names):
+        if workdir.study not in ("steps_to_target", "pareto"):
+            raise UserError(
+                f"{workdir.path} holds a study of {workdir.study!r}; advise.records takes studies "
+                "of steps to a target."
+            )
+        studies.append(kind_of(workdir.study).read(workdir))
+        theirs = workdir.directories[0].config
+        for key in ("data", "model"):
+            if changed := differences(*({**task[key], "dir": None} for task in (theirs, ours))):
                 raise UserError(
-                    f"{workdir} holds a study of {theirs['study']!r}; advise.records takes studies "
-                    "of steps to a target."
+                    f"{workdir.path} is of another task than this config ({key}.{changed[0]}); "
+                    "advise on the task that was studied."
                 )
-            for key in ("data", "model"):
-                if changed := differences(_task(theirs[key]), _task(ours[key])):
-                    raise UserError(
-                        f"{workdir} is of another task than this config ({key}.{changed[0]}); "
-                        "advise on the task that was studied."
-                    )
-            metric = metric_of(config, result["metric"])
-            split = result.get("split", "validation")
-            targets.add(f"a {goal_of(metric, result['goal'], split)}")
-            batch = result["global_batch"]
-            steps[batch], tried[batch] = result["steps_to_target"], result["stopped_at_step"]
-    if len(targets) > 1:
+    if not studies:
+        return None
+    if len(goals := sorted({study.goal_text for study in studies})) > 1:
         raise UserError(
-            f"advise.records holds steps to {' and to '.join(sorted(targets))}; name records of "
-            "one goal."
+            f"advise.records holds steps to {' and to '.join(goals)}; name records of one goal."
         )
-    reached = [batch for batch in steps if steps[batch]]
-    if len(reached) < FEWEST_POINTS:
+    points = [point for study in studies for point in study.points]
+    study = dataclasses.replace(studies[0], points=sorted(points, key=lambda p: p.global_batch))
+    if not study.fit:
         raise UserError(
-            f"{', '.join(config.advise.records)}: {len(reached)} batch size(s) reached the goal, "
-            f"and a fit needs {FEWEST_POINTS}; search more of them or leave advise.records empty."
+            f"{', '.join(names)}: {study.no_fit} Search more batch sizes or leave advise.records "
+            "empty."
         )
-    missed = [None if steps[batch] else tried[batch] for batch in steps]
-    fit = fit_steps(list(steps), [steps[batch] for batch in steps], censored_at=missed)
-    return _Recorded(fit, targets.pop())
-
-
-def _task(section):
-    """A section of a config without where its files are."""
-    return {key: value for key, value in section.items() if key != "dir"}
+    return study
 
 
 def _measured_link(point: Point):
@@ -280,20 +246,20 @@ def _measured_link(point: Point):
 
 def _network(config, link):
     """(network, its name): as given, as measured, or nominal."""
-    wanted = config.advise
-    if (wanted.latency is None) != (wanted.bandwidth is None):
+    settings = config.advise
+    if (settings.latency is None) != (settings.bandwidth is None):
         raise UserError(
-            f"advise.latency is {wanted.latency} and advise.bandwidth {wanted.bandwidth}; give "
+            f"advise.latency is {settings.latency} and advise.bandwidth {settings.bandwidth}; give "
             "both, in seconds and bytes per second, or neither."
         )
-    nominal = look_up("advise.network", wanted.network, comms.NETWORKS)
-    if wanted.latency is not None:
-        given = comms.Link(wanted.latency, wanted.bandwidth)
+    nominal = look_up("advise.network", settings.network, comms.NETWORKS)
+    if settings.latency is not None:
+        given = comms.Link(settings.latency, settings.bandwidth)
         return given, f"a link of {given.bandwidth / 1e9:g} GB/s and {given.latency:g} s, as given"
     if link is not None:
         text = f"{link.bandwidth / 1e9:.3g} GB/s and {link.latency:.2g} s per message"
         return link, f"the link measured here, {text}"
-    return nominal, f"{wanted.network}, nominal"
+    return nominal, f"{settings.network}, nominal"
 
 
 def _gradient_bytes(point):
@@ -304,11 +270,11 @@ def _gradient_bytes(point):
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """What would be measured."""
     (config,) = points.values()
-    wanted = config.advise
-    counts = ", ".join(f"{n:,}" for n in wanted.devices)
+    settings = config.advise
+    counts = ", ".join(f"{n:,}" for n in settings.devices)
     lines = [
-        f"memory and speed at per-device batches up to {wanted.largest:,}, then this run with its "
-        f"noise scale tracked, then plans on {counts} devices:",
+        f"memory and speed at per-device batches up to {settings.largest:,}, then this run with "
+        f"its noise scale tracked, then plans on {counts} devices:",
         train_dry_run(_point(config).config),
     ]
     return "\n".join(lines)

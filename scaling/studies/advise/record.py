@@ -3,16 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from scaling import advice
-from scaling.advice import CriticalBatch, Fit, Speed
+from scaling.advice import CriticalBatch, Fit, Option, Speed
 from scaling.studies.noise_records import Noise
-
-
-@dataclass(frozen=True)
-class Option(advice.Option):
-    """One way to train, with the learning rate to start from."""
-
-    learning_rate: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 
 from scaling.report.charts import (
     COLORS,
@@ -19,31 +20,44 @@ from scaling.report.charts import (
     style_of,
 )
 from scaling.report.wording import count, number
-from scaling.studies.noise_records import estimate_text, exact_marks, window_marks
+from scaling.studies.noise_records import Noise, estimate_marks, estimate_text, window_marks
 from scaling.studies.noise_scale.analysis import Point, Study, levels, rise
 
 NOISE_SCALE = Axis("noise scale B_simple (examples)")
 STEPS = Axis("optimizer step")
-LOSS = Axis("training loss, falling to the right", reverse=True)
-SHADE = "#f3e3c3"
+MIDDLE = attrgetter("middle")  # of a window
+# Key of an exact value -> marker and label.
+EXACT = {
+    "noise_scale": ("D", "B_simple from every example's gradient"),
+    "hessian_noise_scale": ("P", "B_noise, which weighs it by the Hessian"),
+}
 
 
 def over_steps(studies: Sequence[Study]) -> list[Panel]:
     """B_simple along the base run."""
-    marks, noises, colors = [], [], []
+    marks = []
     for index, study in enumerate(studies):
-        if not study.measured:
-            continue
-        (color, marker), point = style_of(index), study.measured[0]
-        label = study.label or "B_simple over a window of steps, 95% interval"
-        batch = ", ".join(filter(None, ["batch size trained with", study.label]))
-        marks.append(Rule(color if study.label else GREY, batch, y=point.global_batch))
-        name = study.label or point.name
-        middle = lambda window: window.middle
-        marks += window_marks(point.noise_scale, middle, color, label, name, marker)
-        noises.append(point.noise_scale)
-        colors.append(color)
-    return shown([Panel(STEPS, NOISE_SCALE, marks + exact_marks(noises, colors))])
+        for point in study.measured[:1]:
+            color, marker = style_of(index)
+            batch = study.named("batch size trained with")
+            marks.append(Rule(color if study.label else GREY, batch, y=point.global_batch))
+            label = study.label or "B_simple over a window of steps, 95% interval"
+            name = study.label or point.name
+            marks += window_marks(point.noise_scale, MIDDLE, color, label, name, marker)
+            marks += _exact(point.noise_scale, color)
+    return shown([Panel(STEPS, NOISE_SCALE, marks)])
+
+
+def _exact(noise: Noise, color: str) -> list[Points]:
+    """Before the first step, drawn at 1 on the axis of logs, and after the last."""
+    marks = []
+    for key, (marker, label) in EXACT.items():
+        steps = (("start", 1), ("end", noise.windows[-1].last_step))
+        values = {step: getattr(noise.exactly(when), key, None) for when, step in steps}
+        x, y = [s for s, v in values.items() if v], [v for v in values.values() if v]
+        texts = [f"{label}: {number(value)}" for value in y]
+        marks += [Points(x, y, color, label, marker, 7, hollow=True, texts=texts)] * bool(x)
+    return marks
 
 
 def over_loss(studies: Sequence[Study]) -> list[Panel]:
@@ -56,10 +70,10 @@ def over_loss(studies: Sequence[Study]) -> list[Panel]:
             color, marker = style_of(place)
             if len(studies) > 1:  # colours for studies, markers for their runs
                 color, marker = style_of(index)[0], MARKERS[place % len(MARKERS)]
-            parts = [study.label, point.name, f"{count(point.parameters)} parameters"]
-            name = ", ".join(filter(None, parts))
+            name = study.named(point.name, f"{count(point.parameters)} parameters")
             marks += window_marks(point.noise_scale, place_of, color, name, name, marker)
-    return shown([Panel(LOSS, NOISE_SCALE, marks)])
+    loss = Axis("training loss, falling to the right", reverse=True)
+    return shown([Panel(loss, NOISE_SCALE, marks)])
 
 
 def over_variants(studies: Sequence[Study]) -> list[Panel]:
@@ -72,11 +86,14 @@ def over_variants(studies: Sequence[Study]) -> list[Panel]:
     ):
         marks = []
         for index, study in enumerate(studies):
-            points = study.variants(kind)
+            points = [point for point in study.variants(kind) if point.level]
             if any(point.kind == kind for point in points):
                 color, marker = style_of(index)
                 marks += _guide(points, of, exponent, color, guide)
-                marks.append(_levels(points, of, color, marker, study.label))
+                texts = [f"{p.name}\nB_simple {estimate_text(p.level)} on average" for p in points]
+                x, values = [getattr(p, of) for p in points], [p.level for p in points]
+                label = study.label or "one run, 95% interval"
+                marks += estimate_marks(x, values, texts, color, label, marker, 6)
         panels.append(Panel(axis, Axis(average), marks))
     return shown(panels)
 
@@ -92,21 +109,6 @@ def _guide(points, of, exponent, color, label) -> list[Line]:
     return [Line(ends, [level * x**exponent for x in ends], color, label, "dash", 1, guide=True)]
 
 
-def _levels(points, of, color, marker, label) -> Points:
-    points = [point for point in points if point.level]
-    return Points(
-        [getattr(point, of) for point in points],
-        [point.level.noise_scale for point in points],
-        color,
-        label or "one run, 95% interval",
-        marker,
-        6,
-        low=[point.level.low for point in points],
-        high=[point.level.high for point in points],
-        texts=[f"{p.name}\nB_simple {estimate_text(p.level)} on average" for p in points],
-    )
-
-
 def temperature(studies: Sequence[Study]) -> list[Panel]:
     """One panel per temperature test, beside the base run."""
     return shown(
@@ -118,27 +120,20 @@ def temperature(studies: Sequence[Study]) -> list[Panel]:
 
 
 def _temperature(study: Study, point: Point) -> list[Mark]:
-    dip, found = point.dip, rise(study, point)
-    marks = [Span(dip.first_step, dip.last_step, SHADE, f"learning rate / {number(dip.factor)}")]
-    if found and found.outside.noise_scale:
-        ends, level = [dip.first_step, dip.last_step], found.outside.noise_scale * dip.factor
-        label = f"expected: {number(dip.factor)} times {found.against}"
+    dip, change = point.dip, rise(study, point)
+    ends = [dip.first_step, dip.last_step]
+    marks = [Span(*ends, "#f3e3c3", f"learning rate / {number(dip.factor)}")]
+    if change and change.outside.noise_scale:
+        level = change.outside.noise_scale * dip.factor
+        label = f"expected: {number(dip.factor)} times {change.against}"
         marks.append(Line(ends, [level] * 2, "#000000", label, "dash", 1.4))
-    runs = [(point, COLORS[1], "run with the cut", "s")]
-    if study.has_base and study.base in study.measured and study.base is not point:
-        runs.insert(0, (study.base, COLORS[0], "base run", "o"))
-    for run, color, label, marker in runs:
-        middle = lambda window: window.middle
-        marks += window_marks(run.noise_scale, middle, color, label, run.name, marker)
-    if found:
-        inside, color = found.inside, COLORS[3]
-        x = [math.sqrt(dip.first_step * dip.last_step)]
-        look = {"texts": [f"inside the cut: B_simple {estimate_text(inside)}"]}
-        if inside.noise_scale:
-            look |= {"low": [inside.low], "high": [inside.high]}
-            label = "all updates inside the cut, 95% interval"
-            marks.append(Points(x, [inside.noise_scale], color, label, "D", 7, **look))
-        elif inside.low:
-            label = "inside the cut not resolved: at least this"
-            marks.append(Points(x, [inside.low], color, label, "^", 8, hollow=True, **look))
+    base = [study.base] if study.has_base and study.base in study.measured else []
+    styles = {study.base: (COLORS[0], "base run", "o"), point: (COLORS[1], "run with the cut", "s")}
+    for run in dict.fromkeys([*base, point]):
+        color, label, marker = styles[run]
+        marks += window_marks(run.noise_scale, MIDDLE, color, label, run.name, marker)
+    if change:
+        texts = [f"inside the cut: B_simple {estimate_text(change.inside)}"]
+        style = COLORS[3], "all updates inside the cut, 95% interval", "D", 7
+        marks += estimate_marks([math.sqrt(math.prod(ends))], [change.inside], texts, *style)
     return marks

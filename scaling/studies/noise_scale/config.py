@@ -17,7 +17,7 @@ def section(c: ConfigDict) -> None:
     c.noise_scale = True
     c.noise = ConfigDict()
     c.noise.rates = (0.25, 4.0)  # other learning rates, as multiples of this one
-    c.noise.batches = ()  # other global batches; optim.scaling_rule says at which learning rate
+    c.noise.batches = ()  # other global batches; rates follow optim.scaling_rule
     c.noise.models = ConfigDict()  # other models: name -> the options in which it differs
     c.noise.dip = 16.0  # the temperature test divides the learning rate by this; 0: no such test
     c.noise.dip_from = "1 epoch"

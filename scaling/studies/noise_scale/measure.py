@@ -7,7 +7,6 @@ App. C); cut the rate for half an epoch and it should rise by that factor, and r
 """
 
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +68,7 @@ def _variant(config, kind, value):
     elif kind == "batch":
         point.global_batch = int(value)
     elif kind == "model":
-        with point.unlocked():  # an option that the model lacks is told when it is built
+        with point.unlocked():  # an unknown option is refused when it is built
             point.model.update(config.noise.models[value])
     elif kind == "temperature":
         if config.schedule.name != "constant":
@@ -82,12 +81,24 @@ def _variant(config, kind, value):
     return point
 
 
+def _names(config) -> tuple[str, str]:
+    """(directory, label) of a point."""
+    varied, value = config.noise, config.noise.value
+    return {
+        "base": ("base", "the tuned run"),
+        "rate": (f"rate_x{value}", f"learning rate x {value}"),
+        "batch": (batch_name(config), f"batch {config.global_batch:,}"),
+        "model": (f"model_{value}", value),
+        "temperature": (
+            "temperature",
+            f"learning rate / {value} from {varied.dip_from} to {varied.dip_to}",
+        ),
+    }[varied.kind]
+
+
 def name(config: ConfigDict) -> str:
     """What a point's directory is called."""
-    kind, value = config.noise.kind, config.noise.value
-    if kind == "batch":
-        return batch_name(config)
-    return {"rate": f"rate_x{value}", "model": f"model_{value}"}.get(kind, kind)
+    return _names(config)[0]
 
 
 def check(config: ConfigDict) -> None:
@@ -137,23 +148,11 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     if config.noise.kind == "temperature":
         first, last = (int(step) for step in point.hparams["boundaries"])
         dip = Dip(config.noise.dip, first + 1, last)
-    own = {"study": config.study, "kind": config.noise.kind, "label": _label(config), "dip": dip}
+    own = {"study": config.study, "kind": config.noise.kind, "label": _names(config)[1], "dip": dip}
     return from_json(Record, result | own | {"parameters": point.parameter_count})
 
 
-def _label(config):
-    kind, value = config.noise.kind, config.noise.value
-    return {
-        "base": "the tuned run",
-        "rate": f"learning rate x {value}",
-        "batch": f"batch {config.global_batch:,}",
-        "model": value,
-        "temperature": f"learning rate / {value} from {config.noise.dip_from} to "
-        f"{config.noise.dip_to}",
-    }[kind]
-
-
-def _exact(point, run, finished, signals, name) -> dict[str, Any]:
+def _exact(point, run, finished, signals, name) -> dict[str, noise.Exact | None]:
     """B_simple and B_noise over all training examples, at the first and at the last weights.
 
     Without augmentation and dropout, which add to the gradients' variance. A run that diverged has
@@ -163,35 +162,27 @@ def _exact(point, run, finished, signals, name) -> dict[str, Any]:
     init_key, _ = jax.random.split(jax.random.key(point.config.seed))
     make = point.make_optimizer, point.hparams
     start = run_once(lambda key: init_state(point.task, *make, key), init_key)
-    found = {"start": _exact_at(point, feed.data, start.params), "end": None}
+    exact = {"start": _exact_at(point, feed.data, start.params), "end": None}
     if signals.received:
         raise Interrupted(signals.received, f"after the training of {name}, which is saved.")
     if finished:
-        found["end"] = _exact_at(point, feed.data, last_weights(run, point))
-    return found
+        exact["end"] = _exact_at(point, feed.data, last_weights(run, point))
+    return exact
 
 
-def _exact_at(point, data, params):
+def _exact_at(point, data, params) -> noise.Exact:
     def loss(params, example):
         batch = point.preprocess(None, jax.tree.map(lambda leaf: leaf[None], example))
         return point.task.sums(params, {}, batch, jnp.ones(1))["loss"]
 
     rows = max(1, min(1024, EXACT_NUMBERS // point.parameter_count))
-    moments = noise_exact.per_example_moments(loss, params, data, batch=rows)
-    curved = noise_exact.hessian_noise_scale(
-        loss, params, data, batch=rows, samples=HESSIAN_SAMPLES, key=jax.random.key(0)
-    )
-    return {
-        "grad_sq_norm": moments.grad_sq_norm,
-        "grad_variance_trace": moments.grad_variance_trace,
-        "noise_scale": moments.noise_scale,
-        "hessian_noise_scale": curved.noise_scale,
-    }
+    key = jax.random.key(0)
+    return noise_exact.exact_noise(loss, params, data, rows, HESSIAN_SAMPLES, key)
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """The resolved plan of every point."""
     return "\n".join(
-        f"{name}: {_label(point)}; dry run, nothing is trained\n{train_dry_run(point)}"
+        f"{name}: {_names(point)[1]}; dry run, nothing is trained\n{train_dry_run(point)}"
         for name, point in points.items()
     )

@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from scaling.noise import Window
+from scaling.noise import Exact, Window
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, number, subject, times
-from scaling.studies.noise_records import Exact, estimate_text
+from scaling.studies.noise_records import COUPLED, estimate_text
 from scaling.studies.noise_scale import charts
 from scaling.studies.noise_scale.analysis import (
+    KINDS,
     Point,
     Study,
     equal_loss_spread,
@@ -54,10 +55,7 @@ def cautions(study: Study) -> list[str]:
             "B_simple is not resolved in any window; measure more steps or a larger batch.",
             lambda p: not _unmeasured(p) and not p.noise_scale.resolved,
         ),
-        (
-            "batch norm couples the examples of a batch, so B_simple is a rough guide.",
-            lambda p: p.noise_scale is not None and p.noise_scale.coupled,
-        ),
+        (COUPLED, lambda p: p.noise_scale is not None and p.noise_scale.coupled),
     )
 
 
@@ -94,6 +92,51 @@ RUNS = [
     Column("exact at start", _exact("start"), _exact_text, "exact_start"),
     Column("exact at end", _exact("end"), _exact_text, "exact_end"),
 ]
+# (title, name of the files, kinds of runs that it shows, panels, caption)
+FIGURES = (
+    (
+        "Noise scale over training",
+        "noise_scale",
+        {*KINDS},
+        charts.over_steps,
+        "B_simple = tr(Sigma) / |G|^2, the noise of one example's gradient relative to the "
+        "gradient itself, over windows of the run, with 95% intervals; the values from every "
+        "example's gradient are before the first step, drawn at 1, and after the last. An open "
+        "triangle is a lower bound where B_simple is not resolved, a gap no bound at all. "
+        "Batches far below B_simple lose no efficiency by growing, batches far above it gain "
+        "little.",
+    ),
+    (
+        "Noise scale against loss",
+        "noise_scale_loss",
+        {*KINDS},
+        charts.over_loss,
+        "B_simple against the training loss in the same window. The paper finds that it grows "
+        "as the loss falls, and is about the same for models of any size at equal loss.",
+    ),
+    (
+        "Noise scale by learning rate and batch size",
+        "noise_scale_variants",
+        {"rate", "batch"},
+        charts.over_variants,
+        "B_simple averaged over training, one mark per run. It is expected to go as 1 / "
+        "temperature, which for SGD is learning rate / batch: to fall in proportion to the "
+        "learning rate (dashed, slope −1 through the middle of the marks), and to be the same "
+        "at batch sizes of equal temperature.",
+    ),
+    (
+        "Temperature test",
+        "noise_scale_temperature",
+        {"temperature"},
+        charts.temperature,
+        "The learning rate is cut for some steps (shaded); B_simple should rise by the same "
+        "factor (dashed), and return.",
+    ),
+)
+TESTS = [
+    Column(title, lambda study, test, i=i: test[i], str)
+    for i, title in enumerate(("test", "expected", "measured"))
+]
 WINDOW = csv_only(-1, *(field.name for field in dataclasses.fields(Window)))
 
 
@@ -103,50 +146,15 @@ def table(studies: Sequence[Study]) -> Table:
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
-    """The page from top to bottom; a part that the study did not ask for is left out."""
+    """The page from top to bottom; a figure that the study did not ask for is left out."""
     kinds = {point.kind for study in studies for point in study.points}
-    yield _section(
-        "Noise scale over training",
-        studies,
-        "noise_scale",
-        charts.over_steps,
-        "B_simple = tr(Sigma) / |G|^2, the noise of one example's gradient relative to the "
-        "gradient itself, over windows of the run, with 95% intervals; the values from every "
-        "example's gradient are before the first step, drawn at 1, and after the last. An open "
-        "triangle is a lower bound where B_simple is not resolved, a gap no bound at all. Batches "
-        "far below B_simple lose no efficiency by growing, batches far above it gain little.",
-    )
-    yield _section(
-        "Noise scale against loss",
-        studies,
-        "noise_scale_loss",
-        charts.over_loss,
-        "B_simple against the training loss in the same window. The paper finds that it grows as "
-        "the loss falls, and is about the same for models of any size at equal loss.",
-        _spread_text,
-    )
-    if kinds & {"rate", "batch"}:
-        yield _section(
-            "Noise scale by learning rate and batch size",
-            studies,
-            "noise_scale_variants",
-            charts.over_variants,
-            "B_simple averaged over training, one mark per run. It is expected to go as 1 / "
-            "temperature, which for SGD is learning rate / batch: to fall in proportion to the "
-            "learning rate (dashed, slope −1 through the middle of the marks), and to be the same "
-            "at batch sizes of equal temperature.",
-            _variants_text,
-        )
-    if "temperature" in kinds:
-        yield _section(
-            "Temperature test",
-            studies,
-            "noise_scale_temperature",
-            charts.temperature,
-            "The learning rate is cut for some steps (shaded); B_simple should rise by the same "
-            "factor (dashed), and return.",
-            _rise_text,
-        )
+    for title, name, asked_by, draw, caption in FIGURES:
+        if kinds & asked_by:
+            picture = Picture(name, caption, draw(studies), "no run has such a noise scale")
+            yield Section(title, [picture])
+    tests = [(study, test) for study in studies for test in _tests(study)]
+    if tests:
+        yield Section("What it depends on", [Table(TESTS, tests, wrap=True)])
     windows = within(studies, lambda point: getattr(point.noise_scale, "windows", ()))
     note = (
         "B_simple in examples, with 95% intervals; start and end are the first and the last "
@@ -157,50 +165,29 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     yield Section("Run by run", [table(studies), Note(note), csv])
 
 
-def _section(title, studies, name, draw, caption, text=lambda study: "") -> Section:
-    """A figure, and what `text` says of each study."""
-    picture = Picture(name, caption, draw(studies), "no run has such a noise scale")
-    notes = [Note(study.noted(words)) for study in studies if (words := text(study))]
-    return Section(title, [picture, *notes])
-
-
-def _spread_text(study: Study) -> str:
+def _tests(study: Study) -> Iterator[tuple[str, str, str]]:
+    """(test, what the paper expects, what was measured)."""
     spread = equal_loss_spread(study.variants("model"))
-    if spread is None:
-        return ""
-    return (
-        f"At equal loss B_simple of the models differs by a factor of {number(spread)} (median "
-        "over the losses that all reach)."
-    )
-
-
-def _variants_text(study: Study) -> str:
-    texts = []
+    if spread is not None:
+        test = "largest ratio of B_simple between models at equal loss, median over losses"
+        yield test, "1", number(spread)
     power = slope(*levels(study.variants("rate"), "learning_rate"))
     if power is not None:
-        power = f"{power:.2f}".replace("-", "−")
-        texts.append(f"B_simple goes as the learning rate to the power {power} (expected −1).")
+        yield (
+            "power of the learning rate that B_simple goes as",
+            "−1",
+            f"{power:.2f}".replace("-", "−"),
+        )
     _, values = levels(study.variants("batch"), "global_batch")
     if len(values) > 1:
-        ratio = number(max(values) / min(values))
-        texts.append(f"Over {len(values)} batch sizes B_simple differs by a factor of {ratio}.")
-    return " ".join(texts)
-
-
-def _rise_text(study: Study) -> str:
-    texts = []
+        test = f"largest ratio of B_simple between {len(values)} batch sizes"
+        yield test, "1", number(max(values) / min(values))
     for point in study.points:
-        found = point.dip and rise(study, point)
-        if found:
-            ratio = "an unknown ratio" if found.ratio is None else times(found.ratio)
-            texts.append(
-                f"Inside the cut B_simple is {estimate_text(found.inside)}, and "
-                f"{estimate_text(found.outside)} in {found.against}: {ratio}, where "
-                f"{number(point.dip.factor)} times is expected."
-            )
-        elif point.dip:
-            texts.append("metrics.jsonl has no updates, so the rise in the cut is not known.")
-    return " ".join(texts)
+        if point.dip and (change := rise(study, point)):
+            ratio = "not resolved" if change.ratio is None else times(change.ratio)
+            ends = f"{estimate_text(change.inside)}, and {estimate_text(change.outside)} in"
+            test = f"B_simple inside the cut of the learning rate over {change.against}"
+            yield test, times(point.dip.factor), f"{ratio}: {ends} {change.against}"
 
 
 KIND = Kind("Noise scale", read, answer, table, sections, cautions)

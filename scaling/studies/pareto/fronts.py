@@ -58,7 +58,7 @@ class Study(analysis.Study):
 
     @functools.cached_property
     def run(self) -> Point | None:
-        """The point whose tracked run stands for the study: its batch is nearest to B_crit.
+        """The point whose tracked run represents the study: its batch is nearest to B_crit.
 
         Nearest to the geometric mean over goals; without a fit, in the middle of the batch sizes.
         """
@@ -72,7 +72,7 @@ class Study(analysis.Study):
         return window.loss if self.metric == "loss" and (window.loss or 0) > 0 else None
 
     def noise_at(self, goal: float) -> float | None:
-        """B_simple of the run that stands for the study where it passes a goal; None if unknown.
+        """B_simple of the run that represents the study where it passes a goal; None if unknown.
 
         Between its resolved windows, linear in logs of loss and B_simple. Where the goal is an
         error, of the window in which the point's search crossed it.

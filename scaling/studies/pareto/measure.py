@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from scaling.config import default_config
 from scaling.crossings import better_than
 from scaling.errors import UserError
+from scaling.optim.schedules import ENDLESS
 from scaling.record import RunDir, read_metrics
 from scaling.report.reading import from_json
 from scaling.signals import Signals
@@ -101,24 +102,14 @@ def tracked_config(config: ConfigDict, result: dict[str, Any]) -> ConfigDict:
     c.eval.test = False
     info = data_info(config.data)
     budget = info.steps(config.duration, config.global_batch)
-    steps = result["steps_to_target"]
-    if config.schedule.name not in ("constant", "step"):
-        steps = budget
-    for key, value in result["best"].items():
-        if key == "learning_rate":
-            c.optim.base_lr = value
-        elif key == "decay_steps":
-            steps = round(value)
-        elif key == "decay_share":
-            steps = round(value * budget)
-        elif key == "warmup_steps":
-            c.schedule.warmup = f"{round(value)} steps"
-        elif key == "label_smoothing":
-            c.loss.label_smoothing = value
-        elif key in c.optim:
-            c.optim[key] = value
-        elif key in c.schedule:
-            c.schedule[key] = value
+    best, steps = result["best"], result["steps_to_target"]
+    if config.schedule.name not in ENDLESS:
+        steps = round(best.get("decay_steps", best.get("decay_share", 1.0) * budget))
+    if "warmup_steps" in best:
+        c.schedule.warmup = f"{round(best['warmup_steps'])} steps"
+    c.optim.base_lr = best.get("learning_rate", c.optim.base_lr)
+    for section in (c.optim, c.schedule, c.loss):
+        section.update({key: value for key, value in best.items() if key in section})
     steps = max(steps, info.steps(c.schedule.warmup, c.global_batch))
     c.duration, c.eval.every = f"{steps} steps", f"{max(1, math.ceil(steps / 20))} steps"
     return in_parts(c)

@@ -18,7 +18,7 @@ from scaling.report.wording import (
     subject,
     times,
 )
-from scaling.studies.noise_records import window_marks
+from scaling.studies.noise_records import COUPLED, window_marks
 from scaling.studies.pareto.fronts import Front, Study, read
 from scaling.studies.steps_to_target import report as steps_to_target
 from scaling.studies.steps_to_target.report import fitted
@@ -49,13 +49,14 @@ def answer(study: Study) -> str:
         reasons = [front.reason for front in study.fronts if front.reason]
         why = reasons[0] if reasons else "No goal's curve bends within what is measured."
         text = f"no critical batch size is measured. {why}"
-    noise = "No noise scale is resolved"
-    if study.noise_average:
-        noise = (
-            f"The noise scale B_simple is {number(study.noise_average)} on average over training"
-        )
+    if not study.noise_average:
+        return f"{subject(study)}, {text} No noise scale is resolved."
     over = f", {times(study.ratio)} as large; {AGREEMENT}" if study.ratio else ""
-    return f"{subject(study)}, {text} {noise}{over}."
+    average = number(study.noise_average)
+    return (
+        f"{subject(study)}, {text} The noise scale B_simple is {average} on average over "
+        f"training{over}."
+    )
 
 
 def cautions(study: Study) -> list[str]:
@@ -67,10 +68,7 @@ def cautions(study: Study) -> list[str]:
             "one example and above the training set.",
             lambda p: not (p.tracked and p.tracked.resolved),
         ),
-        (
-            "batch norm couples the examples of a batch, so B_simple is a rough guide.",
-            lambda p: p.tracked and p.tracked.coupled,
-        ),
+        (COUPLED, lambda p: p.tracked and p.tracked.coupled),
     )
 
 
@@ -116,7 +114,7 @@ def critical_batch(studies: Sequence[Study]) -> list[Panel]:
 
 
 def _noise(study, color) -> list[Mark]:
-    """B_simple: of the run that stands for the study, before it the others, faint."""
+    """B_simple: of the run that represents the study; behind it the others, faint."""
     marks, run = [], study.run
     for point in sorted((p for p in study.points if p.tracked), key=lambda p: p is run):
         name = study.named(f"B_simple at batch {count(point.global_batch)}")

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,23 +18,7 @@ from scaling.report import records, wording
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Workdir, check_alike, read_points
 from scaling.report.wording import parameter_text
-from scaling.studies.steps_to_target.record import Record, Trial
-
-LOG_SCALES = ("log", "reverse_log")
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluations:
-    """The metric of a point's trials: three columns, sorted by trial, then step."""
-
-    trial: np.ndarray
-    step: np.ndarray
-    value: np.ndarray  # nan where it was not finite
-
-    def of(self, trial: int) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of one trial."""
-        rows = self.trial == trial
-        return self.step[rows], self.value[rows]
+from scaling.studies.steps_to_target.record import Record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +26,8 @@ class Point(Record):
     """One batch size."""
 
     directory: Directory
-    evaluations: Evaluations
+    # Trial -> [2, n], steps in rising order and the metric there; nan where it was not finite.
+    evaluations: dict[int, np.ndarray]
 
     @property
     def shown_trial(self) -> int | None:
@@ -56,16 +41,16 @@ class Point(Record):
     @property
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps and finite values of the metric along the shown trial, after the first step."""
-        steps, values = self.evaluations.of(-1 if self.shown_trial is None else self.shown_trial)
+        steps, values = self.evaluations.get(self.shown_trial, np.empty((2, 0)))
         keep = (steps > 0) & np.isfinite(values)
         return steps[keep], values[keep]
 
     def best_within(self, steps: int) -> float | None:
         """The best metric of any trial that did not diverge; None before the first evaluation."""
-        rows = self.evaluations
         complete = [trial.trial for trial in self.trials if trial.outcome != "infeasible"]
-        values = rows.value[(rows.step <= steps) & np.isin(rows.trial, complete)]
-        values = values[np.isfinite(values)]
+        rows = [self.evaluations[trial] for trial in complete if trial in self.evaluations]
+        step, value = np.hstack([np.empty((2, 0)), *rows])
+        values = value[(step <= steps) & np.isfinite(value)]
         return best_of(values.tolist(), self.better)
 
 
@@ -99,6 +84,11 @@ class Study(records.Study):
     def measure_text(self) -> str:
         """validation error"""
         return wording.measure_text(self.measure, self.split)
+
+    @property
+    def best_metric(self) -> str:
+        """best validation error"""
+        return f"best {self.measure_text}"
 
     @property
     def goal_text(self) -> str:
@@ -151,7 +141,7 @@ class Study(records.Study):
 
     @property
     def no_fit(self) -> str:
-        """The sentence that says why there is none."""
+        """Why there is none, in a sentence."""
         return self._fitted[1]
 
     @property
@@ -217,33 +207,51 @@ def read_by_batch(workdir: Workdir, kind: type[P]) -> list[P]:
     return points
 
 
-def _evaluations(directory: Directory) -> Evaluations:
-    """The rows of the goal's split."""
+def _evaluations(directory: Directory) -> dict[int, np.ndarray]:
+    """Of the goal's split."""
     metric, split = directory.result["metric"], directory.result.get("split", "validation")
-    rows = [row for row in jsonl(directory.path / "metrics.jsonl") if row["split"] == split]
-    kinds = {"trial": int, "step": int, metric: float}
-    trial, step, value = (np.array([row[k] for row in rows], kind) for k, kind in kinds.items())
-    order = np.lexsort((step, trial))
-    return Evaluations(trial[order], step[order], value[order])
+    trials: dict[int, list] = {}
+    for row in jsonl(directory.path / "metrics.jsonl"):
+        if row["split"] == split:
+            trials.setdefault(row["trial"], []).append((row["step"], row[metric]))
+    by_step = lambda rows: sorted(rows, key=lambda row: row[0])
+    return {trial: np.array(by_step(rows), float).T for trial, rows in trials.items()}
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity that places trials in a scatter plot.
+    """A number by which trials differ, under its name in the records.
 
     Attributes:
-      of: a trial's place; None if it has none.
-      edges: of the range that a point searched; None if there is none to show.
+      flipped: whether it is shown as 1 - value, for which no rule says how it follows the batch.
     """
 
-    label: str
-    of: Callable[[Trial], float | None]
-    edges: Callable[[Point], tuple[float, float] | None]
-    log: bool
+    name: str
+    flipped: bool = False
+
+    @property
+    def label(self) -> str:
+        """1 − momentum"""
+        return "1 − " * self.flipped + parameter_text(self.name)
+
+    def of(self, values: Mapping[str, float | None]) -> float | None:
+        """As shown; None where the values lack it."""
+        value = values.get(self.name)
+        return 1 - value if self.flipped and value is not None else value
+
+    def edges(self, point: Point) -> list[float]:
+        """Ends of the range searched at a point, in rising order; empty if there is none."""
+        ends = point.ranges.get(self.name, [None])[1:]
+        return sorted(self.of({self.name: end}) for end in ends)
+
+    def best(self, study: Study) -> list[tuple[Point, float]]:
+        """Points that reached the goal and have it, and its value in their best trials."""
+        pairs = [(point, self.of(point.best)) for point in study.reached]
+        return [(point, value) for point, value in pairs if value is not None]
 
 
-def quantities(study: Study) -> tuple[Quantity, Quantity] | None:
-    """The two that place a study's trials, or None if nothing was searched.
+def quantities(study: Study) -> list[Quantity]:
+    """The two that place a study's trials in a scatter plot; empty if nothing was searched.
 
     Learning rate and momentum go first; where only one range was searched, the second is the best
     value of the metric.
@@ -251,64 +259,21 @@ def quantities(study: Study) -> tuple[Quantity, Quantity] | None:
     ranges = study.points[0].ranges
     preferred = ["learning_rate", "momentum", *ranges]
     names = sorted(ranges, key=lambda name: (ranges[name][0] == "discrete", preferred.index(name)))
-    if not names:
-        return None
-    second = _searched(study, names[1]) if len(names) > 1 else _metric(study)
-    return _searched(study, names[0]), second
-
-
-def _searched(study, name):
-    """A hyperparameter; 1 - value for what is searched near 1."""
-    scale = study.points[0].ranges[name][0]
-    flipped = name == "momentum" or scale == "reverse_log"
-    place = (lambda value: 1 - value) if flipped else (lambda value: value)
-
-    def edges(point):
-        ends = [place(value) for value in point.ranges[name][1:]]
-        return min(ends), max(ends)
-
-    return Quantity(
-        label="1 − " * flipped + parameter_text(name),
-        of=lambda trial: place(trial.values[name]),
-        edges=edges,
-        log=scale in LOG_SCALES,
-    )
-
-
-def _metric(study):
-    values = [t.best_metric for p in study.points for t in p.trials if t.best_metric is not None]
-    return Quantity(
-        label=f"best {study.measure_text}",
-        of=lambda trial: trial.best_metric,
-        edges=lambda point: None,
-        log=min(values, default=0) > 0,
-    )
-
-
-@dataclass(frozen=True)
-class BestValue:
-    """A hyperparameter of the best trials, under its name in the records."""
-
-    name: str
-    label: str
-    flipped: bool = False  # 1 - value, for which no rule says how it follows the batch
-
-    def series(self, study: Study) -> list[tuple[Point, float]]:
-        """Points that reached the goal and have it, and its value there."""
-        pairs = [(point, point.best.get(self.name)) for point in study.reached]
-        return [(p, 1 - v if self.flipped else v) for p, v in pairs if v is not None]
+    near_1 = lambda name: name == "momentum" or ranges[name][0] == "reverse_log"
+    searched = [Quantity(name, near_1(name)) for name in names]
+    return [*searched, Quantity(study.best_metric)][:2] if searched else []
 
 
 BEST_VALUES = (
-    BestValue("learning_rate", "learning rate"),
-    BestValue("momentum", "1 − momentum", flipped=True),
-    BestValue("effective_learning_rate", "effective learning rate"),
+    Quantity("learning_rate"),
+    Quantity("momentum", flipped=True),
+    Quantity("effective_learning_rate"),
 )
 
 
-def best_values(studies: Sequence[Study]) -> list[BestValue]:
+def best_values(studies: Sequence[Study]) -> list[Quantity]:
     """Those that were searched; the effective learning rate where it is another than the rate."""
-    series = {v: [pair for study in studies for pair in v.series(study)] for v in BEST_VALUES}
+    series = {v: [pair for study in studies for pair in v.best(study)] for v in BEST_VALUES}
     rate, _, effective = BEST_VALUES
     return [v for v, s in series.items() if s and (v is not effective or s != series[rate])]
 
@@ -319,15 +284,14 @@ class Budget:
 
     Attributes:
       kind: "steps" or "examples", what `amount` counts.
-      spent: per batch, whether its trials ran until the budget was spent. They stop soon after the
-        goal; what they reached until then is an upper bound of what the budget would give.
+      results: (batch size, best metric, whether its trials ran until the budget was spent). They
+        stop soon after the goal; what they reached until then is an upper bound of what the budget
+        would give.
     """
 
     kind: str
     amount: int
-    batches: list[int]
-    values: list[float]
-    spent: list[bool]
+    results: list[tuple[int, float, bool]]
 
 
 def budgets(study: Study) -> list[Budget]:
@@ -337,8 +301,8 @@ def budgets(study: Study) -> list[Budget]:
         return []
     amounts = [("steps", n) for n in _three([p.steps_to_target for p in study.reached])]
     amounts += [("examples", n) for n in _three([p.examples for p in study.reached])]
-    found = [_within(study, kind, amount) for kind, amount in amounts]
-    return [budget for budget in found if budget.batches]
+    all_budgets = [Budget(kind, amount, _within(study, kind, amount)) for kind, amount in amounts]
+    return [budget for budget in all_budgets if budget.results]
 
 
 def _three(amounts):
@@ -348,12 +312,6 @@ def _three(amounts):
 
 
 def _within(study, kind, amount):
-    budget = Budget(kind, amount, [], [], [])
-    for point in study.points:
-        steps = amount if kind == "steps" else amount // point.global_batch
-        value = point.best_within(steps)
-        if value is not None:
-            budget.batches.append(point.global_batch)
-            budget.values.append(value)
-            budget.spent.append(steps <= point.stopped_at_step)
-    return budget
+    steps = {p: amount if kind == "steps" else amount // p.global_batch for p in study.points}
+    values = [(p, p.best_within(n), n <= p.stopped_at_step) for p, n in steps.items()]
+    return [(p.global_batch, value, spent) for p, value, spent in values if value is not None]

@@ -23,15 +23,15 @@ from scaling.report.charts import (
 )
 from scaling.report.wording import (
     count,
-    interval,
     metric_value,
     number,
     parameter_text,
     steps_label,
 )
 from scaling.studies.steps_to_target import analysis
-from scaling.studies.steps_to_target.analysis import BestValue, Budget, Point, Quantity, Study
+from scaling.studies.steps_to_target.analysis import Budget, Point, Quantity, Study
 from scaling.studies.steps_to_target.record import Trial
+from scaling.studies.steps_to_target.tables import point_texts
 
 BLACK = "#000000"
 MOST_PANELS = 12
@@ -96,13 +96,13 @@ def _steps(study: Study, color: str, marker: str) -> list[Mark]:
         marks += _breakpoints(study, color)
     if censored:
         x, y = [p.global_batch for p in censored], [p.censored_at for p in censored]
-        look = {"size": 7, "hollow": True, "texts": [point_text(study, p) for p in censored]}
+        look = {"size": 7, "hollow": True, "texts": point_texts(study, censored)}
         marks.append(Points(x, y, color, "not reached in the steps tried", "^", **look))
     if reached:
         x, y = [p.global_batch for p in reached], [p.steps_to_target for p in reached]
         around = [p.steps_interval or (p.steps_to_target,) * 2 for p in reached]
         low, high = zip(*around, strict=True)
-        look = {"low": low, "high": high, "texts": [point_text(study, p) for p in reached]}
+        look = {"low": low, "high": high, "texts": point_texts(study, reached)}
         marks.append(Points(x, y, color, "fewest steps of all trials, 95%", marker, **look))
     return marks
 
@@ -124,34 +124,19 @@ def _breakpoints(study, color) -> list[Mark]:
     ]
 
 
-def point_text(study: Study, point: Point) -> str:
-    """All about a point."""
-    lines = [study.label] * bool(study.label) + [f"batch {count(point.global_batch)}"]
-    if point.reached:
-        around = interval(*point.steps_interval, count) if point.steps_interval else ""
-        lines.append(f"{count(point.steps_to_target)} steps{around}")
-        lines.append(f"{count(point.examples)} examples, {number(point.epochs)} epochs")
-        lines += [f"{parameter_text(name)} {number(v)}" for name, v in point.best.items()]
-        lines += [f"{parameter_text(name)} at the {side} edge" for name, side in point.at_edge]
-    else:
-        lines.append(f"{study.goal_text} not reached in {count(point.censored_at)} steps")
-    counts = ", ".join(f"{count(n)} {outcome}" for outcome, n in point.counts.items())
-    return "\n".join([*lines, f"trials: {counts}"])
-
-
 def best_values(studies: Sequence[Study]) -> list[Panel]:
     """Hyperparameters of the best trials against the batch, with the usual rules."""
     panels = []
     for value in analysis.best_values(studies):
-        with_it = [study for study in studies if value.series(study)]
+        with_it = [study for study in studies if value.best(study)]
         own = [_best(value, study, *style_of(studies.index(study))) for study in with_it]
         marks = _an_entry_each(with_it, own) if len(studies) > 1 else own[0]
         panels.append(Panel(batches(), Axis(value.label), marks))
     return panels
 
 
-def _best(value: BestValue, study: Study, color: str, marker: str) -> list[Mark]:
-    series = value.series(study)
+def _best(value: Quantity, study: Study, color: str, marker: str) -> list[Mark]:
+    series = value.best(study)
     x, y = [point.global_batch for point, _ in series], [v for _, v in series]
     marks: list[Mark] = [Line(x, y, color)]
     if not value.flipped:
@@ -164,51 +149,58 @@ def _best(value: BestValue, study: Study, color: str, marker: str) -> list[Mark]
     if edge := [(p.global_batch, v) for p, v in series if value.name in dict(p.at_edge)]:
         label = "at the edge of its range"
         marks.append(Points(*zip(*edge, strict=True), BLACK, label, size=10, hollow=True))
-    texts = [point_text(study, point) for point, _ in series]
+    texts = point_texts(study, [point for point, _ in series])
     return [*marks, Points(x, y, color, "best trial", marker, texts=texts)]
 
 
 def trials(study: Study) -> list[Panel]:
     """Every trial by outcome, a panel per batch size, with the ranges that were searched."""
     pair = analysis.quantities(study)
-    if pair is None:
-        return []
     places = np.linspace(0, len(study.points) - 1, min(MOST_PANELS, len(study.points)))
-    points = [study.points[round(place)] for place in places]
-    x_axis, y_axis = (_shared_axis(quantity, points) for quantity in pair)
+    points = [study.points[round(place)] for place in places] if pair else []
+    axes = [_shared_axis(quantity, study, points) for quantity in pair]
     return [
-        Panel(x_axis, y_axis, _trials(study, point, *pair), f"batch {count(point.global_batch)}")
+        Panel(*axes, _trials(study, point, *pair), f"batch {count(point.global_batch)}")
         for point in points
     ]
 
 
-def _shared_axis(quantity: Quantity, points) -> Axis:
+def _values(study, trial: Trial) -> dict[str, float | None]:
+    """By the names of quantities."""
+    return trial.values | {study.best_metric: trial.best_metric}
+
+
+def _shared_axis(quantity: Quantity, study, points) -> Axis:
     """The same for all points."""
-    values = [quantity.of(trial) for point in points for trial in point.trials]
-    values += [edge for point in points for edge in quantity.edges(point) or ()]
+    values = [quantity.of(_values(study, trial)) for point in points for trial in point.trials]
+    values += [edge for point in points for edge in quantity.edges(point)]
     include = tuple(value for value in values if value is not None)
-    return Axis(quantity.label, "decimal" if quantity.log else "near", include=include)
+    scale = points[0].ranges.get(quantity.name, ["log"])[0]
+    log = scale in ("log", "reverse_log") and min(include, default=0) > 0
+    return Axis(quantity.label, "decimal" if log else "near", include=include)
 
 
 def _trials(study, point: Point, across: Quantity, up: Quantity) -> list[Mark]:
-    (left, right), vertical = across.edges(point), up.edges(point)
+    left, right = across.edges(point)
     look = {"dash": "dash", "label": "range searched"}
-    if vertical is None:
-        marks: list[Mark] = [Rule(GREY, x=edge, **look) for edge in (left, right)]
-    else:
+    if vertical := up.edges(point):
         low, high = vertical
         corners = [left, right, right, left, left], [low, low, high, high, low]
-        marks = [Line(*corners, GREY, width=0.8, **look)]
-    placed = [trial for trial in point.trials if up.of(trial) is not None]
+        marks: list[Mark] = [Line(*corners, GREY, width=0.8, **look)]
+    else:
+        marks = [Rule(GREY, x=edge, **look) for edge in (left, right)]
     groups = [
-        (outcome, color, marker, 3.2, [trial for trial in placed if trial.outcome == outcome])
+        (outcome, color, marker, 3.2, [trial for trial in point.trials if trial.outcome == outcome])
         for outcome, (color, marker) in OUTCOMES.items()
     ]
-    groups.append(("best", *BEST, 9, [t for t in placed if t.trial == point.best_trial]))
+    groups.append(("best", *BEST, 9, [t for t in point.trials if t.trial == point.best_trial]))
     for label, color, marker, size, group in groups:
-        x, y = [across.of(trial) for trial in group], [up.of(trial) for trial in group]
-        texts = [_trial_text(study, trial) for trial in group]
-        marks += [Points(x, y, color, label, marker, size, texts=texts)] * bool(group)
+        places = [[q.of(_values(study, trial)) for q in (across, up)] for trial in group]
+        placed = [(*place, t) for place, t in zip(places, group, strict=True) if None not in place]
+        if placed:
+            x, y, shown_trials = zip(*placed, strict=True)
+            texts = [_trial_text(study, trial) for trial in shown_trials]
+            marks.append(Points(x, y, color, label, marker, size, texts=texts))
     return marks
 
 
@@ -218,7 +210,7 @@ def _trial_text(study, trial: Trial) -> str:
     if trial.steps_to_target is not None:
         lines.append(f"{count(trial.steps_to_target)} steps")
     best = metric_value(study.measure, trial.best_metric)
-    lines.append(f"best {study.measure_text} {best}")
+    lines.append(f"{study.best_metric} {best}")
     return "\n".join([*lines, f"stopped at step {count(trial.stopped_at_step)}"])
 
 
@@ -243,8 +235,8 @@ def curves(study: Study) -> list[Panel]:
 def budgets(study: Study) -> list[Panel]:
     """The best metric under a budget of steps, and under one of examples: two answers."""
     found = analysis.budgets(study)
-    values = [value for budget in found for value in budget.values]
-    y_axis = _metric_axis(study, f"best {study.measure_text}", values)
+    values = [value for budget in found for _, value, _ in budget.results]
+    y_axis = _metric_axis(study, study.best_metric, values)
     panels = []
     for kind in ("steps", "examples"):
         own = [budget for budget in found if budget.kind == kind]
@@ -258,10 +250,10 @@ def _budget(study, budget: Budget, color, marker) -> list[Mark]:
     label = f"{budget.amount:,} {budget.kind}"
     if budget.kind == "examples":
         label += f" ({number(budget.amount / study.points[0].train_size)} epochs)"
-    marks: list[Mark] = [Line(budget.batches, budget.values, color, label)]
+    batch, value, _ = zip(*budget.results, strict=True)
+    marks: list[Mark] = [Line(batch, value, color, label)]
     for spent in (True, False):
-        pairs = zip(budget.batches, budget.values, budget.spent, strict=True)
-        group = [(batch, value) for batch, value, done in pairs if done == spent]
+        group = [(batch, value) for batch, value, done in budget.results if done == spent]
         texts = [
             f"batch {count(batch)}\n{metric_value(study.measure, value)} within {label}"
             + "\nstopped before that was spent" * (not spent)

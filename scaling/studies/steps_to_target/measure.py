@@ -3,11 +3,11 @@
 A point is one batch size. Its trials are drawn quasi-randomly from `search.space`, train side by
 side, and are evaluated on one grid of steps that grows by `target.resolution`, the same at every
 batch size. Steps to target is the step of the first evaluation, over all trials, that is strictly
-better than the goal. A dip below the goal between two evaluations is not seen; but no batch size is
-looked at more often than another, for the grid has as many steps in every factor of two (and every
-step up to 1 / resolution). A trial that diverges before it crosses is infeasible. No trial can
-change the answer after the first crossing, so training stops at `target.margin` times its step: 1.0
-would do, more tells how the other trials compare.
+better than the goal. A dip below the goal between two evaluations is missed, equally at every batch
+size: the grid has as many steps in every factor of two (and every step up to 1 / resolution). A
+trial that diverges before it crosses is infeasible. No trial can change the answer after the first
+crossing, so training stops at `target.margin` times its step: 1.0 suffices for the minimum, a
+larger margin shows how the other trials compare.
 
 The goal is on the validation split or, as McCandlish 2018 has it, on training examples: the first
 ones, as many as the validation split has (`target.split`). Where a data set is streamed, all trials
@@ -27,9 +27,10 @@ from scaling.config import default_config
 from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.optim.build import HYPERPARAMETERS
-from scaling.optim.schedules import SHAPES
+from scaling.optim.schedules import ENDLESS, SHAPES
 from scaling.record import RunDir
 from scaling.report.reading import from_json
+from scaling.report.wording import SPLITS, goal_text
 from scaling.signals import Signals
 from scaling.studies import shared
 from scaling.studies.shared import batch_name, by_batch_size, value_at
@@ -41,8 +42,7 @@ from scaling.train.population import placements
 from scaling.train.resolved import point_values
 from scaling.train.search import PointSearch, searched, space_of
 
-SPLITS = {"validation": "validation", "train": "training"}  # target.split, in words
-# What says it here instead of a key of single runs.
+# Keys of single runs, and those to set instead.
 INSTEAD = {"duration": "target.budget", "eval.every": "target.resolution"}
 
 name = batch_name
@@ -90,7 +90,8 @@ def check_values(config: ConfigDict) -> Point:
     """
     space = space_of(config)
     _check_space(config, space)
-    _check_target(config)
+    shared.metric_of(config, config.target.metric)
+    look_up("target.split", config.target.split, SPLITS)
     shared.refuse_keys_of_single_runs(config)
     point = resolve(config, searched(space))
     if "warmup_init" in space and "warmup_steps" not in space and not point.hparams["warmup_steps"]:
@@ -112,7 +113,7 @@ def _check_space(config, space):
         *look_up("optimizer", config.optim.name, HYPERPARAMETERS),
         *look_up("schedule", config.schedule.name, SHAPES),
     } - {"boundaries"}
-    if config.schedule.name not in ("constant", "step"):  # those have no end
+    if config.schedule.name not in ENDLESS:
         readable |= {"decay_steps", "decay_share"}
     search.check_space(space, readable)
     look_up("search.sampler", config.search.sampler, dict.fromkeys(search.SAMPLERS))
@@ -123,13 +124,6 @@ def _check_space(config, space):
             f"optim.scaling_rule is {config.optim.scaling_rule!r}, but the learning rate is "
             "searched for every batch size; set it to 'none'."
         )
-
-
-def _check_target(config):
-    """The goal, and how it is looked for."""
-    target = config.target
-    shared.metric_of(config, target.metric)
-    look_up("target.split", target.split, SPLITS)
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
@@ -169,7 +163,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     metric = next(iter(checked.values())).task.metrics[target.metric]
     rows = {
         "search": f"{search.trials} trials per batch size by {search.sampler}: {'; '.join(ranges)}",
-        "goal": f"{shared.goal_of(metric, target.goal, target.split)}; training stops at "
+        "goal": f"{goal_text(metric, target.goal, target.split)}; training stops at "
         f"{target.margin:g} x the first crossing, or after {' + '.join(target.budget)}",
     }
     runs = lambda point: point.config.search.trials

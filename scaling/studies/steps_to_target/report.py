@@ -1,22 +1,20 @@
 """Steps to a goal against the batch size: Shallue et al. 2018, Figure 1."""
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 from scaling.fits import BENDS, MAX_USEFUL, PERFECT_END, StepsFit
 from scaling.ratios import Ratio
 from scaling.report.blocks import Block, Note, Picture, Section
 from scaling.report.kind import Details, Kind, about_all
-from scaling.report.tables import Column, Table, csv_only, of_points, within
+from scaling.report.tables import Column, Table, within
 from scaling.report.wording import (
     SPLITS,
     count,
     interval,
     listed,
-    metric_value,
     number,
     parameter_text,
     percent,
@@ -24,12 +22,7 @@ from scaling.report.wording import (
 )
 from scaling.studies.steps_to_target import charts
 from scaling.studies.steps_to_target.analysis import Point, Study, read
-from scaling.studies.steps_to_target.record import Record, Trial
-
-ARROWS = {"low": " ↓", "high": " ↑"}
-# Fields of a record that its CSV has in another form, or not at all.
-OTHERWISE = ("study", "global_batch", "resolution", "at_edge", "ranges", "trials", "repeats")
-NO_STEPS = {"all_diverged": "all diverged", "met_at_start": "met at the start"}
+from scaling.studies.steps_to_target.tables import TRIAL, table
 
 
 def answer(study: Study) -> str:
@@ -61,8 +54,14 @@ def compared(study: Study, first: Study) -> str:
 
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
-    least = count(min(len(point.trials) for point in study.points))
+    least = min(len(point.trials) for point in study.points)
     edges = {edge: None for point in study.points for edge in point.at_edge}
+    no_steps = {
+        "target_not_reached": f"{study.goal_text} was not reached in the steps tried; ease the "
+        "goal or give more steps.",
+        "all_diverged": "every trial diverged; search smaller learning rates.",
+        "met_at_start": f"{study.goal_text} was met before training; choose a harder goal.",
+    }
     return about_all(
         study.points,
         *(
@@ -73,42 +72,25 @@ def cautions(study: Study) -> list[str]:
             )
             for edge in edges
         ),
+        *((text, lambda p, status=status: p.status == status) for status, text in no_steps.items()),
         (
-            f"{study.goal_text} was not reached in the steps tried; ease the goal or give more "
-            "steps.",
-            lambda p: p.censored_at is not None,
-        ),
-        (
-            "every trial diverged; search smaller learning rates.",
-            lambda p: p.status == "all_diverged",
-        ),
-        (
-            f"{study.goal_text} was met before training; choose a harder goal.",
-            lambda p: p.status == "met_at_start",
-        ),
-        (
-            f"more trials than the {least} of another batch size, and more trials find fewer "
-            f"steps; the curve is fitted to what {least} of them find on average.",
-            lambda p: p.reached and len(p.trials) > min(len(q.trials) for q in study.points),
+            f"more trials than the {count(least)} of another batch size, and more trials find "
+            f"fewer steps; the curve is fitted to what {count(least)} of them find on average.",
+            lambda p: p.reached and len(p.trials) > least,
         ),
         (
             "too few trials reached the goal for an interval; run more or raise target.margin.",
             lambda p: p.reached and not p.steps_interval,
         ),
-        (
-            "no repeat of the best trial reached the goal; its steps were luck.",
-            lambda p: p.repeats and not p.repeat_steps,
-        ),
     )
 
 
 def details(study: Study) -> Details:
-    """Goal, ranges and seeds."""
+    """Goal and ranges."""
     higher = study.measure.better == "higher"
     return {
         "goal": [f"{study.goal_text}, strictly {'above' if higher else 'below'}"],
         "search": list(dict.fromkeys(map(_search_text, study.points))),
-        "seeds": list(dict.fromkeys(map(_seeds_text, study.points))),
     }
 
 
@@ -121,78 +103,6 @@ def _search_text(point: Point) -> str:
     ]
     widened = f"; widened {count(point.widened)} times" if point.widened else ""
     return f"{count(len(point.trials))} trials; {'; '.join(ranges)}{widened}"
-
-
-def _seeds_text(point: Point) -> str:
-    seeds = {"trials": point.trials, "repeats": point.repeats}
-    return "; ".join(f"{k} {some[0].seed} to {some[-1].seed}" for k, some in seeds.items() if some)
-
-
-def _steps_text(study: Study, point: Point) -> str:
-    if point.reached:
-        ends = " to ".join(map(count, point.steps_interval or ()))
-        return count(point.steps_to_target) + (f" ({ends})" if ends else "")
-    return NO_STEPS.get(point.status, f"not reached in {count(point.censored_at)}")
-
-
-def _repeats_text(study: Study, point: Point) -> str | None:
-    """Median and range of those that reached the goal, and how many did."""
-    if not point.repeats:
-        return None
-    steps = point.repeat_steps
-    reached = f"{len(steps)} of {len(point.repeats)}"
-    if not steps:
-        return reached
-    return f"{statistics.median(steps):,g} ({count(steps[0])} to {count(steps[-1])}), {reached}"
-
-
-def _best_text(name: str, study: Study, point: Point) -> str | None:
-    """The value of the best trial, with an arrow where it is at an edge of its range."""
-    if not point.best or name not in point.best:
-        return None
-    return number(point.best[name]) + ARROWS.get(dict(point.at_edge).get(name), "")
-
-
-def _ends(key: str):
-    """A pair as columns of the CSV."""
-    return lambda study, point: dict(zip(("low", "high"), getattr(point, key) or (), strict=False))
-
-
-STEPS = [
-    Column("batch", "global_batch", count, "global_batch"),
-    Column("steps (95%)", _steps_text, str),
-    Column("repeats (range), reached", _repeats_text, str),
-    Column("examples", "examples", count),
-    Column("epochs", "epochs"),
-]
-
-
-OUTCOMES = [
-    Column(
-        "trials that reached",
-        lambda study, p: f"{count(p.counts['reached'])} of {count(len(p.trials))}",
-        str,
-    ),
-]
-MORE = [
-    Column("", _ends("resolution"), key="resolution"),
-    Column("", _ends("steps_interval"), key="steps_interval"),
-    Column("", lambda study, p: len(p.repeats), key="repeats"),
-    Column("", lambda study, p: list(map(":".join, p.at_edge)), key="at_edge"),
-    *csv_only(1, "repeat_steps", *(f.name for f in fields(Record) if f.name not in OTHERWISE)),
-]
-TRIAL = [*csv_only(1, "global_batch"), *csv_only(2, *(f.name for f in fields(Trial)))]
-
-
-def table(studies: Sequence[Study], prefix: str = "") -> Table:
-    """A row per batch size."""
-    names = {name: None for study in studies for point in study.points for name in point.ranges}
-    best = [Column(parameter_text(name), partial(_best_text, name), str) for name in names]
-    name, metric = studies[0].headline
-    value = lambda study, point: (point.test or {}).get(name)
-    test = Column(f"test {metric.words}", value, partial(metric_value, metric))
-    columns = [*STEPS, *best, *OUTCOMES, test, *MORE]
-    return Table(columns, of_points(studies), f"{prefix}points.csv")
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
@@ -248,13 +158,14 @@ def _of_one(study: Study, prefix: str, suffix: str) -> Iterator[Section]:
     of = f" of {study.label}" * bool(study.label)
     picture = lambda name, *rest: Picture(f"{prefix}{name}{suffix}", *rest)
     caption = (
-        "Every trial by outcome: it reached the goal, missed it before training stopped, or "
-        "diverged (infeasible). Dashed: the range searched; the best trial should lie well inside."
+        "Every trial by outcome: it reached the goal, missed it before training stopped at "
+        f"{number(study.points[0].margin)} times the first crossing, or diverged (infeasible). "
+        "Dashed: the range searched; the best trial should lie well inside."
     )
     if len(study.points) > charts.MOST_PANELS:
         caption += f" {charts.MOST_PANELS} of {len(study.points)} batch sizes are shown."
     trials = picture("trials", caption, charts.trials(study), "nothing was searched")
-    yield Section(f"Trials{of}", [trials, _stopping(study)])
+    yield Section(f"Trials{of}", [trials])
     caption = (
         f"{study.measure_text.capitalize()} along the best trial of each batch size, a dot where "
         "it crossed the goal; dotted: the closest trial, where none did. Training stops soon after "
@@ -272,17 +183,6 @@ def _of_one(study: Study, prefix: str, suffix: str) -> Iterator[Section]:
     nothing = "fewer than two batch sizes reached the goal, or no evaluations are recorded"
     budgets = picture("budgets", caption, charts.budgets(study), nothing)
     yield Section(f"Step budget or example budget{of}", [budgets])
-
-
-def _stopping(study: Study) -> Note:
-    made = sum(point.trial_steps for point in study.points)
-    saved = sum(point.trial_steps_saved for point in study.points)
-    return Note(
-        f"Training of all trials stops at {number(study.points[0].margin)} times the first "
-        "crossing: a later crossing cannot be the fewest steps. Trials that would have crossed "
-        f"later count as missed. {count(made)} trial steps were run, {count(saved)} "
-        f"({percent(saved / max(made + saved, 1))} of all) were skipped."
-    )
 
 
 def _breakpoint(name: str, study: Study, fit: StepsFit) -> str:
