@@ -1,6 +1,6 @@
 """What the documents quote from the committed records, one module per part of a document."""
 
-from quoted import goyal, hoffer, mccandlish, readme, shallue, you
+from quoted import goyal, hoffer, mccandlish, readme, shallue, you, zhang
 
-MODULES = (shallue, mccandlish, hoffer, goyal, you, readme)
+MODULES = (shallue, zhang, mccandlish, hoffer, goyal, you, readme)
 SECTIONS = [section for module in MODULES for section in module.SECTIONS]

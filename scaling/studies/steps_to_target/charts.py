@@ -64,7 +64,7 @@ def steps_to_target(studies: Sequence[Study]) -> list[Panel]:
         own = [_steps(study, *style_of(index)) for index, study in enumerate(studies)]
         marks = _an_entry_each(studies, own)
     y_axis = Axis(f"optimizer steps to {shared_goal(studies)}", "binary", steps_label)
-    return shown([Panel(batches(), y_axis, marks)])
+    return shown([Panel(batches(f"global batch ({studies[0].unit})"), y_axis, marks)])
 
 
 def _an_entry_each(studies, marks: list[list[Mark]]) -> list[Mark]:
@@ -130,7 +130,8 @@ def point_text(study: Study, point: Point) -> str:
     if point.reached:
         around = interval(*point.steps_interval, count) if point.steps_interval else ""
         lines.append(f"{count(point.steps_to_target)} steps{around}")
-        lines.append(f"{count(point.examples)} examples, {number(point.epochs)} epochs")
+        epochs = f", {number(point.epochs)} epochs" if point.epochs else ""
+        lines.append(f"{count(point.examples)} {study.unit}{epochs}")
         lines += [f"{parameter_text(name)} {number(v)}" for name, v in point.best.items()]
         lines += [f"{parameter_text(name)} at the {side} edge" for name, side in point.at_edge]
     else:
@@ -256,7 +257,7 @@ def budgets(study: Study) -> list[Panel]:
 def _budget(study, budget: Budget, color, marker) -> list[Mark]:
     """A line; open marks where more steps than were run could have done better."""
     label = f"{budget.amount:,} {budget.kind}"
-    if budget.kind == "examples":
+    if budget.kind == "examples" and study.points[0].train_size:
         label += f" ({number(budget.amount / study.points[0].train_size)} epochs)"
     marks: list[Mark] = [Line(budget.batches, budget.values, color, label)]
     for spent in (True, False):
