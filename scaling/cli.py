@@ -64,6 +64,20 @@ WORKER = flags.DEFINE_bool(
 REPORT = flags.DEFINE_list(
     "report", None, "WORKDIR[,WORKDIR...], write the report of finished studies and run nothing"
 )
+FIT = flags.DEFINE_list(
+    "fit", None, "LOG[,LOG...], report on runs of other programs: CSV, JSONL or TensorBoard files"
+)
+GOAL = flags.DEFINE_float("goal", None, "with --fit: of the metric of loss curves")
+BETTER = flags.DEFINE_string("better", "lower", "with --fit: lower or higher than the goal")
+METRIC = flags.DEFINE_string("metric", "", "with --fit: the column that the goal is about")
+BY = flags.DEFINE_string("by", "", "with --fit: the column that tells studies apart")
+UNIT = flags.DEFINE_string(
+    "unit", "examples", "with --fit: what a batch size counts, examples, sequences or tokens"
+)
+REFERENCE = flags.DEFINE_integer(
+    "reference", None, "with --fit: also find the batch that takes 20% more examples than this", 1
+)
+OF_FIT = (GOAL, BETTER, METRIC, BY, UNIT, REFERENCE)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the resolved plan and train nothing")
 
 
@@ -71,8 +85,17 @@ def main(_) -> None:
     say = lambda text: print(text, flush=True)
     workdir = None if WORKDIR.value is None else user_path(WORKDIR.value, "--workdir")
     if REPORT.value is not None:
-        workdirs = [user_path(path, "--report") for path in REPORT.value or [""]]
-        write_report(workdirs, workdir or report_folder(workdirs), say)
+        given = [user_path(path, "--report") for path in REPORT.value or [""]]
+        workdirs = [workdir for path in given for workdir in workdirs_in(path)]
+        write_report(workdirs, workdir or report_folder(given), say)
+        return
+    if FIT.value is not None:
+        from scaling.studies.steps_to_target.logs import Asked, record_logs
+
+        asked = Asked(**{flag.name: flag.value for flag in OF_FIT})
+        workdir = workdir or Path(default_workdir())
+        logs = [user_path(path, "--fit") for path in FIT.value or [""]]
+        write_report(record_logs(logs, workdir, asked), workdir, say)
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
@@ -108,6 +131,12 @@ def main(_) -> None:
     if DEVICES.value:
         say(f"On {DEVICES.value} simulated devices: times are not those of real devices.")
     write_report([workdir], workdir, say)
+
+
+def workdirs_in(path: Path) -> list[Path]:
+    """The path itself or, where it has no records but folders in it do, those."""
+    inner = sorted({found.parents[1] for found in path.glob("*/*/result.json")})
+    return inner if inner and not any(path.glob("*/result.json")) else [path]
 
 
 def report_folder(workdirs: list[Path]) -> Path:
@@ -169,6 +198,10 @@ def default_workdir() -> str:
             parts.append(f"{name.removeprefix('noconfig.')}=False")
         elif name == "devices":
             parts.append(f"simulated{value}")
+        elif name == "fit":
+            parts.insert(0, "+".join(Path(path).stem for path in value.split(",")))
+        elif name in [flag.name for flag in OF_FIT]:
+            parts.append(f"{name}={value}")
     return "runs/" + re.sub(r"[^\w.=,-]+", "_", "-".join(parts))
 
 
@@ -262,10 +295,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         if unknown is None and not isinstance(error, ValueError):
             raise  # a bug
         raise UserError(unknown or f"{error}.") from None
-    if REPORT.value is not None:
-        if CONFIG.value is not None:
-            raise UserError("--report reads only records; remove --config.")
-    elif CONFIG.value is None:
+    named = [f for f in (CONFIG, REPORT, FIT) if f.value is not None]
+    if len(named) > 1:
+        raise UserError(f"--{named[1].name} runs nothing; remove --{named[0].name}.")
+    if FIT.value is None and (unread := [f.name for f in OF_FIT if f.present]):
+        raise UserError(f"--{unread[0]} is about the logs of --fit=FILE; remove it.")
+    if not named:
         raise UserError(f"There is no config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")

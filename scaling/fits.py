@@ -249,15 +249,17 @@ class StepsFit:
         where = "above" if batch > largest else "below" if batch < smallest else "inside"
         return Breakpoint(batch, interval, where, self.measured, self.confidence)
 
-    def overhead_batch(self, reference: float) -> float:
-        """The batch, in examples, at which the goal takes `perfect_within` times as many examples
-        as at `reference`.
+    def overhead_batch(self, reference: float) -> tuple[float, Interval]:
+        """The batch, in examples, and its interval, at which the goal takes `perfect_within` times
+        as many examples as at `reference`.
 
         Of the hyperbola: b_crit (perfect_within (1 + reference / b_crit) - 1), the critical batch
         size as Zhang et al. 2024 (arXiv:2410.21676) measure it, relative to a small batch that was
         run, not to the limit of small batches.
         """
-        return self.perfect_within * (self.b_crit + reference) - self.b_crit
+        at = lambda b_crit: self.perfect_within * reference + (self.perfect_within - 1) * b_crit
+        low, high = map(at, self.b_crit_interval)
+        return at(self.b_crit), (low, high)
 
     @functools.cached_property
     def slope(self) -> tuple[float, Interval, float] | None:

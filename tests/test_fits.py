@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy import optimize, stats
 from scaling import curves
 from scaling.errors import UserError
 from scaling.fits import Breakpoint, fit_steps, read_off, regimes
+from scaling.logs import read_log
 
 BATCH = 2.0 ** np.arange(4, 14)  # 16 to 8,192
 
@@ -238,27 +240,24 @@ def test_breakpoints_read_off_the_points():
 
 # --- published ---
 
-ZHANG = {  # model: (training tokens at batch 256, steps at batch 64, 128, ... 16,384)
-    "85M": (1740898304, (46000, 23000, 13282, 7000, 3840, 2500, 1800, 1600, 1600)),
-    "151M": (3072065536, (96000, 49000, 24000, 11951, 7128, 4200, 2760, 2400, 2300)),
-    "302M": (6144000000, (196000, 90000, 46000, 23400, 13300, 7224, 4980, 3400, 2879)),
-    "604M": (12288000000, (311000, 166000, 81000, 37440, 21320, 11400, 7199, 4700, 3800)),
-    "1.2B": (24576000000, (643000, 331000, 176000, 94000, 46500, 25000, 15360, 8900, 6500)),
-}
-
 
 def test_the_critical_batch_sizes_of_zhang_2024():
     """Steps to the goal loss of five language models, as printed in the paper's public notebook
-    (arXiv:2410.21676), in sequences of 512 tokens: the critical batch grows as tokens^0.47."""
-    batch = 64.0 * 2 ** np.arange(9)
-    fits_ = {model: fit_steps(batch, steps) for model, (_, steps) in ZHANG.items()}
+    (arXiv:2410.21676), in sequences of 512 tokens; by hand, E_min / S_min of a published fit."""
+    rows = read_log(Path(__file__).parents[1] / "docs/results/zhang2024.csv").rows
+    by_model = {}
+    for row in rows:
+        pair = row.number("batch"), row.number("steps")
+        by_model.setdefault(row.text("study"), []).append(pair)
+    fits_ = {model: fit_steps(*zip(*pairs, strict=True)) for model, pairs in by_model.items()}
     assert fits_["85M"].b_crit == pytest.approx(2235, abs=1)
     assert fits_["1.2B"].b_crit == pytest.approx(11140, abs=1)
-    tokens = np.log([tokens for tokens, _ in ZHANG.values()])
-    overhead = [fit.overhead_batch(256) for fit in fits_.values()]
-    assert (overhead[0], overhead[-1]) == pytest.approx((754, 2535), abs=1)
-    exponent = np.polyfit(tokens, np.log(overhead), 1)[0]
-    assert exponent == pytest.approx(0.46, abs=0.01)
+    for model, batch in (("85M", 754), ("1.2B", 2535)):
+        value, (low, high) = fits_[model].overhead_batch(256)
+        assert value == pytest.approx(batch, abs=1) and low < value < high
+        # There the hyperbola takes 20% more sequences than at 256.
+        at, reference = fits_[model].hyperbola.steps([value, 256]) * [value, 256]
+        assert at == pytest.approx(1.2 * reference)
     # One of the five bends more sharply than the hyperbola beyond doubt.
     assert [model for model, fit in fits_.items() if fit.doubts] == ["151M"]
 

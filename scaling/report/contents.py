@@ -21,7 +21,7 @@ class Part:
     """The studies of one kind.
 
     Attributes:
-      answers: (label or "", text), one per study.
+      answers: (label or "", text), one per study, then what is to be said of all, if anything.
       table: of the points, for the terminal.
     """
 
@@ -91,10 +91,13 @@ def contents(kinds: Kinds) -> Content:
             " ".join(filter(None, [text, kind.compared(study, studies[0])]))
             for text, study in zip(answers[1:], studies[1:], strict=True)
         ]
+        told = list(zip(labels, answers, strict=True))
+        if text := kind.together(studies):
+            told.append((", ".join(filter(None, [heading, "all"])), text))
         parts.append(
             Part(
                 heading,
-                list(zip(labels, answers, strict=True)),
+                told,
                 kind.table(studies),
                 list(kind.sections(studies)),
             )

@@ -33,6 +33,7 @@ class Kind:
       details: provenance beyond that of all studies: "goal", "search", "seeds".
       shared: what must be equal in studies shown together, as text.
       compared: a sentence or "" about a study relative to the first of those shown together.
+      together: a sentence or "" about all of them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Kind:
     details: Callable[[Study], Details] = lambda study: {}
     shared: Callable[[Study], str] = lambda study: ""
     compared: Callable[[Study, Study], str] = lambda study, first: ""
+    together: Callable[[Sequence[Study]], str] = lambda studies: ""
 
 
 def kind_of(study: str) -> Kind:

@@ -48,7 +48,8 @@ def _distinct(values: Iterable[object]) -> list[str]:
 
 
 def _data_text(recipe):
-    return f"{recipe['data set']}, {count(recipe['training set size'])} examples"
+    size = recipe["training set size"]
+    return recipe["data set"] + (f", {count(size)} examples" if size else "")
 
 
 def _model_text(directory: Directory) -> str:

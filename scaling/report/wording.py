@@ -22,7 +22,7 @@ MODELS = {
     "transformer": "a Transformer",
     "lstm": "an LSTM",
 }
-SPLITS = {"validation": "validation", "train": "training"}
+SPLITS = {"validation": "validation", "train": "training", "": ""}  # "": of a log, not known
 SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # typeset with subscripts
 
 
@@ -67,12 +67,14 @@ def metric_value(metric: Metric, value: float | None) -> str:
 
 def measure_text(metric: Metric, split: str = "validation") -> str:
     """validation error"""
-    return f"{SPLITS[split]} {metric.words}"
+    return f"{SPLITS[split]} {metric.words}".strip()
 
 
-def goal_text(metric: Metric, goal: float, split: str = "validation") -> str:
+def goal_text(metric: Metric, goal: float | None, split: str = "validation") -> str:
     """2.5% validation error; a training loss of 0.3; a validation loss below 3.9 nats per token; a
-    validation average precision above 0.31"""
+    validation average precision above 0.31; the goal, of a log that does not name it"""
+    if goal is None:
+        return "the goal"
     measure, value = measure_text(metric, split), metric_value(metric, goal)
     if metric.better == "lower" and metric.form == "percent":
         return f"{value} {measure}"
@@ -111,8 +113,8 @@ def listed(items: list[str]) -> str:
 
 
 def parameter_text(name: str) -> str:
-    """learning_rate -> learning rate"""
-    return name.replace("_", " ")
+    """learning_rate -> learning rate; validation/loss of a tag -> validation loss"""
+    return re.sub("[_/]", " ", name)
 
 
 def subject(study: Study) -> str:

@@ -18,7 +18,7 @@ from scaling.report import records, wording
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Workdir, check_alike, read_points
 from scaling.report.wording import parameter_text
-from scaling.studies.steps_to_target.record import Record
+from scaling.studies.steps_to_target.record import Log, Record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,6 +89,34 @@ class Study(records.Study):
     def best_metric(self) -> str:
         """best validation error"""
         return f"best {self.measure_text}"
+
+    @property
+    def log(self) -> Log | None:
+        """Where the runs are another program's."""
+        return self.points[0].log
+
+    @property
+    def subject(self) -> str:
+        """On digits with an MLP; In runs.csv"""
+        return f"In {self.recipe['data set']}" if self.log else wording.subject(self)
+
+    @property
+    def unit(self) -> str:
+        """What a batch size counts."""
+        return self.log.unit if self.log else "examples"
+
+    @property
+    def sizes(self) -> dict[str, float | None]:
+        """Of data and model, by name."""
+        point = self.points[0]
+        own = {"training examples": point.train_size, "parameters": point.directory.parameters}
+        return self.log.sizes if self.log else own
+
+    @property
+    def overhead_title(self) -> str:
+        """Of the batch size that takes 20% more than the log's reference, "" where it has none."""
+        reference = self.log and self.log.reference
+        return f"batch of 20% more {self.unit} than at {reference:,}" if reference else ""
 
     @property
     def goal_text(self) -> str:

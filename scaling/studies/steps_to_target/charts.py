@@ -64,7 +64,7 @@ def steps_to_target(studies: Sequence[Study]) -> list[Panel]:
         own = [_steps(study, *style_of(index)) for index, study in enumerate(studies)]
         marks = _an_entry_each(studies, own)
     y_axis = Axis(f"optimizer steps to {shared_goal(studies)}", "binary", steps_label)
-    return shown([Panel(batches(), y_axis, marks)])
+    return shown([Panel(batches(f"global batch ({studies[0].unit})"), y_axis, marks)])
 
 
 def _an_entry_each(studies, marks: list[list[Mark]]) -> list[Mark]:
@@ -248,7 +248,7 @@ def budgets(study: Study) -> list[Panel]:
 def _budget(study, budget: Budget, color, marker) -> list[Mark]:
     """A line; open marks where more steps than were run could have done better."""
     label = f"{budget.amount:,} {budget.kind}"
-    if budget.kind == "examples":
+    if budget.kind == "examples" and study.points[0].train_size:
         label += f" ({number(budget.amount / study.points[0].train_size)} epochs)"
     batch, value, _ = zip(*budget.results, strict=True)
     marks: list[Mark] = [Line(batch, value, color, label)]

@@ -31,6 +31,16 @@ class Repeat:
     steps_to_target: int | None
 
 
+@dataclass(frozen=True)
+class Log:
+    """What a record of runs that another program made says besides."""
+
+    unit: str  # what the batch size counts
+    tokens_per_example: float | None  # where a batch counts examples or sequences
+    reference: int | None  # a batch size, see `StepsFit.overhead_batch`
+    sizes: Values  # tokens, parameters: of the study, by their column in the log
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """The search at one batch size.
@@ -47,15 +57,15 @@ class Record:
     study: str
     status: str  # reached, target_not_reached, all_diverged or met_at_start
     global_batch: int
-    train_size: int
+    train_size: int | None  # None: not known, of a log
     metric: str  # of the task
-    goal: float  # the metric must be strictly better
+    goal: float | None  # the metric must be strictly better; None: not known, of a log
     steps_to_target: int | None  # of the first evaluation better than the goal, over all trials
     resolution: tuple[int, int] | None  # the best trial's evaluations before and at its crossing
     censored_at: int | None  # steps tried without reaching the goal
     budget_steps: int  # after which a trial gives up
     stopped_at_step: int  # where training of the trials ended
-    margin: float  # which is at this multiple of the first crossing, within the budget
+    margin: float | None  # which is at this multiple of the first crossing, within the budget
     trial_steps: int  # updates that the trials made
     trial_steps_saved: int  # and those that they did not make thanks to the margin
     best_trial: int | None
@@ -72,6 +82,8 @@ class Record:
     devices: dict[str, Any]
     split: str = "validation"  # whose metric the goal is on; train: as many training examples
     better: str = "lower"  # or higher, of the metric; older records do not say
+    log: Log | None = None  # where the trials are not ours
+    interval: tuple[int, int] | None = None  # of the steps, where such a log has one
 
     @property
     def reached(self) -> bool:
@@ -86,7 +98,9 @@ class Record:
     @property
     def epochs(self) -> float | None:
         """Passes over the training set up to the goal."""
-        return None if self.examples is None else self.examples / self.train_size
+        if self.examples is None or self.train_size is None:
+            return None
+        return self.examples / self.train_size
 
     @property
     def repeat_steps(self) -> list[int]:
@@ -100,8 +114,8 @@ class Record:
         None where the goal was not reached, or by too few trials for an upper end: their lower end
         would rest on the distance between two or three of them.
         """
-        if not self.reached:
-            return None
+        if not self.reached or self.interval:
+            return self.interval
         missed = [trial.stopped_at_step for trial in self.trials if trial.outcome == "missed"]
         low, high = fewest_interval(
             [trial.steps_to_target for trial in self.trials],

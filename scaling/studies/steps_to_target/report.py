@@ -18,16 +18,15 @@ from scaling.report.wording import (
     number,
     parameter_text,
     percent,
-    subject,
 )
-from scaling.studies.steps_to_target import charts
+from scaling.studies.steps_to_target import charts, growth
 from scaling.studies.steps_to_target.analysis import Point, Study, read
 from scaling.studies.steps_to_target.tables import TRIAL, table
 
 
 def answer(study: Study) -> str:
     """The two breakpoints, or the steps where there is no curve; then what speaks against it."""
-    about, fit = f"{subject(study)}, steps to {study.goal_text}", study.fit
+    about, fit = f"{study.subject}, steps to {study.goal_text}", study.fit
     if not fit:
         steps = [
             f"{count(point.steps_to_target)} at batch {count(point.global_batch)}"
@@ -79,7 +78,8 @@ def cautions(study: Study) -> list[str]:
             lambda p: p.reached and len(p.trials) > least,
         ),
         (
-            "too few trials reached the goal for an interval; run more or raise target.margin.",
+            "too few trials reached the goal for an interval; run more"
+            f"{'' if study.log else ' or raise target.margin'}.",
             lambda p: p.reached and not p.steps_interval,
         ),
     )
@@ -87,9 +87,12 @@ def cautions(study: Study) -> list[str]:
 
 def details(study: Study) -> Details:
     """Goal and ranges."""
-    higher = study.measure.better == "higher"
+    side = "above" if study.measure.better == "higher" else "below"
+    goal = [f"{study.goal_text}, strictly {side}"] if study.goal is not None else []
+    if study.log:
+        return {"goal": goal}
     return {
-        "goal": [f"{study.goal_text}, strictly {'above' if higher else 'below'}"],
+        "goal": goal,
         "search": list(dict.fromkeys(map(_search_text, study.points))),
     }
 
@@ -123,7 +126,16 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     nothing = "no batch size reached the goal or spent its steps on it"
     picture = Picture("steps_to_target", caption, charts.steps_to_target(studies), nothing)
     yield Section("Steps against batch", [picture, *_fits(studies)])
-    yield from searches(studies)
+    if laws := list(growth.blocks(studies)):
+        yield Section("Critical batch size and the size of data and model", laws)
+    for section in searches(studies):
+        if not studies[0].log or any(_shows(block) for block in section.blocks):
+            yield section
+
+
+def _shows(block: Block) -> bool:
+    """Whether it is a figure or a table with something in it."""
+    return bool(getattr(block, "panels", getattr(block, "rows", ())))
 
 
 def searches(studies: Sequence[Study], prefix: str = "") -> Iterator[Section]:
@@ -221,10 +233,26 @@ FIT = [
     Column(MAX_USEFUL, partial(_breakpoint, MAX_USEFUL), str),
     Column("bend", lambda study, fit: Fitted(fit.curve.bend, *fit.bend_interval), str),
     Column("scatter", "scatter", percent),
-    fitted("B_crit, examples", "b_crit"),
+    fitted("B_crit", "b_crit"),
     fitted("S_min, steps", "s_min"),
-    fitted("E_min, examples", "e_min"),
+    fitted("E_min", "e_min"),
 ]
+
+
+def _of_logs(studies: Sequence[Study]) -> Iterator[Column]:
+    """Columns that logs have besides: Zhang's critical batch size, and B_crit in tokens."""
+
+    def times(study, fit):
+        each = study.log and study.log.tokens_per_example
+        return each and Fitted(*(each * end for end in (fit.b_crit, *fit.b_crit_interval)))
+
+    def overhead(study, fit):
+        value, ends = fit.overhead_batch(study.log.reference)
+        return Fitted(value, *ends)
+
+    yield Column("B_crit, tokens", times, str, "b_crit_tokens")
+    if title := studies[0].overhead_title:
+        yield Column(title, overhead, str, "overhead_batch")
 
 
 def _fits(studies: Sequence[Study]) -> Iterator[Block]:
@@ -237,16 +265,16 @@ def _fits(studies: Sequence[Study]) -> Iterator[Block]:
         return
     ratio = lambda study, fit: None if study is first else study.ratio_to(first)
     over = Column(f"B_crit over that of {first.label}", ratio, Ratio.describe)
-    yield Table([*FIT, over], rows, wrap=True)
+    yield Table([*FIT, *_of_logs(studies), over], rows, wrap=True)
     fit = rows[0][1]
     note = (
         "Fit: S = S_min (1 + (B_crit / B)^bend)^(1 / bend). Perfect scaling ends where the goal "
         f"takes {fit.perfect_within - 1:.0%} more examples than at small batches, the critical "
         "batch size of Zhang et al. 2024; the maximum useful batch is where doubling it saves less "
         f"than {fit.least_saving:.0%} of the steps. Their intervals are for any bend from "
-        f"{BENDS[0]:g} to {BENDS[1]:g}. B_crit, S_min and E_min = S_min B_crit are those of the "
-        "hyperbola, bend 1 (McCandlish 2018), for comparison. Scatter: of the points around the "
-        "curve."
+        f"{BENDS[0]:g} to {BENDS[1]:g}. B_crit and E_min = S_min B_crit, in {studies[0].unit}, and "
+        "S_min are those of the hyperbola, bend 1 (McCandlish 2018), for comparison. Scatter: of "
+        "the points around the curve."
     )
     if len(rows) > 1:
         note += (
@@ -266,4 +294,5 @@ KIND = Kind(
     details,
     shared=lambda study: f"steps to a {study.measure_text}",
     compared=compared,
+    together=growth.sentence,
 )
