@@ -170,7 +170,7 @@ def test_no_law_without_a_series_of_sizes(tmp_path):
         (STEPS + "128,\n", {}, "line 6 of .*a.csv has no steps"),
         (STEPS + "128,-3\n", {}, "line 6 of .*: steps is -3; it must be at least 1"),
         (STEPS + "-8,3\n", {}, "line 6 of .*: batch is -8; it must be at least 1"),
-        ("batch,step,loss\n8,1,nan\n16,1,nan\n32,1,nan", {"goal": 1.0}, "the best is None"),
+        ("batch,step,loss\n8,1,nan\n16,1,nan\n32,1,nan", {"goal": 1.0}, "the best is not finite"),
     ],
 )
 def test_logs_that_cannot_be_used_leave_nothing(tmp_path, text, asked, says):

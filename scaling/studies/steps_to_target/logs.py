@@ -23,7 +23,7 @@ from scaling.files import json_text, write_atomically, write_error
 from scaling.limits import AMOUNT, COUNT, FINITE, Limits
 from scaling.logs import HYPERPARAMETERS, Log, Row, read_log
 from scaling.record import provenance
-from scaling.report.wording import listed, parameter_text
+from scaling.report.wording import listed, number, parameter_text
 
 POSITIVE = Limits(0)
 UNITS = ("examples", "sequences", "tokens")
@@ -289,7 +289,7 @@ def _check(points: Points, paths: Sequence[Path], workdir: Path, asked: Asked) -
         side = "above" if asked.better == "higher" else "below"
         raise UserError(
             f"No run in {logs} has a {results[0]['metric']} {side} {asked.goal:g}, the best is "
-            f"{best}; set a --goal that runs reach."
+            f"{'not finite' if best is None else number(best)}; set a --goal that runs reach."
         )
     for path in [*workdir.glob("*/config.json"), *workdir.glob("*/*/config.json")]:
         files = points.get(path.parent)
