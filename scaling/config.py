@@ -56,6 +56,8 @@ LIMITS = {
     "devices": COUNT,
     "memory_limit_gib": POSITIVE,
     "data.train_size": COUNT,
+    "data.validation_size": COUNT,
+    "data.length": Limits(2, 2**20, "[]"),
     "data.image_shape": Limits(1, 4096, "[]"),
     "data.num_classes": Limits(2, 100_000, "[]"),
     "model.dropout": SHARE,
@@ -102,6 +104,9 @@ def default_config(study: str = "train") -> ConfigDict:
     c.data.dir = placeholder(str)  # of prepared TFDS data sets; None: the default of TFDS
     c.data.augment = "none"  # none or crop_flip
     c.data.train_size = placeholder(int)  # size of a training subset; of the synthetic set
+    c.data.validation_size = placeholder(int)  # examples of an evaluation; None: all
+    c.data.length = placeholder(int)  # of a row, in tokens
+    c.data.streamed = False  # rows of tokens are read from disk, where a device cannot hold all
     c.data.image_shape = ()  # of synthetic images, (H, W, C)
     c.data.num_classes = placeholder(int)  # of synthetic images
 

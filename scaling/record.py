@@ -154,10 +154,29 @@ class RunDir:
 
     def launched(self, resolved: dict[str, Any]) -> None:
         """Record what the config came to, its "devices" among it, and this launch after those
-        before."""
+        before.
+
+        Raises:
+          UserError: a point here was measured on other files of the same name.
+        """
+        self._check_files(resolved.get("data", {}))
         before = (self.resolved or {}).get("launches", [])
         launch = provenance() | {"devices": resolved["devices"]}
         self.resolve(resolved | {"launches": [*before, launch]})
+
+    def _check_files(self, data):
+        if "files" not in data:
+            return
+        for path in sorted(self.path.parent.glob("*/resolved.json")):
+            there = json.loads(path.read_text()).get("data", {})
+            if there.get("name") != data["name"] or there.get("files") == data["files"]:
+                continue
+            name, changed = data["name"], differences(there.get("files", {}), data["files"])
+            raise UserError(
+                f"{path.parent} was measured on other files of {name} ({'; '.join(changed[:2])}), "
+                f"and losses cannot be compared; prepare {name} as it was, or choose another "
+                "--workdir."
+            )
 
     @_write_errors
     def truncate(self, lines: int) -> None:

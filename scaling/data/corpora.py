@@ -213,17 +213,30 @@ class Corpus(NamedTuple):
     Attributes:
       read: --from -> its documents.
       vocabulary: where none is given.
+      tokens: of each split, counted or about; None: not known. For dry runs without the files.
       options: of `prepare_text` that it takes beside the tokenizer's.
     """
 
     read: Callable[..., Documents]
     vocabulary: int
+    tokens: dict[str, int] | None = None
     options: tuple[str, ...] = ("held_out",)
 
 
+def _tokens(train: int, validation: int, test: int) -> dict[str, int]:
+    return {"train": train, "validation": validation, "test": test}
+
+
 CORPORA = {
-    "text": Corpus(from_files, 32_000, ("held_out", "documents")),
-    "kjv": Corpus(kjv, 512),
-    "austen": Corpus(austen, 512),
-    "lm1b": Corpus(lm1b, 32_000, ()),
+    "text": Corpus(from_files, 32_000, None, ("held_out", "documents")),
+    "kjv": Corpus(kjv, 512, _tokens(1_657_437, 114_967, 93_433)),
+    "austen": Corpus(austen, 512, _tokens(1_796_352, 86_321, 110_208)),
+    "lm1b": Corpus(lm1b, 32_000, _tokens(900_000_000, 4_500_000, 4_500_000), ()),
+    # The sample of ten billion tokens, as parquet files.
+    "fineweb_edu": Corpus(
+        from_files,
+        32_000,
+        _tokens(9_000_000_000, 500_000_000, 500_000_000),
+        ("held_out", "documents"),
+    ),
 }

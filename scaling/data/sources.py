@@ -1,8 +1,9 @@
 """Data sets by name: metadata, availability and arrays.
 
 MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
-TFDS reads without TensorFlow. `digits` is a file of scikit-learn, and `synthetic` has no files.
-`register` adds user-defined sets, of any arrays.
+TFDS reads without TensorFlow. `digits` is a file of scikit-learn, and `synthetic` has no files. Any
+other name is that of a folder of tokens, see `text`. `register` adds user-defined sets, of any
+arrays.
 
 Splits are those of the papers: MNIST, Fashion-MNIST and CIFAR hold out the last 5,000 training
 images, ImageNet the last 50,000 (its official validation set is then the test set).
@@ -24,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from scaling.data import text
+from scaling.data.corpora import CORPORA
 from scaling.durations import to_steps
 from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.files import user_path
@@ -43,6 +46,8 @@ class DataInfo:
       streaming: whether the set does not fit on a device and is read by `streaming`.
       task: in `tasks.TASKS`.
       options: of the task.
+      folder: of tokens.
+      files: what a run records of its files, which may differ under the same name.
     """
 
     name: str
@@ -54,6 +59,8 @@ class DataInfo:
     streaming: bool = False
     task: str = "classification"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    folder: Path | None = None
+    files: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def bytes_each(self) -> int:
@@ -158,24 +165,63 @@ _TFDS_NAMES = {"imagenet": "imagenet2012"}
 _TEST_SPLITS = {"imagenet": "validation"}
 
 
-def describe(name: str, **options) -> DataInfo:
-    """Metadata of data set `name`, without file access.
+def describe(name: str, data_dir=None, **options) -> DataInfo:
+    """Metadata of data set `name`, without file access but to that of a folder of tokens.
 
     Args:
       name: a data set.
-      **options: for `synthetic` only: image_shape, num_classes and sizes, instead of CIFAR-10's.
+      data_dir: TFDS's root, where folders of tokens lie too.
+      **options: for `synthetic`: image_shape, num_classes and sizes, instead of CIFAR-10's; for
+        tokens: length, of a row, and streamed, whether rows are read from disk.
 
     Raises:
-      UserError: unknown name or option.
+      UserError: unknown name or option, or a damaged folder of tokens.
     """
-    if name not in INFOS and name != "synthetic":
-        raise UserError(f"Unknown data set {name!r}: {nearest(name, [*INFOS, 'synthetic'])}")
+    is_text = name not in (*INFOS, "synthetic")
     known = ("image_shape", "num_classes", "sizes") if name == "synthetic" else ()
+    known = ("length", "streamed") if is_text else known
     for option in options:
         if option not in known:
             takes = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"Data set {name!r} has no option {option!r}; {takes}.")
+    if is_text:
+        return _tokens(name, data_dir, **options)
     return INFOS[name] if name in INFOS else _synthetic(**options)
+
+
+def _tokens(name, data_dir, length=None, streamed=False) -> DataInfo:
+    """Of a folder of tokens; of a known text also before it is prepared, for dry runs."""
+    folder = data_root(data_dir) / name
+    corpus = CORPORA.get(name, CORPORA["text"])
+    if not folder.is_dir() and not corpus.tokens:
+        raise _unknown(name, folder.parent)
+    if length is None:
+        raise UserError(f"{name} is text; set data.length to the tokens of a row, e.g. to 128.")
+    options, files = {}, {}
+    vocabulary, counts = corpus.vocabulary, corpus.tokens
+    if folder.is_dir():
+        meta = text.read_meta(folder)
+        vocabulary, counts = meta.vocabulary, {s: meta.splits[s]["tokens"] for s in SPLITS}
+        options = {"start": meta.eos, "bytes_per_token": meta.bytes_per_token}
+        files = dataclasses.asdict(meta)
+        files.pop("command")
+    sizes = {split: counts[split] // length for split in SPLITS}
+    if few := [split for split in SPLITS if not sizes[split]]:
+        raise UserError(
+            f"data.length is {length}, and the {few[0]} split of {name} has {counts[few[0]]:,} "
+            "tokens; use shorter rows."
+        )
+    return DataInfo(
+        name,
+        {"tokens": ((length,), "uint16")},
+        vocabulary,
+        sizes,
+        streaming=streamed,
+        task="language",
+        options=options,
+        folder=folder,
+        files=files,
+    )
 
 
 def _synthetic(image_shape=(32, 32, 3), num_classes=10, sizes=None) -> DataInfo:
@@ -197,6 +243,13 @@ def check_available(name: str, data_dir=None) -> None:
     Raises:
       UserError: as `load`; for a missing set, with instructions.
     """
+    if name not in (*INFOS, "synthetic"):
+        folder = data_root(data_dir) / name
+        if not folder.is_dir():
+            known = CORPORA.get(name, CORPORA["text"]).tokens
+            raise (_missing if known else _unknown)(name, folder.parent)
+        text.check(folder)
+        return
     info = describe(name)
     if name == "digits":
         _digits_file()
@@ -214,12 +267,13 @@ def check_available(name: str, data_dir=None) -> None:
             _CHECKED.add(identity)
 
 
-def load(name: str, split: str, data_dir=None) -> Split:
+def load(data: str | DataInfo, split: str, data_dir=None) -> Split:
     """Read one split into memory. A decoded copy is cached under `cache_dir()`; that of a
     registered set only in memory, since changes of its source cannot be detected.
 
     Args:
-      name: a set that fits in memory: any but `imagenet` (see `streaming`) and `synthetic`.
+      data: a set that fits in memory: any but `imagenet` (see `streaming`) and `synthetic`. Of
+        tokens, what `describe` says of it.
       split: 'train', 'validation' or 'test'.
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
@@ -230,8 +284,12 @@ def load(name: str, split: str, data_dir=None) -> Split:
       UserError: unknown name or split; missing, incomplete or corrupted files; arrays that are not
         as registered.
     """
-    info = describe(name)
+    info = data if isinstance(data, DataInfo) else describe(data)
     check_split(info, split)
+    name = info.name
+    if info.folder:
+        (length,), _ = info.example["tokens"]
+        return {"tokens": text.read_rows(info.folder, split, length)}
     if info.streaming or name == "synthetic":
         raise ValueError(f"{name} has no arrays to load")
     if name in _LOADERS:
@@ -501,6 +559,14 @@ def newest_version(folder: Path) -> Path | None:
     """The directory of the highest version in one data set's folder, complete or not."""
     versions = [path for path in folder.glob("*.*.*") if _VERSION.fullmatch(path.name)]
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+
+
+def _unknown(name: str, root: Path) -> UserError:
+    known = nearest(name, ({*INFOS, "synthetic", *CORPORA} - {"text"}))
+    return UserError(
+        f"Unknown data set {name!r}: {known} Folders of tokens in {root} have names of their own: "
+        f"`python -m scaling.data.prepare text --name={name} --from=DIR` makes one."
+    )
 
 
 def _missing(name: str, root: Path) -> UserError:

@@ -47,6 +47,7 @@ class Meta:
     Attributes:
       tokenizer: "bytes" or "sentencepiece".
       vocabulary: number of tokens, the end of text included.
+      eos: the token of the end of text.
       tokenizer_sha256: of the model file; of nothing for bytes.
       source_sha256: of the documents, in order.
       bytes_per_token: of the training split; an end of text is a token of no bytes.
@@ -56,6 +57,7 @@ class Meta:
 
     tokenizer: str
     vocabulary: int
+    eos: int
     tokenizer_sha256: str
     source_sha256: str
     bytes_per_token: float
@@ -238,6 +240,7 @@ def write_tokens(
     meta = Meta(
         tokenizer=tokenizer.kind,
         vocabulary=tokenizer.vocabulary,
+        eos=tokenizer.eos,
         tokenizer_sha256=hashlib.sha256(tokenizer.model).hexdigest(),
         source_sha256=source.hexdigest(),
         bytes_per_token=splits["train"]["bytes"] / splits["train"]["tokens"],
@@ -321,26 +324,27 @@ def read_meta(folder: Path) -> Meta:
     return meta
 
 
-def read_rows(folder: Path, split: str, length: int, check: bool = True) -> np.ndarray:
-    """Rows [N, length] of consecutive tokens, uint16, as a memory map; what is left over is not
-    used.
+def check(folder: Path) -> None:
+    """UserError, as `read_meta`, unless all tokens are those that were written; reads them."""
+    meta = read_meta(folder)
+    for split, counts in meta.splits.items():
+        if zlib.crc32(_stream(folder, split)) != counts["crc32"]:
+            raise _damaged(folder, f"the checksum of {split}.npy differs")
 
-    Args:
-      check: compare the checksum of all tokens, which reads them.
+
+def read_rows(folder: Path, split: str, length: int) -> np.ndarray:
+    """Rows [N, length] of consecutive tokens, uint16; what is left over is not used. The training
+    rows are in the order of the text, and a memory map; the others in a fixed random one, so that
+    the first of them are a sample.
 
     Raises:
-      UserError: as `read_meta`; the checksum differs; or the split has no row of such a length.
+      UserError: as `read_meta`.
     """
-    meta, stream = read_meta(folder), _stream(folder, split)
-    if check and zlib.crc32(stream) != meta.splits[split]["crc32"]:
-        raise _damaged(folder, f"the checksum of {split}.npy differs")
+    read_meta(folder)
+    stream = _stream(folder, split)
     count = len(stream) // length
-    if not count:
-        raise UserError(
-            f"data.length is {length}, and the {split} split of {folder} has {len(stream):,} "
-            "tokens; use shorter rows."
-        )
-    return stream[: count * length].reshape(count, length)
+    rows = stream[: count * length].reshape(count, length)
+    return rows if split == "train" else rows[np.random.RandomState(0).permutation(count)]
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

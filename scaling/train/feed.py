@@ -1,6 +1,6 @@
-"""What a program reads: resident data on the devices, or images streamed from disk.
+"""What a program reads: resident data on the devices, or images or rows streamed from disk.
 
-Both kinds of feed have `data`, what stays on the devices, and `evaluation(split)`, pairs of data
+All kinds of feed have `data`, what stays on the devices, and `evaluation(split)`, pairs of data
 and batches that hold every example once. `evaluation_shapes` gives their shapes without reading
 any.
 """
@@ -47,7 +47,7 @@ def constant_of(data: ConfigDict, split: str) -> dict[str, float]:
         seed, size = SYNTHETIC_SEEDS[split], info.sizes[split]
         arrays = {"label": resident.synthetic_labels(seed, size, info.num_classes)}
     else:
-        arrays = sources.load(info.name, split, data.dir)
+        arrays = sources.load(info, split, data.dir)
     count = evaluation_size(info.sizes, split)
     first = {name: np.asarray(array[:count]) for name, array in arrays.items()}
     return sources.task_class(info.task).constant(first)
@@ -85,7 +85,7 @@ class ResidentFeed:
                 SYNTHETIC_SEEDS[split], info.sizes[split], shape, info.num_classes
             )
         else:
-            arrays = sources.load(info.name, split, config.data.dir)
+            arrays = sources.load(info, split, config.data.dir)
             # Of a subset: the first examples.
             arrays = {name: array[: info.sizes[split]] for name, array in arrays.items()}
         return replicate(arrays, self._point.devices)
@@ -136,6 +136,36 @@ class StreamFeed:
 
     def _open(self, split):
         return streaming.open_imagenet(split, self._point.config.data.dir)
+
+
+class RowFeed:
+    """Rows of tokens read from disk as training goes on; batches are the rows themselves.
+
+    Args:
+      plan: of the batches.
+    """
+
+    data = None
+
+    def __init__(self, point: Point, plan: BatchPlan):
+        self._point, self._plan = point, plan
+        self._order = resident.EpochOrder(point.config.seed, point.info.sizes["train"])
+        self._rows = functools.cache(lambda split: sources.load(point.info, split)["tokens"])
+
+    def batches(self, step: int) -> Arrays:
+        """Rows of one update, [devices, 1, accum, micro, L]."""
+        size = self._point.global_batch
+        index = self._order[step * size : (step + 1) * size].reshape(self._plan.layout)
+        return {"tokens": self._rows("train")[np.moveaxis(index, 1, 0)[:, None]]}
+
+    def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
+        """The split batch by batch, each over `sharing` devices; None: all of the point's."""
+        size = evaluation_size(self._point.info.sizes, split)
+        devices, rows = _shared(self._point, sharing)
+        for start in range(0, size, devices * rows):
+            index = start + np.arange(devices * rows).reshape(devices, 1, rows)
+            tokens = self._rows(split)[np.minimum(index, size - 1)]
+            yield None, {"tokens": tokens, "mask": index < size}
 
 
 def evaluation_shapes(point: Point, split: str, sharing: int | None = None) -> tuple[Any, Any]:
@@ -194,6 +224,8 @@ class _First(Sequence):
         return repr(self._source)
 
 
-def make_feed(point: Point, plan: BatchPlan) -> ResidentFeed | StreamFeed:
+def make_feed(point: Point, plan: BatchPlan) -> ResidentFeed | StreamFeed | RowFeed:
     """The feed of a point's data set."""
-    return StreamFeed(point, plan) if point.info.streaming else ResidentFeed(point)
+    if not point.info.streaming:
+        return ResidentFeed(point)
+    return (RowFeed if point.info.folder else StreamFeed)(point, plan)

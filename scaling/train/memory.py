@@ -56,15 +56,19 @@ def check_size(point) -> None:
         at_once = min(at_once, max(info.sizes.values()))
     held = 0 if info.streaming else sum(info.sizes.values()) * each
     limit = _most(point)
-    for what, need in (
-        (f"{point.parameter_count:,} parameters, with their gradients,", 8 * point.parameter_count),
-        (f"The examples of {info.name} ({sum(info.sizes.values()):,} of {each:,} bytes)", held),
-        (f"eval.batch is {at_once:,}: as many inputs and outputs", 4 * numbers * at_once),
+    weights = f"{point.parameter_count:,} parameters, with their gradients,"
+    examples = f"The examples of {info.name} ({sum(info.sizes.values()):,} of {each:,} bytes)"
+    smaller = "make them fewer or smaller"
+    streams = "read them from disk, data.streamed=True" if info.folder else smaller
+    for what, need, remedy in (
+        (weights, 8 * point.parameter_count, smaller),
+        (examples, held, streams),
+        (f"eval.batch is {at_once:,}: as many inputs and outputs", 4 * numbers * at_once, smaller),
     ):
         if need > limit:
             raise UserError(
                 f"{what} take {need / 2**30:,.3g} GiB, and a device may use {limit / 2**30:,.3g} "
-                "GiB; make them fewer or smaller."
+                f"GiB; {remedy}."
             )
 
 

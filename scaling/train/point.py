@@ -223,21 +223,23 @@ def data_info(data: ConfigDict) -> sources.DataInfo:
       UserError: unknown set or option, or a subset larger than the set.
     """
     if data.name != "synthetic":
-        options = given({key: data[key] for key in ("image_shape", "num_classes")})
-        info = sources.describe(data.name, **options)
-        size = data.train_size
-        if size is None:
-            return info
-        if info.streaming:
+        options = given({key: data[key] for key in ("image_shape", "num_classes", "length")})
+        options |= {"streamed": True} if data.streamed else {}
+        info = sources.describe(data.name, data.dir, **options)
+        sizes = given({split: data[f"{split}_size"] for split in ("train", "validation")})
+        if info.streaming and "train" in sizes:
             raise UserError(
-                f"data.train_size is {size}, but {info.name} is streamed whole; leave it None."
+                f"data.train_size is {data.train_size}, but {info.name} is streamed whole; leave "
+                "it None."
             )
-        if size > info.sizes["train"]:
-            raise UserError(
-                f"data.train_size is {size} and {info.name} has {info.sizes['train']:,} training "
-                "examples; ask for at most as many."
-            )
-        return dataclasses.replace(info, sizes=info.sizes | {"train": size})
+        for split, size in sizes.items():
+            if size > info.sizes[split]:
+                raise UserError(
+                    f"data.{split}_size is {size} and {info.name} has {info.sizes[split]:,} "
+                    f"{'training' if split == 'train' else split} examples; ask for at most as "
+                    "many."
+                )
+        return dataclasses.replace(info, sizes=info.sizes | sizes)
     if len(data.image_shape) not in (0, 3):
         raise UserError(f"data.image_shape is {data.image_shape}; give (height, width, channels).")
     options = given({key: data[key] for key in ("image_shape", "num_classes", "train_size")})

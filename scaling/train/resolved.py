@@ -46,7 +46,8 @@ def point_values(point: Point) -> dict[str, Any]:
     """What every record of a point has, JSON."""
     return {
         "model": {"name": point.config.model.name, "parameters": point.parameter_count},
-        "data": {"name": point.info.name, "sizes": point.info.sizes},
+        "data": {"name": point.info.name, "sizes": point.info.sizes}
+        | ({"files": point.info.files} if point.info.files else {}),
         "task": {
             "name": point.info.task,
             "unit": point.task.unit,

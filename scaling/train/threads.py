@@ -37,8 +37,10 @@ def threads_for(config: ConfigDict) -> int | None:
     if hasattr(task.model, "conv_method"):
         return None
     parameters = numbers_in(shapes_of_variables(task)[0])
-    # Forward and backward: three products of two operations per weight and example.
-    flops = 6 * parameters * config.global_batch
+    # Forward and backward: three products of two operations per weight and example, or token.
+    flops = (
+        6 * parameters * config.global_batch * max(task.amounts(task.example).values(), default=1)
+    )
     small = parameters <= ONE_THREAD_PARAMETERS and flops <= ONE_THREAD_FLOPS
     return 1 if small else None
 
