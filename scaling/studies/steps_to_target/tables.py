@@ -1,7 +1,7 @@
 """A row per batch size, and one per trial."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -70,8 +70,7 @@ MORE = [
 TRIAL = [*csv_only(1, "global_batch"), *csv_only(2, *(f.name for f in fields(Trial)))]
 
 
-def _columns(study: Study, points: Sequence[Point]) -> list[Column]:
-    names = dict.fromkeys(name for point in points for name in point.ranges)
+def _columns(study: Study, names: Iterable[str]) -> list[Column]:
     best = [Column(parameter_text(name), partial(_best_text, name), str) for name in names]
     name, metric = study.headline
     value = lambda study, point: (point.test or {}).get(name)
@@ -82,9 +81,10 @@ def _columns(study: Study, points: Sequence[Point]) -> list[Column]:
 def table(studies: Sequence[Study], prefix: str = "") -> Table:
     """A row per batch size."""
     rows = of_points(studies)
-    return Table(_columns(studies[0], [point for _, point in rows]), rows, f"{prefix}points.csv")
+    names = dict.fromkeys(name for _, point in rows for name in point.ranges)
+    return Table(_columns(studies[0], names), rows, f"{prefix}points.csv")
 
 
 def point_texts(study: Study, points: Sequence[Point]) -> list[str]:
     """For hovering."""
-    return [hover(_columns(study, [point]), (study, point)) for point in points]
+    return [hover(_columns(study, point.best or ()), (study, point)) for point in points]
