@@ -10,11 +10,20 @@ Panels, with the paper's models, goals, batch sizes and 100 trials per size:
     cifar10_resnet8     (c) ResNet-8 without batch norm, below 30%
     imagenet_resnet50   (d) ResNet-50 (v1.5, not the paper's v2), ghost batch 32, below 25%
     imagenet_vgg11      (h) VGG-11, below 35%
+    lm1b_transformer    Transformer base on LM1B, below 3.9 nats per token; also _shallow, _wide and
+                        _narrow_and_shallow
+    lm1b_lstm           LSTM of 2,048 cells, the same goal, 50 trials
+    common_crawl_transformer   Transformer base, the same goal, 50 trials, on FineWeb-Edu
 
 The search space of (d) is the paper's for batch 256, with decay steps as a fraction of the budget,
 to apply at every batch size. The other spaces and all budgets are ours, as the paper states none.
 ImageNet is streamed: images are decoded once for all trials of a batch size, which therefore share
 their order.
+
+Of the language models the paper gives goals, batch sizes and numbers of trials. Ours are: spaces,
+budgets, the vocabulary (32,000 of byte pair encoding), rows of 128 packed tokens as the unit of a
+batch, evaluation on 2,048 of them, and the sizes of all Transformers but base. Before a text is
+prepared (`python -m scaling.data.prepare lm1b --from=ARCHIVE`), a dry run takes about its tokens.
 """
 
 from scaling.config import default_config, model_config
@@ -83,12 +92,43 @@ def _imagenet_vgg11(c):
     c.model = model_config("vgg", depth=11, dtype="bfloat16")
 
 
+def _language(c, data, sizes):
+    c.data.name, c.data.length, c.data.validation_size = data, 128, 2048
+    c.batch_sizes, c.eval.batch = sizes, 64
+    c.search.space = {"learning_rate": ("log", 1e-4, 10.0), "momentum": MOMENTUM}
+    c.target.metric, c.target.goal = "loss", 3.9
+    c.target.budget = ("20000 steps", "2 epochs")
+
+
+def _lm1b_transformer(c, size="base"):
+    _language(c, "lm1b", POWERS(4, 15))
+    c.model = model_config("transformer", size=size, dtype="bfloat16")
+
+
+def _lm1b_lstm(c):
+    _language(c, "lm1b", (*(4**i for i in range(2, 8)), 32768))
+    c.model = model_config("lstm", dtype="bfloat16")
+    c.search.trials = 50
+
+
+def _common_crawl_transformer(c):
+    _language(c, "fineweb_edu", (32, 64, 256, 1024, 4096, 16384))
+    c.model = model_config("transformer", dtype="bfloat16")
+    c.search.trials = 50
+
+
 PANELS = {
     "mnist_cnn": _mnist_cnn,
     "fashion_mnist_cnn": _fashion_mnist_cnn,
     "cifar10_resnet8": _cifar10_resnet8,
     "imagenet_resnet50": _imagenet_resnet50,
     "imagenet_vgg11": _imagenet_vgg11,
+    "lm1b_transformer": _lm1b_transformer,
+    "lm1b_transformer_shallow": lambda c: _lm1b_transformer(c, "shallow"),
+    "lm1b_transformer_narrow_and_shallow": lambda c: _lm1b_transformer(c, "narrow_and_shallow"),
+    "lm1b_transformer_wide": lambda c: _lm1b_transformer(c, "wide"),
+    "lm1b_lstm": _lm1b_lstm,
+    "common_crawl_transformer": _common_crawl_transformer,
 }
 
 
