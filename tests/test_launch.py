@@ -145,7 +145,7 @@ def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
         (["--devices=0"], "not a positive integer"),
         (["--points=1:2"], "none of the study's 1 points"),
         (["--config.data.name=mnist"], "python -m scaling.data.prepare mnist"),
-        (["--workdri=x"], "Unknown flag --workdri: did you mean '--workdir'? Known: --config"),
+        (["--workdri=x"], "Unknown flag --workdri: did you mean '--workdir'? Known: --"),
         (["--confg.seed=1"], "Unknown flag --confg.seed: did you mean '--config'?"),
         (["--seed=1"], "Unknown flag --seed; set keys of the config with --config.seed"),
         (["--nodry_run=1"], "--nodry_run=1 does not take an argument"),

@@ -137,7 +137,7 @@ def refuse_goals_of_a_constant(
 
 def metric_of(config: ConfigDict, name: str) -> Metric:
     """A metric of the config's task; UserError where it has none of that name."""
-    return look_up("metric", name, task_of(config, data_info(config.data)).metrics)
+    return look_up("target.metric", name, task_of(config, data_info(config.data)).metrics)
 
 
 def value_at(config: ConfigDict, path: str) -> Any:

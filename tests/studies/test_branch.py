@@ -10,7 +10,7 @@ import pytest
 from configs.branch import get_config
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
-from scaling.noise_exact import per_example_moments
+from scaling.noise_exact import exact_noise
 from scaling.record import RunDir
 from scaling.report.records import read_workdir
 from scaling.signals import Interrupted, Signals
@@ -91,7 +91,10 @@ def test_the_noise_scale_is_that_of_the_weights(studied):
         batch = at.preprocess(None, jax.tree.map(lambda leaf: leaf[None], example))
         return at.task.sums(params, {}, batch, np.ones(1))["loss"]
 
-    exact, found = per_example_moments(loss, params, data), point.snapshots[1].noise
+    exact, found = (
+        exact_noise(loss, params, data, 64, 2, jax.random.key(0)),
+        point.snapshots[1].noise,
+    )
     assert found.low < exact.noise_scale < found.high
     assert found.noise_scale == pytest.approx(exact.noise_scale, rel=0.3)
 
