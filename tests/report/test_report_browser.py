@@ -88,7 +88,7 @@ def test_the_page_of_one_study(browser, report, workdir):
     for mark, point in [(found[0], reached[0]), (found[-1], reached[-1])]:
         text = hover(browser, mark).replace("\n", " ")
         assert f"batch {point.global_batch:,}" in text
-        assert f"{point.steps_to_target:,} steps" in text
+        assert f"{point.steps_to_target:,}" in text
     assert browser.get_log("browser") == []
 
 
