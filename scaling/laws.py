@@ -9,7 +9,7 @@ scaled by the weighted residuals. Where all s are equal this is ordinary least s
 ratios of the s matter there, not their size.
 
 Coverage of an exponent's 95% interval (`tests/test_laws.py`, 5 and 8 studies, s between 3 and 30%,
-no or 20% scatter beyond): 93 to 97%.
+no or 20% scatter beyond): 93 to 96%.
 """
 
 import math

@@ -22,7 +22,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,16 +212,16 @@ class RunDir:
         return self._read(f"{name}.json")
 
     @_write_errors
-    def save_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Write arrays as NAME.npz, in one piece."""
+    def save_arrays(self, name: str, arrays: Sequence[np.ndarray]) -> None:
+        """Write arrays, at most 10,000, as NAME.npz, in one piece."""
         content = io.BytesIO()
-        np.savez(content, **arrays)
+        np.savez(content, **{f"{i:04d}": array for i, array in enumerate(arrays)})
         write_atomically(self.path / f"{name}.npz", content.getvalue())
 
-    def load_arrays(self, name: str) -> dict[str, np.ndarray]:
+    def load_arrays(self, name: str) -> list[np.ndarray]:
         """What `save_arrays` wrote under that name."""
         with np.load(self.path / f"{name}.npz") as arrays:
-            return dict(arrays)
+            return [arrays[key] for key in sorted(arrays)]
 
     @_write_errors
     def append(self, lines: str) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import optax
 
 from scaling.crossings import ERROR, LOSS, Metric, constant_metrics
+from scaling.data.sources import Example
 from scaling.errors import UserError
 
 Variables = Mapping[str, Any]
 Arrays = Mapping[str, jax.Array]
-Example = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> (shape, dtype) of one example
 
 
 @dataclasses.dataclass(frozen=True)

@@ -534,9 +534,7 @@ class Training:
     def _record_of(self, outcome):
         """JSON; the winner's weights go beside it, and the histories are in metrics.jsonl."""
         if outcome.winner is not None:
-            leaves = jax.tree.leaves(outcome.winner)
-            arrays = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-            self.run_dir.save_arrays(self.name, arrays)
+            self.run_dir.save_arrays(self.name, jax.tree.leaves(outcome.winner))
         return {
             "first_line": self.state.first_line,
             "lines": outcome.lines,
@@ -561,8 +559,7 @@ class Training:
             history.diverged_at = step
         winner = None
         if record["winner"]:
-            arrays = self.run_dir.load_arrays(self.name)
-            leaves = [arrays[name] for name in sorted(arrays)]
+            leaves = self.run_dir.load_arrays(self.name)
             winner = jax.tree.unflatten(jax.tree.structure(self.point.variables()), leaves)
         kept = ("steps", "ends", "observed", "lines", "seconds")
         return Outcome(self.histories, winner=winner, **{key: record[key] for key in kept})

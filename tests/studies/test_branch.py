@@ -193,5 +193,7 @@ def test_dry_run_prices_all_trainings():
 @pytest.mark.parametrize("task", ["digits", "fashion_mnist"])
 def test_the_configs_can_be_used(task):
     for config in points_of(get_config(task)).values():
-        branch.window_of(config)
-        resolve(branch.noise_of(config))
+        largest = max(config.branch.factors) * config.global_batch
+        assert branch.window_of(config) % largest == 0  # whole updates of every branch
+        noise = resolve(branch.noise_of(config))
+        assert noise.total_steps >= branch.BATCHES[0] and noise.config.noise_scale

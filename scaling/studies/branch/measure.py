@@ -140,8 +140,7 @@ class _Keep(Observer):
 
     def columns(self, population):
         leaves = jax.tree.leaves(population.packed())
-        arrays = {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}
-        self.run.save_arrays(f"{self.name}{population.step}", arrays)
+        self.run.save_arrays(f"{self.name}{population.step}", leaves)
         return {}
 
 
@@ -170,8 +169,7 @@ class _From(Training):
         self.known[key] = self.population
         if self.start is not None:
             packed, count = self.population.like()[0], len(self.seeds)
-            arrays = self.run_dir.load_arrays(self.start)
-            leaves = [arrays[name] for name in sorted(arrays)]
+            leaves = self.run_dir.load_arrays(self.start)
             leaves = [np.repeat(x, count // len(x), axis=0) for x in leaves]
             trials = jax.tree.unflatten(jax.tree.structure(packed), leaves)
             self.population.restore(0, trials, self.examples)

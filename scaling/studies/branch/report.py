@@ -81,7 +81,7 @@ def answer(study: records.Study) -> str:
         low, high = number(min(ratios)), number(max(ratios))
         span = f"{low} to {high} times" if len(ratios) > 1 else f"{low} times"
         text += f" B_simple is {span} the critical batch size."
-    if point.warmup:
+    if point.saved:
         cost = difference_text(point.cost)
         text += f" A batch warmup by it saves {percent(point.saved)} of the steps"
         text += f" and ends {cost} above the validation loss without." if cost else "."
