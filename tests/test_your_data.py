@@ -60,7 +60,7 @@ def test_one_run(folder):
         ("21 * x[ROWS[split]]", "np.log(x[ROWS[split]])", "raised NameError"),
         ("21 * x[ROWS[split]]", "(x[ROWS[split]] - x[0]) ** -1.0", "not finite, first in row"),
         ('task="regression"', 'task="regresion"', "did you mean 'regression'"),
-        ('"r2", 0.3', '"error", 0.4', "Unknown metric 'error'"),
+        ('"r2", 0.3', '"error", 0.4', "Unknown target.metric 'error'"),
         ('"r2", 0.3', '"r2", -0.5', "target.goal"),
     ],
 )
