@@ -116,7 +116,10 @@ def default_config(study: str = "train") -> ConfigDict:
     c.optim.name = "nesterov"  # see scaling/optim/build.py
     c.optim.base_lr = 0.1  # learning rate at base_batch
     c.optim.base_batch = 256
-    c.optim.scaling_rule = "none"  # none, linear or sqrt: learning rate against global batch
+    c.optim.scaling_rule = "none"  # learning rate against global batch, see scaling/optim/rules.py
+    # Instead of b2: how much data halves the weight of a gradient in the second moment, the same at
+    # every batch size, "10M tokens" (Marek 2025).
+    c.optim.b2_half_life = placeholder(str)
     # None: the default of the optimizer. A value that the optimizer does not use is an error.
     for name in (
         "momentum",
@@ -137,6 +140,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.warmup_shape = "gradual"  # or constant: warmup_init until the warmup ends
     c.schedule.end_factor = placeholder(float)
     c.schedule.power = placeholder(float)
+    c.schedule.cooldown = placeholder(float)  # of wsd: the last share of the steps
     c.schedule.boundaries = ()  # durations, from the start of training
     c.schedule.decay_factor = placeholder(float)
     c.schedule.decay_factors = ()  # of the step schedule, one per boundary

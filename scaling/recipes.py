@@ -73,14 +73,14 @@ def _poly(c, train_size):
     """eta_t = eta (1 - t / T)^2 (You 2017)."""
     c.schedule.name, c.schedule.power = "polynomial", 2.0
     c.schedule.boundaries = c.schedule.decay_factors = ()
-    c.schedule.decay_factor = c.schedule.end_factor = None
+    c.schedule.decay_factor = c.schedule.end_factor = c.schedule.cooldown = None
 
 
 def _optimizer(name):
     """The piece that trains with another optimizer, at its rate of `recipes.rates`."""
 
     def change(c, train_size):
-        for key in ("trust_coefficient", "fallback", "b1", "b2", "eps"):
+        for key in ("trust_coefficient", "fallback", "b1", "b2", "b2_half_life", "eps"):
             c.optim[key] = None
         if name not in COUPLED:
             c.optim.momentum = c.optim.weight_decay = None

@@ -128,6 +128,7 @@ LIMITS = {
     "decay_share": Limits(0, 1, "(]"),
     "end_factor": Limits(0, 100, "[]"),
     "power": Limits(0, 100, "(]"),
+    "cooldown": Limits(0, 1, "(]"),
     "decay_factor": POSITIVE,
     "label_smoothing": SHARE,
     "gradient_noise": NOT_NEGATIVE,

@@ -128,6 +128,11 @@ def _optax_lars(learning_rate, mask, *, momentum=0.9, weight_decay=5e-4, trust_c
     )
 
 
+# Parameters of language models, by their own name, with a vector for every token or place: no maps
+# between layers, so not for Muon.
+TABLES = ("embedding", "positions", "head")
+
+
 def _muon(learning_rate, mask, *, momentum=0.95, weight_decay=0.0):
     """Jordan et al. 2024 (github.com/KellerJordan/Muon): orthogonalised momentum.
 
@@ -137,13 +142,18 @@ def _muon(learning_rate, mask, *, momentum=0.95, weight_decay=0.0):
 
     NS is five Newton-Schulz steps, which bring every singular value near 1. A tensor of two or more
     dimensions is reshaped to a matrix [all but the last, the last], a convolution to [kh kw in,
-    out], including the last layer, for which Jordan uses Adam. Biases and norms use optax's Adam,
-    with Nesterov momentum, b1 = 0.9 and b2 = 0.999, at the same learning rate.
+    out], including the last layer of an image model, for which Jordan uses Adam. Biases, norms and
+    `TABLES` use optax's Adam, with Nesterov momentum, b1 = 0.9 and b2 = 0.999, at the same learning
+    rate.
     """
 
+    def of(path, w):
+        if w.ndim < 2 or getattr(path[-1], "key", None) in TABLES:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), w.ndim - 1)
+
     def matrices(params):
-        last = lambda w: optax.contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), w.ndim - 1)
-        return jax.tree.map(lambda w: last(w) if w.ndim >= 2 else None, params)
+        return jax.tree_util.tree_map_with_path(of, params)
 
     # The rate -1 leaves the directions unscaled; decay and rate follow, for all tensors alike.
     return optax.chain(

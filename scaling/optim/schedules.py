@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a warmup, then one of six shapes.
+"""Learning-rate schedules: a warmup, then one of seven shapes.
 
 A schedule is a function of the number of previous optimizer updates: the first update uses
 schedule(0). All numbers may be traced, so that trials with different peaks, warmups and lengths run
@@ -11,7 +11,7 @@ The two phases:
     and as in `optax.linear_schedule`. With `warmup_init` = 0 the first update is therefore zero;
     start from the reference rate (Goyal) or from 0.001 (You et al. 2017) to avoid this. "constant",
     for comparison (Goyal's Table 1), stays at `warmup_init` and jumps to the peak.
-  * Decay: `linear`, `cosine` and `polynomial` are functions of
+  * Decay: `linear`, `cosine`, `polynomial` and `wsd` are functions of
     progress = (step - warmup_steps) / (total_steps - warmup_steps), clipped to [0, 1]. The peak is
     reached with any warmup, and the last value at `total_steps`, warmup included; the rate then
     stays constant. The boundaries of `step` and `dip` count from the start of training, warmup
@@ -42,7 +42,7 @@ def make_schedule(
     """The schedule `name`: step -> learning rate, a float32 scalar.
 
     Args:
-      name: "constant", "linear", "cosine", "polynomial", "step" or "dip".
+      name: a key of `DECAYS`.
       peak: learning rate at the end of the warmup.
       total_steps: steps until the decay is complete, warmup included; "constant", "step" and "dip"
         do not depend on it.
@@ -52,6 +52,7 @@ def make_schedule(
       **shape: parameters of the decay, with the names and defaults of `SHAPES`:
         linear, cosine: end_factor, the last rate as a fraction of the peak.
         polynomial: power, end_factor.
+        wsd: cooldown, the share of the steps after the warmup in which the rate falls; end_factor.
         step: boundaries, in steps, shape (n,); decay_factor, the factor at each boundary, a scalar
           or shape (n,).
         dip: boundaries, two of them; decay_factor, the factor between them.
@@ -105,6 +106,14 @@ def _polynomial(step, progress, *, power=2.0, end_factor=0.0):
     return end_factor + (1.0 - end_factor) * (1.0 - progress) ** power
 
 
+def _wsd(step, progress, *, cooldown=0.2, end_factor=0.0):
+    """Warmup, stable, decay (Hu et al. 2024, arXiv:2404.06395): constant, then linear in the last
+    share of the steps (Haegele et al. 2024, arXiv:2405.18392)."""
+    # From the end, where 1 - progress is exactly 0, whatever the rounding of the cooldown.
+    left = jnp.minimum((1.0 - progress) / cooldown, 1.0)
+    return end_factor + (1.0 - end_factor) * left
+
+
 def _step(step, progress, *, boundaries=(), decay_factor=0.1):
     """Goyal et al. 2017: /10 at three boundaries. Hoffer et al. 2017 also use unequal factors."""
     boundaries, factors = jnp.asarray(boundaries), jnp.asarray(decay_factor)
@@ -127,6 +136,7 @@ DECAYS = {
     "linear": _linear,
     "cosine": _cosine,
     "polynomial": _polynomial,
+    "wsd": _wsd,
     "step": _step,
     "dip": _dip,
 }

@@ -19,6 +19,7 @@ from scaling.limits import RATE
 from scaling.models import OWN, build_model, check_statistics, couples_examples, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.build import HYPERPARAMETERS
+from scaling.optim.rules import b2_of_half_life, scale_adam
 from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.tasks import Task
 from scaling.train.memory import check_size
@@ -136,7 +137,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
         raise UserError(f"eval.every is {config.eval.every!r}; evaluate every 1 step or more.")
     if config.model.name not in OWN and not couples_examples(task.model):
         jax.eval_shape(functools.partial(_training, task), *shapes_of_variables(task))
-    hparams, make_optimizer = _optimization(config, total_steps, steps, searched)
+    hparams, make_optimizer = _optimization(config, info, total_steps, searched)
     ghost_batch = ghost_batch_of(task.model, config.global_batch)
     if not searched:
         _check_plan(config, len(devices), ghost_batch)
@@ -250,22 +251,46 @@ def data_info(data: ConfigDict) -> sources.DataInfo:
     return sources.describe(data.name, **options)
 
 
-def _optimization(config, total_steps, steps, searched):
+def _numbers(config, info, searched):
+    """The optimizer's numbers at this batch size."""
+    optim, known = config.optim, look_up("optimizer", config.optim.name, HYPERPARAMETERS)
+    fixed = ("name", "base_lr", "base_batch", "scaling_rule", "b2_half_life")
+    numbers = given({key: optim[key] for key in optim if key not in fixed})
+    if half_life := optim.b2_half_life:
+        if "b2" in numbers or "b2" in searched or "step" in half_life:
+            raise UserError(
+                f"optim.b2_half_life is {half_life!r}; it is an amount of data, in place of b2: "
+                "write for example '10M tokens' or '10000 examples', and leave out b2."
+            )
+        numbers["b2"] = 0.0  # set below
+    build_optimizer(optim.name, 0.0, numbers)  # an unread number is an error now
+    numbers = {k: v for k, v in known.items() if math.isfinite(v)} | numbers
+    if optim.scaling_rule == "sqrt_adam":
+        if optim.name not in ("adam", "adamw"):
+            raise UserError(
+                f"optim.scaling_rule 'sqrt_adam' is of Adam and optim.name is {optim.name!r}; use "
+                "'sqrt'."
+            )
+        tuned = numbers | ({"b2": known["b2"]} if half_life else {})
+        numbers |= scale_adam(tuned, config.global_batch / optim.base_batch)
+    if half_life:
+        numbers["b2"] = b2_of_half_life(max(info.steps(half_life, 1), 1), config.global_batch)
+    numbers |= {name: 0.0 for name in searched if name in known}
+    if numbers.get("weight_decay") == 0 and "weight_decay" not in searched:
+        del numbers["weight_decay"]  # a pass over all weights that would do nothing
+    return numbers
+
+
+def _optimization(config, info, total_steps, searched):
     """(hparams, make_optimizer): the optimizer and its schedule as functions of plain numbers."""
     optim, schedule = config.optim, config.schedule
+    steps = lambda duration: info.steps(duration, config.global_batch)
     peak = scale_learning_rate(
         optim.base_lr, optim.scaling_rule, config.global_batch, optim.base_batch
     )
     told = f"optim.base_lr is {optim.base_lr:g}, by the rule {optim.scaling_rule!r} {peak:g}"
     RATE.check(told, peak)
-    fixed = ("name", "base_lr", "base_batch", "scaling_rule")
-    numbers = given({key: optim[key] for key in optim if key not in fixed})
-    build_optimizer(optim.name, 0.0, numbers)  # an unknown name or an unread number is an error now
-    defaults = {k: v for k, v in HYPERPARAMETERS[optim.name].items() if math.isfinite(v)}
-    numbers = defaults | numbers
-    numbers |= {name: 0.0 for name in searched if name in HYPERPARAMETERS[optim.name]}
-    if numbers.get("weight_decay") == 0 and "weight_decay" not in searched:
-        del numbers["weight_decay"]  # a pass over all weights that would do nothing
+    numbers = _numbers(config, info, searched)
     shape = _decay(schedule, steps, searched)
     look_up("schedule.warmup_shape", schedule.warmup_shape, WARMUPS)
     clock = {
@@ -299,7 +324,7 @@ def _optimization(config, total_steps, steps, searched):
 
 def _decay(schedule, steps, searched):
     """The numbers that the schedule's decay reads, boundaries in steps."""
-    names = ("end_factor", "power", "decay_factor", "decay_factors")
+    names = ("end_factor", "power", "cooldown", "decay_factor", "decay_factors")
     shape = given({key: schedule[key] for key in names})
     if schedule.boundaries:
         shape["boundaries"] = tuple(steps(boundary) for boundary in schedule.boundaries)

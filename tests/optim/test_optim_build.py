@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from scaling.errors import UserError
@@ -237,6 +238,22 @@ def test_muon_makes_every_matrix_nearly_orthogonal_and_scales_it_by_its_shape():
         matrix = np.asarray(updates[name]).reshape(-1, w[name].shape[-1])
         values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * scale)
         assert values.min() > 0.65 and values.max() < 1.25, name
+
+
+def test_muon_leaves_the_tables_of_language_models_to_adam():
+    """And takes a layer's kernel, whatever the layer is called."""
+    rng = np.random.default_rng(0)
+    w = {"embedding": (8, 4), "positions": (6, 4), "head": (4, 8), "bias": (4,), "up0": (4, 8)}
+    w = {name: jnp.zeros(shape) for name, shape in w.items()}
+    w["up0"], w["resnet"] = {"kernel": w["up0"]}, {"head": {"kernel": jnp.zeros((4, 8))}}
+    g = jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), w)
+    tx, adam = build_optimizer("muon", 0.1, {}), optax.nadam(0.1)
+    updates, expected = (jax.jit(lambda t=t: t.update(g, t.init(w), w)[0])() for t in (tx, adam))
+    for name in ("embedding", "positions", "head", "bias"):
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5)
+    for kernel in (updates["up0"]["kernel"], updates["resnet"]["head"]["kernel"]):
+        values = np.linalg.svd(kernel, compute_uv=False) / (0.1 * 2**0.5)
+        assert values.min() > 0.65 and values.max() < 1.25
 
 
 def test_the_mask_can_be_chosen():

@@ -17,6 +17,7 @@ DECAY_SHAPES = {
     "polynomial": {"power": 2.0, "end_factor": 0.05},
     "step": {"boundaries": (20, 30, 40), "decay_factor": 0.1},
     "dip": {"boundaries": (20, 30), "decay_factor": 0.0625},
+    "wsd": {"cooldown": 0.3, "end_factor": 0.05},
 }
 
 
@@ -44,6 +45,9 @@ def closed_form(name, step, *, peak, total, warmup, init, **shape):
         return peak * (end + (1 - end) * (1 + np.cos(np.pi * t / T)) / 2)
     if name == "polynomial":
         return peak * (end + (1 - end) * (1 - t / T) ** shape["power"])
+    if name == "wsd":
+        stable = (1 - shape["cooldown"]) * T
+        return peak * (1 - (1 - end) * max(t - stable, 0) / (T - stable))
     if name == "dip":
         first, last = shape["boundaries"]
         return peak * (shape["decay_factor"] if first <= step < last else 1)
@@ -73,6 +77,7 @@ def optax_decay(name):
         "linear": optax.linear_schedule(PEAK, PEAK * end, length),
         "cosine": optax.cosine_decay_schedule(PEAK, length, alpha=end),
         "polynomial": optax.polynomial_schedule(PEAK, PEAK * end, 2, length),
+        "wsd": optax.linear_schedule(PEAK, PEAK * end, 12, transition_begin=28),
         "step": optax.piecewise_constant_schedule(PEAK, {10: 0.1, 20: 0.1, 30: 0.1}),
         "dip": optax.piecewise_constant_schedule(PEAK, {10: 0.0625, 20: 16.0}),
     }[name]

@@ -137,3 +137,36 @@ def test_what_can_teach_nothing_is_told(changes, words):
 
 def test_a_batch_of_the_whole_training_set_has_a_noise_scale():
     assert resolve(_config(noise_scale=True, global_batch=1197)).global_batch == 1197
+
+
+ADAM = {"optim.name": "adamw", "optim.base_batch": 8}
+
+
+def test_adams_numbers_at_this_batch():
+    numbers = lambda **changes: resolve(_config(**ADAM, **changes)).hparams
+    same = numbers(**{"optim.scaling_rule": "sqrt"})
+    assert (same["b1"], same["b2"], same["eps"], same["peak"]) == (0.9, 0.999, 1e-8, 0.2)
+    moved = numbers(**{"optim.scaling_rule": "sqrt_adam"})  # four times the batch
+    assert moved["peak"] == 0.2
+    assert (moved["b1"], moved["b2"]) == (pytest.approx(0.6), pytest.approx(0.996))
+    assert moved["eps"] == pytest.approx(5e-9)
+    epochs = numbers(**{"optim.b2_half_life": "2 epochs"})  # of the 1,197 digits
+    assert epochs["b2"] == pytest.approx(2 ** (-32 / (2 * 1197))) and epochs["b1"] == 0.9
+    both = numbers(**{"optim.b2_half_life": "64 examples", "optim.scaling_rule": "sqrt_adam"})
+    assert (both["b1"], both["b2"]) == (pytest.approx(0.6), pytest.approx(0.5**0.5))
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"optim.b2_half_life": "100 steps"}, "'100 steps'; it is an amount of data"),
+        ({"optim.b2_half_life": "9 epochs", "optim.b2": 0.9}, "in place of b2"),
+        ({"optim.b2_half_life": "9 weeks"}, "Unknown unit 'weeks'"),
+        ({"optim.b2_half_life": "9 epochs", "optim.name": "sgd"}, "does not read 'b2'"),
+        ({"optim.scaling_rule": "sqrt_adam", "optim.name": "lamb"}, "is of Adam and optim.name is"),
+        ({"optim.scaling_rule": "sqrt_adam", "optim.base_batch": 1}, "moves b1 from 0.9 to -2.2"),
+    ],
+)
+def test_adams_numbers_that_cannot_be(changes, says):
+    with pytest.raises(UserError, match=says):
+        resolve(_config(**(ADAM | changes)))
