@@ -33,7 +33,7 @@ GROUPS = [
     [
         ("width 64, three layers, SGD", "sgd", "Sec. 4.2: narrower Transformers scale further"),
         ("width 32", "fc_32x3", ""),
-        ("width 128", "fc_128x3", "same direction: wider stops gaining sooner"),
+        ("width 128", "fc_128x3", ""),
     ],
     [
         ("55,000 images, Nesterov", "size_55000", "Fig. 6: the data-set size hardly matters"),
@@ -209,7 +209,7 @@ def _compared():
         *(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios))),
     )
     yield say(
-        "SGD's points scatter {} around the curve, those of momentum {}, of Nesterov {}",
+        "the points scatter {} around the curve with SGD, {} with momentum and {} with Nesterov",
         *(f"{_fit(name).scatter:.0%}" for name in ("sgd", "momentum", "nesterov")),
     )
     points = [p for name in dict.fromkeys(names) for p in _study(name).reached]
