@@ -266,7 +266,7 @@ SECTIONS = [
             "6 to 20 trials each for the paper's 100",
             "at 32,768 and 55,000 with momentum at the edge",
             "batch 4 to 4,096 in steps of 4, 32 trials at each, five repeats of the best; goal 14% "
-            "validation error, for the data-set sizes 17%. Two CPU cores, 2.5 to 18 minutes",
+            "validation error, for the data-set sizes 17%. Two CPU cores, 5 to 70 minutes",
         ),
     )
 ]
