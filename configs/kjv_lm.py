@@ -8,6 +8,7 @@ and at each of eight batch sizes from 2 to 256 rows 16 learning rates of Adam. V
 configs/kjv_lm.py:nesterov:
 
     nesterov    Nesterov momentum as in Shallue 2018, 32 pairs of learning rate and momentum
+    averaged    the goal is on averaged weights, whose decay is searched too; 32 trials
     lstm        an LSTM of 107,008 parameters
     modern      rotary positions, RMS norms, normalised queries and keys, no biases
     bytes       a quick one, of 2.3 nats per byte with a smaller model: it needs
@@ -25,6 +26,12 @@ def _nesterov(c):
     c.optim.name = "nesterov"
     c.search.trials = 32
     c.search.space = {"learning_rate": ("log", 1e-2, 1.0), "momentum": ("reverse_log", 0.7, 0.98)}
+
+
+def _averaged(c):
+    c.optim.ewa_half_life, c.target.metric = "1k tokens", "ewa_loss"
+    c.search.trials = 32
+    c.search.space = {"learning_rate": ("log", 1e-3, 3e-2), "ewa_decay": ("reverse_log", 0.5, 0.99)}
 
 
 def _lstm(c):
@@ -46,6 +53,7 @@ def _bytes(c):
 VARIANTS = {
     "adam": lambda c: None,
     "nesterov": _nesterov,
+    "averaged": _averaged,
     "lstm": _lstm,
     "modern": _modern,
     "bytes": _bytes,

@@ -120,6 +120,9 @@ def default_config(study: str = "train") -> ConfigDict:
     # Instead of b2: how much data halves the weight of a gradient in the second moment, the same at
     # every batch size, "10M tokens" (Marek 2025).
     c.optim.b2_half_life = placeholder(str)
+    # Likewise of an exponential average of the weights, see scaling/optim/averaging.py. It is
+    # evaluated beside the last weights, its metrics are ewa_loss and so on; None: no average.
+    c.optim.ewa_half_life = placeholder(str)
     # None: the default of the optimizer. A value that the optimizer does not use is an error.
     for name in (
         "momentum",

@@ -20,6 +20,7 @@ class Metric(NamedTuple):
 
 
 ERROR, LOSS = Metric("error", form="percent"), Metric("loss")
+EWA = "ewa_"  # before the name of a metric: of the averaged weights, `scaling.optim.averaging`
 
 
 def better_than(value: float, goal: float, better: str) -> bool:

@@ -139,6 +139,7 @@ LIMITS = {
     "b1": SHARE,
     "b2": SHARE,
     "eps": Limits(0, 1000, "(]"),
+    "ewa_decay": SHARE,
     "max_grad_norm": NOT_NEGATIVE,  # 0: no clipping
 }
 

@@ -10,6 +10,9 @@ decoupled (added to the step, after preconditioning) in adamw, lamb, novograd an
 The momentum buffer of sgd, momentum, nesterov and larc accumulates raw gradients, v <- m v + g,
 w <- w - lr v. This form needs no momentum correction when the rate changes (Goyal et al. 2017,
 section 3). In lars the buffer includes the rate, as in its paper.
+
+SOAP and Shampoo are not offered: optax has neither, and their eigenvectors of Kronecker factors
+would be code of our own.
 """
 
 import math

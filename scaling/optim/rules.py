@@ -61,10 +61,10 @@ def scale_adam(numbers: Mapping[str, float], ratio: float) -> dict[str, float]:
     return scaled
 
 
-def b2_of_half_life(half_life: float, global_batch: int) -> float:
-    """b2 = 2^(-B / half_life), of a second moment that halves in `half_life` examples.
+def decay_of_half_life(half_life: float, global_batch: int) -> float:
+    """d = 2^(-B / half_life), of an average that forgets half in `half_life` examples.
 
-    Marek et al. 2025 (arXiv:2507.07101): the half-life in units of data is what stays best over
-    batch sizes, down to one example.
+    Marek et al. 2025 (arXiv:2507.07101), of Adam's b2: the half-life in units of data is what stays
+    best over batch sizes, down to one example.
     """
     return 2.0 ** (-global_batch / half_life)

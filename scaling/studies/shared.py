@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from scaling.batch import plans
 from scaling.config import default_config
-from scaling.crossings import Metric, better_than
+from scaling.crossings import EWA, Metric, better_than
 from scaling.errors import UserError, look_up
 from scaling.train import planning
 from scaling.train.feed import constant_of
-from scaling.train.point import Point, data_info, resolve, task_of
+from scaling.train.point import Point, data_info, metrics_of, resolve, task_of
 from scaling.train.step import NOISE_EVERY
 
 # Parts of a batch whose gradients are compared to measure the noise, and the most examples in each:
@@ -122,7 +122,7 @@ def refuse_goals_of_a_constant(
       metric: of the task, that must be strictly better than a goal.
       split: that it is evaluated on, see `feed.evaluation_size`.
     """
-    constant = constant_of(config.data, split).get(metric)
+    constant = constant_of(config.data, split).get(metric.removeprefix(EWA))
     if constant is None:
         return
     words, better, *_ = metric_of(config, metric)
@@ -137,7 +137,8 @@ def refuse_goals_of_a_constant(
 
 def metric_of(config: ConfigDict, name: str) -> Metric:
     """A metric of the config's task; UserError where it has none of that name."""
-    return look_up("target.metric", name, task_of(config, data_info(config.data)).metrics)
+    metrics = metrics_of(config, task_of(config, data_info(config.data)))
+    return look_up("target.metric", name, metrics)
 
 
 def value_at(config: ConfigDict, path: str) -> Any:

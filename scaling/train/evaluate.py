@@ -37,13 +37,24 @@ class HeldOut:
         self._evaluate = make_evaluate(self._point)
 
     def record(
-        self, variables: tuple[Any, Any], run: RunDir, step: int, trial: int | None
+        self, variables: Mapping[str, tuple[Any, Any]], run: RunDir, step: int, trial: int | None
     ) -> dict[str, float]:
-        """The metrics of (params, batch_stats), name -> number, added to the run's lines."""
+        """The metrics of (params, batch_stats), name -> number, added to the run's lines.
+
+        Args:
+          variables: by what the names of their metrics begin with.
+        """
+        rows = {
+            kind + name: values
+            for kind, each in variables.items()
+            for name, values in self._metrics(each).items()
+        }
+        run.append(metric_lines(self.split, step, rows, trial=trial))
+        return {name: float(value[0]) for name, value in rows.items()}
+
+    def _metrics(self, variables):
         lead = jax.tree.map(lambda leaf: leaf[None, None], variables)
         weights = replicate(lead, self.point.devices)
         calls = self._feed.evaluation(self.split)
         sums = (self._evaluate(weights, *call) for call in calls)
-        rows = metrics_of(self._point.task, ({k: v[0] for k, v in s.items()} for s in sums))
-        run.append(metric_lines(self.split, step, rows, trial=trial))
-        return {name: float(value[0]) for name, value in rows.items()}
+        return metrics_of(self._point.task, ({k: v[0] for k, v in s.items()} for s in sums))

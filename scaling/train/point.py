@@ -13,13 +13,15 @@ from ml_collections import ConfigDict
 
 from scaling.batch import plan_by_hand, plans
 from scaling.config import checked, given
+from scaling.crossings import EWA, Metric
 from scaling.data import resident, sources
 from scaling.errors import UserError, look_up, refuse_unread
 from scaling.limits import RATE
 from scaling.models import OWN, build_model, check_statistics, couples_examples, ghost_batch_of
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
+from scaling.optim.averaging import averaging
 from scaling.optim.build import HYPERPARAMETERS
-from scaling.optim.rules import b2_of_half_life, scale_adam
+from scaling.optim.rules import decay_of_half_life, scale_adam
 from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.tasks import Task
 from scaling.train.memory import check_size
@@ -54,6 +56,11 @@ class Point:
     def global_batch(self) -> int:
         """Examples per optimizer update."""
         return self.config.global_batch
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Of an evaluation, see `metrics_of`."""
+        return metrics_of(self.config, self.task)
 
     def variables(self) -> tuple[Any, Any]:
         """Shapes of the parameters and batch statistics."""
@@ -137,6 +144,12 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
         raise UserError(f"eval.every is {config.eval.every!r}; evaluate every 1 step or more.")
     if config.model.name not in OWN and not couples_examples(task.model):
         jax.eval_shape(functools.partial(_training, task), *shapes_of_variables(task))
+    if config.optim.ewa_half_life and shapes_of_variables(task)[1]:
+        raise UserError(
+            f"optim.ewa_half_life is {config.optim.ewa_half_life!r}, and batch norm's running "
+            "statistics are those of the last weights, not of averaged ones; set it to None, or "
+            "use a model without batch norm, such as model.norm='group'."
+        )
     hparams, make_optimizer = _optimization(config, info, total_steps, searched)
     ghost_batch = ghost_batch_of(task.model, config.global_batch)
     if not searched:
@@ -168,6 +181,14 @@ def task_of(config: ConfigDict, info: sources.DataInfo) -> Task:
     model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
     example = FrozenDict(resident.preprocessed(info.example))
     return sources.task_class(info.task)(model, example, info.num_classes, **info.options)
+
+
+def metrics_of(config: ConfigDict, task: Task) -> dict[str, Metric]:
+    """The task's metrics, and after them those of the averaged weights, where there are any."""
+    if not config.optim.ewa_half_life:
+        return task.metrics
+    words = lambda metric: metric._replace(words=f"{metric.words} of the averaged weights")
+    return task.metrics | {EWA + name: words(metric) for name, metric in task.metrics.items()}
 
 
 def _training(task, params, batch_stats):
@@ -254,13 +275,14 @@ def data_info(data: ConfigDict) -> sources.DataInfo:
 def _numbers(config, info, searched):
     """The optimizer's numbers at this batch size."""
     optim, known = config.optim, look_up("optimizer", config.optim.name, HYPERPARAMETERS)
-    fixed = ("name", "base_lr", "base_batch", "scaling_rule", "b2_half_life")
+    fixed = ("name", "base_lr", "base_batch", "scaling_rule", "b2_half_life", "ewa_half_life")
     numbers = given({key: optim[key] for key in optim if key not in fixed})
-    if half_life := optim.b2_half_life:
-        if "b2" in numbers or "b2" in searched or "step" in half_life:
+    half_life = optim.b2_half_life
+    if half_life:
+        if "b2" in numbers or "b2" in searched:
             raise UserError(
-                f"optim.b2_half_life is {half_life!r}; it is an amount of data, in place of b2: "
-                "write for example '10M tokens' or '10000 examples', and leave out b2."
+                f"optim.b2_half_life is {half_life!r}, and b2 is given or searched too; keep one "
+                "of them."
             )
         numbers["b2"] = 0.0  # set below
     build_optimizer(optim.name, 0.0, numbers)  # an unread number is an error now
@@ -274,11 +296,22 @@ def _numbers(config, info, searched):
         tuned = numbers | ({"b2": known["b2"]} if half_life else {})
         numbers |= scale_adam(tuned, config.global_batch / optim.base_batch)
     if half_life:
-        numbers["b2"] = b2_of_half_life(max(info.steps(half_life, 1), 1), config.global_batch)
+        numbers["b2"] = _decay_per_update(config, info, "b2_half_life")
     numbers |= {name: 0.0 for name in searched if name in known}
     if numbers.get("weight_decay") == 0 and "weight_decay" not in searched:
         del numbers["weight_decay"]  # a pass over all weights that would do nothing
     return numbers
+
+
+def _decay_per_update(config, info, key):
+    """Of an average whose half-life `optim.key` gives."""
+    half_life = config.optim[key]
+    if "step" in half_life:
+        raise UserError(
+            f"optim.{key} is {half_life!r}; it is an amount of data, the same at every batch size: "
+            "write for example '10M tokens' or '10000 examples'."
+        )
+    return decay_of_half_life(max(info.steps(half_life, 1), 1), config.global_batch)
 
 
 def _optimization(config, info, total_steps, searched):
@@ -313,11 +346,14 @@ def _optimization(config, info, total_steps, searched):
     hparams = {**clock, **shape, **numbers, "label_smoothing": config.loss.label_smoothing}
     if config.loss.gradient_noise or "gradient_noise" in searched:
         hparams["gradient_noise"] = config.loss.gradient_noise
+    if optim.ewa_half_life:
+        hparams["ewa_decay"] = _decay_per_update(config, info, "ewa_half_life")
 
     def make_optimizer(hparams):
         values = {k: hparams[k] for k in (*clock, *shape)}
         rate = make_schedule(schedule.name, warmup_shape=schedule.warmup_shape, **values)
-        return build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers}), rate
+        tx = build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers})
+        return averaging(tx, hparams["ewa_decay"]) if "ewa_decay" in hparams else tx, rate
 
     return hparams, make_optimizer
 

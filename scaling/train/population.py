@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling.crossings import EWA
 from scaling.data.resident import EpochOrder
 from scaling.record import RunDir
 from scaling.train import planning
@@ -207,12 +208,28 @@ class Population:
         return rows
 
     def evaluate(self) -> dict[str, np.ndarray]:
-        """The metrics of the split, name -> float64 [K]."""
-        weights = self.trials.state.params, self.trials.state.batch_stats
+        """The metrics of the split, name -> float64 [K], those of the averaged weights last."""
         with self._timed("eval"):
-            calls = (self.program.evaluate(weights, *call) for call in self._evaluation())
-            sums = (jax.tree.map(self._flat, each) for each in calls)
-            return metrics_of(self.point.task, sums)
+            return {
+                kind + name: values
+                for kind in self.kinds
+                for name, values in metrics_of(self.point.task, self._sums(kind)).items()
+            }
+
+    def _sums(self, kind):
+        """Of the split, call by call."""
+        calls = (self.program.evaluate(self._held(kind), *call) for call in self._evaluation())
+        return (jax.tree.map(self._flat, each) for each in calls)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which weights there are to evaluate: the last, "", and averaged ones, `EWA`."""
+        return ("", EWA) if "ewa_decay" in self._hparams else ("",)
+
+    def _held(self, kind):
+        """Parameters and batch statistics of a kind, on the devices."""
+        state = self.trials.state
+        return state.opt_state.average if kind else state.params, state.batch_stats
 
     def _evaluation(self):
         """(data, batches) of every call that an evaluation takes."""
@@ -242,10 +259,9 @@ class Population:
         """Which trials have had finite losses so far, bool [K]."""
         return self._flat(self.trials.alive)
 
-    def variables(self, trial: int) -> tuple[Any, Any]:
-        """Parameters and batch statistics of one trial, on the host."""
-        state = self.trials.state
-        return jax.tree.map(lambda leaf: self._flat(leaf)[trial], (state.params, state.batch_stats))
+    def variables(self, trial: int, kind: str = "") -> tuple[Any, Any]:
+        """Parameters and batch statistics of one trial, on the host; see `kinds`."""
+        return jax.tree.map(lambda leaf: self._flat(leaf)[trial], self._held(kind))
 
     def weights(self) -> Any:
         """Parameters of all trials, leaves [K, ...] on the host."""

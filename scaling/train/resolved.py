@@ -51,7 +51,7 @@ def point_values(point: Point) -> dict[str, Any]:
         "task": {
             "name": point.info.task,
             "unit": point.task.unit,
-            "metrics": {name: metric._asdict() for name, metric in point.task.metrics.items()},
+            "metrics": {name: metric._asdict() for name, metric in point.metrics.items()},
         },
         "devices": device_values(point.devices),
     }

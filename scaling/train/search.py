@@ -110,7 +110,7 @@ class PointSearch:
     @property
     def better(self) -> str:
         """Of the goal's metric, lower or higher."""
-        return self.point.task.metrics[self.config.target.metric].better
+        return self.point.metrics[self.config.target.metric].better
 
     @property
     def _goal(self):
@@ -193,7 +193,7 @@ class PointSearch:
             return None
         step, trial = self.best
         feed = make_feed(self.point, layout_of(self.point, 1).plan)
-        metrics = HeldOut(self.point, "test", feed).record(self.winner, self.run, step, trial)
+        metrics = HeldOut(self.point, "test", feed).record({"": self.winner}, self.run, step, trial)
         return {"step": step, **metrics}
 
     def result(self, devices: Mapping[str, Any]) -> dict[str, Any]:

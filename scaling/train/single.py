@@ -63,7 +63,7 @@ def train_point(
     outcome = training.train(0, signals or Signals(), name)
     (history,) = outcome.histories
     complete, examples = history.diverged_at is None, outcome.steps * point.global_batch
-    held_out = ("step", *point.task.metrics)
+    held_out = ("step", *point.metrics)
     return {
         "status": "complete" if complete else "diverged",
         "global_batch": point.global_batch,

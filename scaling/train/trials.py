@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling.crossings import History, Metric, best_of, first_crossing, next_evaluation
+from scaling.crossings import EWA, History, Metric, best_of, first_crossing, next_evaluation
 from scaling.errors import UserError
 from scaling.progress import Progress
 from scaling.record import RunDir, metric_lines
@@ -38,10 +38,12 @@ class Rule(abc.ABC):
     Attributes:
       budget: updates after which it is over.
       keeps_winner: whether the weights of the first trial to cross are kept as they were then.
+      kind: of those weights, see `Population.kinds`.
     """
 
     budget: int
     keeps_winner = False
+    kind = ""
 
     def first(self, histories: Sequence[History]) -> tuple[int, int] | None:
         """(step, trial) of the first crossing."""
@@ -99,6 +101,10 @@ class FirstCrossing(Rule):
     @property
     def keeps_winner(self):
         return self.margin is not None
+
+    @property
+    def kind(self):
+        return EWA if self.metric.startswith(EWA) else ""
 
     def first(self, histories):
         return first_crossing(histories, self.metric, self.goal, self.better)
@@ -443,7 +449,7 @@ class Training:
         if self.first is None and (first := self.rule.first(self.histories)):
             self.first = first
             if self.rule.keeps_winner:
-                self._winner = self.population.variables(first[1])
+                self._winner = self.population.variables(first[1], self.rule.kind)
 
     def _tell(self, split, metrics):
         """The observers, of an evaluation."""
@@ -521,7 +527,7 @@ class Training:
             if history.diverged_at is not None:
                 ends.append(None)
                 continue
-            variables = self.population.variables(k)
+            variables = {kind: self.population.variables(k, kind) for kind in self.population.kinds}
             metrics = held_out.record(variables, self.run_dir, self.step, self._number_of(k))
             # JSON has no infinity: a loss may be one where the weights are not.
             ends.append({k: v if math.isfinite(v) else None for k, v in metrics.items()})

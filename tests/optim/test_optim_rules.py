@@ -5,7 +5,7 @@ import pytest
 
 from scaling.errors import UserError
 from scaling.optim import scale_learning_rate
-from scaling.optim.rules import b2_of_half_life, scale_adam
+from scaling.optim.rules import decay_of_half_life, scale_adam
 
 
 def test_linear_gives_goyals_rates():
@@ -52,7 +52,7 @@ def test_an_average_over_less_than_an_update_is_refused():
         scale_adam(numbers, 16)
 
 
-def test_half_of_the_second_moment_is_gone_after_the_half_life():
+def test_half_of_an_average_is_gone_after_the_half_life():
     for batch in (1, 8, 1000):
         updates = 10_000 / batch
-        assert b2_of_half_life(10_000, batch) ** updates == pytest.approx(0.5)
+        assert decay_of_half_life(10_000, batch) ** updates == pytest.approx(0.5)

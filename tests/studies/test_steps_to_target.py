@@ -277,6 +277,21 @@ def test_the_loss_as_metric(tmp_path):
     assert result["metric"] == "loss" and result["steps_to_target"] == min(below) > 0
 
 
+def test_a_goal_of_the_averaged_weights(tmp_path):
+    space = {"learning_rate": ("log", 0.3, 3.0), "ewa_decay": ("reverse_log", 0.5, 0.95)}
+    changes = {"target.metric": "ewa_error", "optim.ewa_half_life": "1 epoch", "eval.test": True}
+    result, path = _point(tmp_path, space=space, **changes), tmp_path / "bs64"
+    rows = [row for row in _rows(path) if row["split"] == "validation"]
+    below = [row["step"] for row in rows if (row["ewa_error"] or 1.0) < GOAL]
+    assert result["metric"] == "ewa_error" and result["steps_to_target"] == min(below) > 0
+    assert any(row["ewa_error"] != row["error"] for row in rows)
+    # What is tested is the average, so its error is near the goal.
+    assert result["test"].keys() == {"step", "error", "loss"}
+    assert result["test"]["error"] == pytest.approx(GOAL, abs=0.08)
+    metrics = json.loads((path / "resolved.json").read_text())["task"]["metrics"]
+    assert metrics["ewa_error"]["words"] == "error of the averaged weights"
+
+
 def test_a_goal_on_the_training_split(tmp_path):
     """As the validation split, but for what is evaluated; tested on the test split all the same."""
     changes = {"target.split": "train", "target.metric": "loss", "target.goal": 1.2}
@@ -431,6 +446,8 @@ BOTH_DECAYS = {"decay_share": ("linear", 0.5, 1.0), "decay_steps": ("integer", 1
         ({"search.trials": 0}, "search.trials is 0"),
         ({"search.widen": -1}, "search.widen is -1"),
         ({"target.metric": "accuracy"}, "target.metric"),
+        ({"target.metric": "ewa_error"}, "Unknown target.metric 'ewa_error'"),
+        ({"space": {"ewa_decay": ("linear", 0.5, 0.9)}}, "ewa_decay"),
         ({"target.goal": 0.0}, "target.goal is 0.0"),
         ({"target.goal": math.nan}, "target.goal is nan"),
         ({"target.margin": 0.5}, "target.margin is 0.5"),

@@ -154,14 +154,18 @@ def test_adams_numbers_at_this_batch():
     assert epochs["b2"] == pytest.approx(2 ** (-32 / (2 * 1197))) and epochs["b1"] == 0.9
     both = numbers(**{"optim.b2_half_life": "64 examples", "optim.scaling_rule": "sqrt_adam"})
     assert (both["b1"], both["b2"]) == (pytest.approx(0.6), pytest.approx(0.5**0.5))
+    averaged = numbers(**{"optim.ewa_half_life": "64 examples"})
+    assert averaged.pop("ewa_decay") == pytest.approx(0.5**0.5) and averaged.keys() == same.keys()
 
 
 @pytest.mark.parametrize(
     "changes, says",
     [
         ({"optim.b2_half_life": "100 steps"}, "'100 steps'; it is an amount of data"),
-        ({"optim.b2_half_life": "9 epochs", "optim.b2": 0.9}, "in place of b2"),
+        ({"optim.b2_half_life": "9 epochs", "optim.b2": 0.9}, "b2 is given or searched too"),
         ({"optim.b2_half_life": "9 weeks"}, "Unknown unit 'weeks'"),
+        ({"optim.ewa_half_life": "9 steps"}, "optim.ewa_half_life is '9 steps'; it is an amount"),
+        ({"optim.ewa_half_life": "9 epochs", "model.norm": "batch"}, "use a model without batch"),
         ({"optim.b2_half_life": "9 epochs", "optim.name": "sgd"}, "does not read 'b2'"),
         ({"optim.scaling_rule": "sqrt_adam", "optim.name": "lamb"}, "is of Adam and optim.name is"),
         ({"optim.scaling_rule": "sqrt_adam", "optim.base_batch": 1}, "moves b1 from 0.9 to -2.2"),

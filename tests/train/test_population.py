@@ -1,5 +1,6 @@
 """A population against runs of its own trials, however the trials are laid out."""
 
+import functools
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from scaling.train.population import Population
 from scaling.train.single import train_point
 
 BATCH, MIDDLE, END = 24, 3, 6
+EWA_ON = {"optim.ewa_half_life": "100 examples"}
 MLP = {"name": "mlp", "widths": (8,)}
 GHOST = {"name": "mlp", "widths": (8,), "norm": "ghost", "ghost_batch": 6}
 # What a trial sets, and where a run of its own has it in its config.
@@ -189,6 +191,41 @@ def test_a_diverged_trial_is_frozen_and_disturbs_no_other():
         for row, other in zip(rows, healthy_rows, strict=True):
             assert all(row[key][k] == other[key][k] for key in row)
         jax.tree.map(np.testing.assert_array_equal, sick.variables(k), well.variables(k))
+
+
+@pytest.mark.parametrize(
+    "devices, micro_batch, block, spread",
+    [(1, None, 3, "trials"), (1, 8, 1, "trials"), (2, None, 2, "trials"), (4, 3, 3, "batch")],
+)
+def test_averaged_weights_are_those_of_every_update(devices, micro_batch, block, spread):
+    """In float64, from the weights after each; those are what they are without an average."""
+    values = [{"peak": 0.1, "ewa_decay": 0.5}, {"peak": 1.0, "ewa_decay": 0.9}]
+    values += [{"peak": 0.3, "ewa_decay": 0.0}]
+    changes = {"devices": devices, "micro_batch": micro_batch}
+    population = _population(_config(MLP, **changes, **EWA_ON), values, block=block)
+    assert population.layout.spread == spread
+    alone = _population(_config(MLP, **changes), [{"peak": v["peak"]} for v in values], block=block)
+    before, history = population.evaluate(), []
+    assert all((before["ewa_" + name] == before[name]).all() for name in ("loss", "error"))
+    while population.step < END:
+        population.advance(population.step + 1)
+        history.append(population.weights())
+    metrics, decays = population.evaluate(), np.asarray([v["ewa_decay"] for v in values])
+    _to(alone, END)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, alone.weights(), history[-1])
+    for k, decay in enumerate(decays):
+        coefficients = decay ** np.arange(END - 1.0, -1.0, -1.0)
+        mean = lambda *leaves, k=k, c=coefficients: np.average([w[k] for w in leaves], 0, c)
+        expected = jax.tree.map(mean, *history)
+        jax.tree.map(close, population.variables(k, "ewa_")[0], expected)
+    # The metrics of averaged weights are those that a population with such weights has.
+    packed = population.packed()
+    state = packed.state.replace(params=packed.state.opt_state.average)
+    population.restore(END, packed.replace(state=state))
+    for name in ("loss", "error"):
+        np.testing.assert_array_equal(population.evaluate()[name], metrics["ewa_" + name])
+        assert name != "loss" or (metrics[name][:2] != metrics["ewa_" + name][:2]).all()
 
 
 def test_one_compilation(caplog):

@@ -58,6 +58,15 @@ def test_weight_distance_of_one_sgd_step_is_the_learning_rate_times_the_gradient
     assert rows[-1]["weight_distance"] > rows[0]["weight_distance"]
 
 
+def test_averaged_weights_have_metrics_of_their_own_to_the_end(tmp_path):
+    result = _train(tmp_path, _config(**{"optim.ewa_half_life": "1 epoch"}))
+    names = {"error", "loss", "ewa_error", "ewa_loss"}
+    (row,) = read_metrics(tmp_path, "test")
+    assert row.keys() >= names and result["test"].keys() == names
+    assert result["validation"].keys() == {"step", *names}
+    assert all(row["loss"] != row["ewa_loss"] for row in read_metrics(tmp_path, "validation"))
+
+
 def test_warmup_and_decay_are_what_is_recorded(tmp_path):
     changes = {"schedule.name": "polynomial", "schedule.warmup": "2 steps", "optim.base_lr": 0.8}
     _train(tmp_path, _config(**changes))

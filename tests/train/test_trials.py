@@ -67,7 +67,7 @@ class Known:
         error = np.nan_to_num(self._metrics(), nan=0.0)
         return {"error": np.float64(error), "loss": np.float64(self._metrics())}
 
-    def variables(self, trial):
+    def variables(self, trial, kind=""):
         return {"w": np.int32([trial, self.step])}, {}
 
     def packed(self):
@@ -414,23 +414,25 @@ def test_what_an_older_version_left_is_refused_in_a_sentence(point, tmp_path, mo
 VALUES = [{"peak": peak} for peak in (0.02, 0.2, 0.6, 1e30)]
 
 
-def _real(path, stop=lambda race: Signals(), devices=1):
+def _real(path, stop=lambda race: Signals(), devices=1, metric="error"):
     """(outcome, bytes of the metrics): an MLP on digits until it is wrong on a fifth of them."""
     config = default_config("steps_to_target")
     config.global_batch, config.duration, config.devices = 12, "200 steps", devices
     config.model = ConfigDict({"name": "mlp", "widths": (8,)})
+    config.optim.ewa_half_life = "60 examples" if metric == "ewa_error" else None
     point = resolve(config, ("peak",))
     with RunDir(path) as run:
-        rule = _rule(goal=0.2, budget=200)
+        rule = _rule(metric=metric, goal=0.2, budget=200)
         race = Training(point, rule, VALUES, range(4), run, "r", "validation")
         outcome = race.run(0, stop(race), "test")
         return outcome, (run.path / "metrics.jsonl").read_bytes()
 
 
-def test_a_population_stopped_and_resumed_is_bit_identical(tmp_path, monkeypatch):
+@pytest.mark.parametrize("metric", ["error", "ewa_error"])
+def test_a_population_stopped_and_resumed_is_bit_identical(tmp_path, monkeypatch, metric):
     """Between two looks, after the first crossing, and however the work was cut into calls."""
-    expected, rows = _real(tmp_path / "whole")
-    step, _ = first_crossing(expected, 0.2)
+    expected, rows = _real(tmp_path / "whole", metric=metric)
+    step, _ = crossings.first_crossing(expected.histories, metric, 0.2)
     assert step in grid(200) and 40 < step < 200
     assert outcomes(expected, 0.2)[3] == "infeasible"
     monkeypatch.setattr(population_module, "CALL_SECONDS", 0.0)  # one update in each
@@ -443,9 +445,9 @@ def test_a_population_stopped_and_resumed_is_bit_identical(tmp_path, monkeypatch
 
     for stop in (lambda _: after(9), between_two_looks, after_the_first_crossing):
         with pytest.raises(Interrupted):
-            _real(tmp_path / "pieces", stop)
-    outcome, again = _real(tmp_path / "pieces")
-    recorded, _ = _real(tmp_path / "pieces")
+            _real(tmp_path / "pieces", stop, metric=metric)
+    outcome, again = _real(tmp_path / "pieces", metric=metric)
+    recorded, _ = _real(tmp_path / "pieces", metric=metric)
     jax.tree.map(np.testing.assert_array_equal, recorded.winner, expected.winner)
     assert again == rows and outcome.histories == expected.histories
     jax.tree.map(np.testing.assert_array_equal, outcome.winner, expected.winner)

@@ -26,7 +26,8 @@ def section(c: ConfigDict) -> None:
     c.search.widen = 0  # how often to search on beyond a range at whose edge the best trial sits
 
     c.target = ConfigDict()
-    c.target.metric = "error"  # a metric of the data set's task, see scaling/tasks.py
+    # Of the data set's task, see scaling/tasks.py; "ewa_error" is that of the averaged weights.
+    c.target.metric = "error"
     # Of the validation split; "train": of as many training examples, the first ones, without
     # dropout, augmentation or smoothing.
     c.target.split = "validation"

@@ -113,6 +113,8 @@ def _check_space(config, space):
         *look_up("optimizer", config.optim.name, HYPERPARAMETERS),
         *look_up("schedule", config.schedule.name, SHAPES),
     } - {"boundaries"}
+    if config.optim.ewa_half_life:
+        readable.add("ewa_decay")
     if config.schedule.name not in ENDLESS:
         readable |= {"decay_steps", "decay_share"}
     search.check_space(space, readable)
@@ -160,7 +162,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     checked = {name: check_values(config) for name, config in points.items()}
     search, target = (next(iter(points.values()))[key] for key in ("search", "target"))
     ranges = (f"{n} {s} {' to '.join(map(str, r))}" for n, (s, *r) in search.space.items())
-    metric = next(iter(checked.values())).task.metrics[target.metric]
+    metric = next(iter(checked.values())).metrics[target.metric]
     rows = {
         "search": f"{search.trials} trials per batch size by {search.sampler}: {'; '.join(ranges)}",
         "goal": f"{goal_text(metric, target.goal, target.split)}; training stops at "

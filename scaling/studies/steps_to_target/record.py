@@ -76,7 +76,8 @@ class Record:
     counts: dict[str, int]  # trials by outcome
     trials: list[Trial]
     repeats: list[Repeat]
-    test: Values | None  # metrics of the best trial on the test split, at its crossing
+    # Metrics of the best trial on the test split, at its crossing, of the weights that crossed.
+    test: Values | None
     seconds: dict[str, float]
     trial_steps_per_second: float
     devices: dict[str, Any]
