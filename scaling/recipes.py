@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from scaling import durations
 from scaling.errors import UserError, look_up
 
-Change = Callable[[ConfigDict, int], None]  # changes a config; train_size is the second argument
+Steps = Callable[[str, int], int]  # (duration, batch) -> steps, as `DataInfo.steps`
+Change = Callable[[ConfigDict, Steps], None]  # changes a config
 
 # Defaults of `recipes.rates`. LARS: You 2017 (arXiv:1708.03888), Table 3, batch 512; the others are
 # customary values of the papers or their authors. Starting points, not tuned.
@@ -38,21 +38,21 @@ RIVALS = (tuple(OPTIMIZERS), ("naive", "linear", "sqrt"), ("warmup", "constant_w
 FIXED = ("study", "seed", "global_batch", "batch_sizes", "data", "recipes")
 
 
-def _naive(c, train_size):
+def _naive(c, steps):
     """The learning rate of the small batch, unchanged."""
 
 
-def _linear(c, train_size):
+def _linear(c, steps):
     """eta = eta_base B / B_base (Goyal 2017, section 2.1)."""
     c.optim.scaling_rule = "linear"
 
 
-def _sqrt(c, train_size):
+def _sqrt(c, steps):
     """eta = eta_base sqrt(B / B_base) (Hoffer 2017, eq. 7): keeps the covariance of the update."""
     c.optim.scaling_rule = "sqrt"
 
 
-def _warmup(c, train_size, shape="gradual"):
+def _warmup(c, steps, shape="gradual"):
     """Gradual warmup over `recipes.warmup` from the rate of the base batch (Goyal 2017, section
     2.2); where no rule scales the rate, from B_base / B times the rate. None up to the base
     batch."""
@@ -64,12 +64,12 @@ def _warmup(c, train_size, shape="gradual"):
     c.schedule.warmup_init = c.optim.base_lr * share
 
 
-def _constant_warmup(c, train_size):
+def _constant_warmup(c, steps):
     """As `warmup`, but constant at its initial rate (Goyal 2017, Table 1)."""
-    _warmup(c, train_size, shape="constant")
+    _warmup(c, steps, shape="constant")
 
 
-def _poly(c, train_size):
+def _poly(c, steps):
     """eta_t = eta (1 - t / T)^2 (You 2017)."""
     c.schedule.name, c.schedule.power = "polynomial", 2.0
     c.schedule.boundaries = c.schedule.decay_factors = ()
@@ -79,7 +79,7 @@ def _poly(c, train_size):
 def _optimizer(name):
     """The piece that trains with another optimizer, at its rate of `recipes.rates`."""
 
-    def change(c, train_size):
+    def change(c, steps):
         for key in ("trust_coefficient", "fallback", "b1", "b2", "b2_half_life", "eps"):
             c.optim[key] = None
         if name not in COUPLED:
@@ -91,7 +91,7 @@ def _optimizer(name):
     return change
 
 
-def _gbn(c, train_size):
+def _gbn(c, steps):
     """Ghost batch norm over `optim.base_batch` examples (Hoffer 2017, Algorithm 1)."""
     if c.model.get("norm") not in ("batch", "ghost"):
         raise UserError(
@@ -101,7 +101,7 @@ def _gbn(c, train_size):
     c.model.norm, c.model.ghost_batch = "ghost", c.optim.base_batch
 
 
-def _zero_gamma(c, train_size):
+def _zero_gamma(c, steps):
     """The last norm scale of every residual block initialised at 0 (Goyal 2017, section 5.1)."""
     normed = c.model.get("norm", "none") != "none" and not c.model.get("preactivation")
     if "zero_init_residual" not in c.model or not normed:
@@ -113,32 +113,32 @@ def _zero_gamma(c, train_size):
     c.model.zero_init_residual = True
 
 
-def _smoothing(c, train_size):
+def _smoothing(c, steps):
     """Label smoothing of 0.1 (Szegedy 2016; Shallue 2018, section 4.6)."""
     c.loss.label_smoothing = 0.1
 
 
-def _clip(c, train_size):
+def _clip(c, steps):
     """Gradients clipped to norm 5 (Hoffer 2017's code)."""
     c.optim.max_grad_norm = 5.0
 
 
-def _noise(c, train_size):
+def _noise(c, steps):
     """Each example's gradient times z ~ N(1, sigma^2), sigma^2 = B / B_base - 1 (Hoffer 2017,
     section 4: sigma^2 in proportion to B). The second moment of the gradients then contributes to
     the covariance of the update as at the base batch: (1 + sigma^2) / B = 1 / B_base."""
     c.loss.gradient_noise = max(0.0, c.global_batch / c.optim.base_batch - 1.0)
 
 
-def _adapt(c, train_size):
+def _adapt(c, steps):
     """Regime adaptation (Hoffer 2017, section 6): e epochs become e B / B_base, for as many updates
     as at the base batch."""
     if c.global_batch == c.optim.base_batch:
         return
-    steps = lambda d: f"{durations.to_steps(d, c.optim.base_batch, train_size)} steps"
-    c.duration, c.eval.every = steps(c.duration), steps(c.eval.every)
-    c.schedule.warmup = steps(c.schedule.warmup)
-    c.schedule.boundaries = tuple(steps(boundary) for boundary in c.schedule.boundaries)
+    at_base = lambda duration: f"{steps(duration, c.optim.base_batch)} steps"
+    c.duration, c.eval.every = at_base(c.duration), at_base(c.eval.every)
+    c.schedule.warmup = at_base(c.schedule.warmup)
+    c.schedule.boundaries = tuple(at_base(boundary) for boundary in c.schedule.boundaries)
 
 
 PIECES: dict[str, Change] = {
@@ -158,12 +158,12 @@ PIECES: dict[str, Change] = {
 }
 
 
-def apply(config: ConfigDict, recipe: str, train_size: int) -> ConfigDict:
+def apply(config: ConfigDict, recipe: str, steps: Steps) -> ConfigDict:
     """A copy of the config, changed by a recipe for its global batch.
 
     Args:
       recipe: pieces joined by "+".
-      train_size: examples in the training set, for `adapt`.
+      steps: of durations, for `adapt`.
 
     Raises:
       UserError: an unknown, repeated or mutually exclusive piece, one that does not apply to the
@@ -183,7 +183,7 @@ def apply(config: ConfigDict, recipe: str, train_size: int) -> ConfigDict:
         if piece in own:
             _apply_own(c, piece, own[piece])
         else:
-            PIECES[piece](c, train_size)
+            PIECES[piece](c, steps)
     return _canonical(c)
 
 

@@ -7,12 +7,14 @@ import pytest
 
 from scaling import recipes
 from scaling.config import default_config, model_config
+from scaling.data import sources
 from scaling.errors import UserError
 from scaling.recipes import PIECES, apply, settings
 from scaling.studies.running import points_of
 from scaling.train.point import resolve
 
 SIZE = 1197  # digits
+STEPS = sources.describe("digits").steps
 
 
 def _config(batch=512, **changes):
@@ -26,7 +28,7 @@ def _config(batch=512, **changes):
 
 
 def _point(recipe, **changes):
-    return resolve(apply(_config(**changes), recipe, SIZE), ("peak",))
+    return resolve(apply(_config(**changes), recipe, STEPS), ("peak",))
 
 
 @pytest.mark.parametrize("recipe, rate", [("naive", 0.1), ("linear", 1.6), ("sqrt", 0.4)])
@@ -76,7 +78,7 @@ def test_adapt_stretches_the_warmup_too_wherever_it_is_named():
 
 
 def test_noise_keeps_the_small_batchs_weight_of_the_second_moment():
-    variance = apply(_config(), "noise", SIZE).loss.gradient_noise
+    variance = apply(_config(), "noise", STEPS).loss.gradient_noise
     assert (1 + variance) / 512 == pytest.approx(1 / 32)
     assert _point("noise").hparams["gradient_noise"] == variance
     assert "gradient_noise" not in _point("naive").hparams
@@ -98,8 +100,8 @@ def test_another_optimizer_reads_all_that_is_set(name):
 def test_rates_can_be_said():
     c = _config()
     c.recipes.rates.lars = 7.0
-    assert apply(c, "lars", SIZE).optim.base_lr == 7.0
-    assert apply(c, "warmup+lars", SIZE).schedule.warmup_init == 7.0 / 16
+    assert apply(c, "lars", STEPS).optim.base_lr == 7.0
+    assert apply(c, "warmup+lars", STEPS).schedule.warmup_init == 7.0 / 16
 
 
 def test_at_the_base_batch_most_recipes_are_one():
@@ -115,7 +117,7 @@ def test_at_the_base_batch_most_recipes_are_one():
 
 def test_what_a_recipe_sets_makes_the_same_run_from_the_command_line():
     c = _config()
-    changed = apply(c, "sqrt+gbn+warmup", SIZE)
+    changed = apply(c, "sqrt+gbn+warmup", STEPS)
     again = c.copy_and_resolve_references()
     again.update_from_flattened_dict(settings(c, changed))
     assert again == changed
@@ -131,7 +133,7 @@ def test_what_a_recipe_sets_makes_the_same_run_from_the_command_line():
 def test_pieces_of_ones_own():
     c = _config()
     c.recipes.pieces = {"hot": {"optim": {"base_lr": 0.5}, "loss": {"label_smoothing": 0.2}}}
-    point = resolve(apply(c, "hot+sqrt", SIZE), ("peak",))
+    point = resolve(apply(c, "hot+sqrt", STEPS), ("peak",))
     assert point.peak == pytest.approx(2.0) and point.hparams["label_smoothing"] == 0.2
 
 
@@ -148,7 +150,7 @@ def test_pieces_of_ones_own():
 )
 def test_what_cannot_be_is_told(recipe, changes, words):
     with pytest.raises(UserError, match=re.escape(words)):
-        apply(_config(**changes), recipe, SIZE)
+        apply(_config(**changes), recipe, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +167,13 @@ def test_pieces_of_ones_own_that_cannot_be(piece, words):
     c = _config()
     c.recipes.pieces = piece
     with pytest.raises(UserError, match=re.escape(words)):
-        apply(c, next(iter(piece)), SIZE)
+        apply(c, next(iter(piece)), STEPS)
 
 
 @pytest.mark.parametrize("batch", [16, 32])
 def test_up_to_the_base_batch_nothing_is_warmed_up_to(batch):
     """Goyal 2017 warms up only above the reference batch."""
-    c = apply(_config(batch), "linear+constant_warmup", SIZE)
+    c = apply(_config(batch), "linear+constant_warmup", STEPS)
     assert c.schedule == _config(batch).schedule
     assert resolve(c, ("peak",)).peak == pytest.approx(0.1 * batch / 32)
 
@@ -180,7 +182,7 @@ def test_a_warmup_of_the_config_stays():
     c = _config(**{"schedule.warmup": "2 epochs", "schedule.warmup_init": 0.1})
     for batch in (32, 512):
         c.global_batch = batch
-        assert apply(c, "naive", SIZE).schedule == c.schedule
+        assert apply(c, "naive", STEPS).schedule == c.schedule
 
 
 @pytest.mark.parametrize("names, words", [((), "is empty"), (("naive", "naive"), "twice")])

@@ -37,12 +37,12 @@ def points(config: ConfigDict) -> list[ConfigDict]:
     for recipe in names:
         if names.count(recipe) > 1:
             raise UserError(f"recipes.names holds {recipe!r} twice; name each recipe once.")
-    size, points = data_info(config.data).sizes["train"], []
+    steps, points = data_info(config.data).steps, []
     for at_batch in shared.by_batch_size(config):
         at_batch.recipes.names, at_batch.recipes.all = (), names
         distinct: list[tuple[ConfigDict, list[str]]] = []
         for recipe in names:
-            point = recipes.apply(at_batch, recipe, size)
+            point = recipes.apply(at_batch, recipe, steps)
             try:
                 point = checked(point)
             except UserError as error:
