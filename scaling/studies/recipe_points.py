@@ -83,6 +83,7 @@ def begin(point: Point, run: RunDir) -> dict[str, Any]:
         "learning_rate": point.peak,
         "settings": dict(entry.split("=", 1) for entry in config.recipes.changed),
         "devices": values["devices"],
+        "metric": point.task.headline,
     }
 
 
@@ -91,14 +92,14 @@ def ends_of(config: ConfigDict) -> tuple[str, ...]:
     return ENDS if config.eval.test else ENDS[:1]
 
 
-def end_of(outcome: Outcome, trial: int) -> dict[str, Any]:
+def end_of(point: Point, outcome: Outcome, trial: int) -> dict[str, Any]:
     """One run of a recipe after its last update; fields of its `recipe_records.Run`."""
     history = outcome.histories[trial]
     diverged = history.diverged_at is not None
     return {
         "status": "diverged" if diverged else "complete",
         "diverged_at": history.diverged_at,
-        "validation": None if diverged else {k: history.last[k] for k in ("loss", "error")},
+        "validation": None if diverged else {k: history.last[k] for k in point.task.metrics},
         **{split: outcome.ends[split][trial] if split in outcome.ends else None for split in ENDS},
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from scaling.crossings import Metric
 from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.report import records
@@ -12,7 +13,7 @@ from scaling.report.records import Directory, Workdir, check_alike
 
 T = TypeVar("T")
 NAIVE = "naive"  # the recipe that changes nothing but the batch
-Scores = dict[str, float]  # "loss" and "error"
+Scores = dict[str, float]  # metrics of the task by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,10 @@ class Run:
         """Whether its loss stopped being finite."""
         return self.status == "diverged"
 
-    def error(self, split: str) -> float | None:
+    def score(self, split: str, metric: str) -> float | None:
         """After the last update."""
         scores = getattr(self, split)
-        return None if self.diverged or not scores else scores.get("error")
+        return None if self.diverged or not scores else scores.get(metric)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Record:
     settings: dict[str, str]  # config keys that the recipe sets -> their values
     devices: dict[str, Any]
     seconds: dict[str, float]  # compile, train, eval
+    metric: str = "error"  # by which recipes are compared: the headline of the task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,6 +90,16 @@ class Point:
 @dataclass(frozen=True, eq=False)
 class Study(records.Study):
     """Points by batch, then in the order of the recipes."""
+
+    @property
+    def measure(self) -> Metric:
+        """Of the metric by which recipes are compared."""
+        return self.points[0].directory.metrics[self.points[0].metric]
+
+    @property
+    def sign(self) -> int:
+        """1 where a lower metric is better, else -1."""
+        return -1 if self.measure.better == "higher" else 1
 
     @functools.cached_property
     def recipes(self) -> list[str]:

@@ -19,6 +19,7 @@ from synthetic_accuracy import (
     write_point,
 )
 
+from scaling.crossings import ERROR
 from scaling.errors import UserError
 from scaling.paired import holm
 from scaling.report import write_report
@@ -299,7 +300,7 @@ def test_without_the_base_batch_there_is_no_reference(tmp_path):
     text = KIND.answer(study)
     assert "batch 128, the reference, was not measured. At batch 2,048: naive " in text
     assert study.verdict(study.points[0]) == "unclear"
-    assert not marks(charts.errors([study]), Span)
+    assert not marks(charts.tested([study]), Span)
 
 
 def test_without_a_naive_recipe_the_first_one_is_compared_with(tmp_path):
@@ -340,7 +341,7 @@ def test_one_seed_has_no_spread_anywhere(tmp_path):
 
 
 def test_errors_are_drawn_as_measured(study, workdir):
-    panels = charts.errors([study])
+    panels = charts.tested([study])
     assert [panel.title for panel in panels] == list(COSTS)[1:]
     for recipe in ("sqrt", "lars+warmup+poly", "sqrt+gbn+adapt"):
         [panel] = [panel for panel in panels if panel.title == recipe]
@@ -366,7 +367,7 @@ def test_what_diverged_or_is_far_off_stands_above_the_scale(tmp_path):
     costs = FEW | {"lamb": 0.1}
     failing = (("linear", 8192, 2), ("linear", 2048, 1))
     workdir = write_accuracy_workdir(tmp_path, costs=costs, failing=failing)
-    panels = {panel.title: panel for panel in charts.errors([read_study(workdir)])}
+    panels = {panel.title: panel for panel in charts.tested([read_study(workdir)])}
     ceiling = max(max(mark.y, default=0) for mark in marks(panels.values(), Points, charts.OWN))
     assert ceiling < 0.14
     for recipe, label, marker, x in (
@@ -473,8 +474,8 @@ def test_the_page_recommends_by_batch(study):
     assert rows["8,192", "sqrt+gbn+adapt"]["epochs"] == "3,200"
     row = rows["8,192", "lars+warmup+poly"]
     found = study.added(study.point(8192, "lars+warmup+poly"))
-    ends = " to ".join(points_text(end) for end in (found.low, found.high))
-    assert row["points over reference (95%)"] == f"{points_text(found.difference)} ({ends})"
+    ends = " to ".join(points_text(ERROR, end) for end in (found.low, found.high))
+    assert row["points over reference (95%)"] == f"{points_text(ERROR, found.difference)} ({ends})"
     assert row["verdict"] == "within tolerance" and row["within tolerance"] == "2 of 10"
 
 
@@ -589,7 +590,7 @@ def test_several_studies_share_the_page(workdir, tmp_path):
     said = []
     page = write_report([workdir, few], tmp_path, said.append)
     assert said[2].startswith("few: On Fashion-MNIST")
-    titles = [panel.title for panel in charts.errors(read_studies([workdir, few]))]
+    titles = [panel.title for panel in charts.tested(read_studies([workdir, few]))]
     assert titles[-3:] == ["few, linear", "few, sqrt", "few, sqrt+gbn"]
     assert "few, batch 512, sqrt+gbn: " in page.read_text()
 
@@ -609,4 +610,4 @@ def test_an_axis_around_the_values_has_room_for_intervals_no_longer_than_their_s
 
 
 def test_differences_in_points():
-    assert points_text(-0.00001) == "0.00" and points_text(0.012) == "+1.20"
+    assert points_text(ERROR, -0.00001) == "0.00" and points_text(ERROR, 0.012) == "+1.20"

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from scaling.paired import mean_and_deviation
 from scaling.report.charts import (
@@ -23,28 +22,36 @@ from scaling.report.charts import (
 from scaling.report.wording import batch_label, count, decimal_label, number
 from scaling.studies.accuracy.judging import Point, Study
 from scaling.studies.accuracy.record import Trial
-from scaling.studies.accuracy.texts import percent, point_text, points_text, spread_text
+from scaling.studies.accuracy.texts import (
+    point_text,
+    spread_text,
+    tolerance_text,
+    value_text,
+)
 
 FAR = 6.0  # what adds more than this multiple of the median added error is off the scale
 WITHIN = "#dcebe3"
 OWN = "the recipe of the panel"
-FAILED, ABOVE_AXIS = "diverged under some seed", "error above the axis"
+FAILED, OFF_AXIS = "diverged under some seed", "too much worse for the axis"
 GAPS = 3  # recipes besides the baseline
-ABOVE = 1.2  # times the largest error: y of trials that have no error
+BEYOND = 0.2  # of the worst value: how far beyond it trials stand that have none
 
 
-def percent_tick(value: float) -> str:
-    """On axes: 11.5%"""
-    return f"{100 * value:.4g}%"
+def _axis(study: Study, split: str, *args, **kwargs) -> Axis:
+    """Of the metric on a split: 11.5% on its ticks."""
+    percent = study.measure.form == "percent"
+    tick = lambda value: f"{100 * value:.4g}%" if percent else f"{value:.4g}"
+    return Axis(f"{split} {study.measure.words}".strip(), *args, tick=tick, **kwargs)
 
 
-def errors(studies: Sequence[Study]) -> list[Panel]:
-    """Test error against the batch; a panel per study and recipe."""
+def tested(studies: Sequence[Study]) -> list[Panel]:
+    """The metric on the test split against the batch; a panel per study and recipe."""
     panels = []
     for study in studies:
-        low, ceiling = _scale(study)
-        top = ceiling + 0.1 * (ceiling - low)
-        y = Axis("test error", "near", percent_tick, include=(low, top))
+        best, ceiling = _scale(study)
+        top = ceiling + 0.1 * (ceiling - best)
+        ends = sorted(study.sign * end for end in (best, top))
+        y = _axis(study, "test", "near", include=tuple(ends))
         others = [recipe for recipe in study.recipes if recipe != study.baseline]
         for recipe in others or [study.baseline]:
             marks = _level(study) + _recipe(study, study.baseline, GREY, ceiling, top)
@@ -55,18 +62,21 @@ def errors(studies: Sequence[Study]) -> list[Panel]:
 
 
 def _scale(study: Study) -> tuple[float, float]:
-    """Lower and upper end of an axis for all errors but those far above the rest."""
+    """The best and the worst end, by `sign`, of an axis for all but what is far worse than the
+    rest."""
+    sign = study.sign
     spreads = [spread for p in study.points if not p.failure and (spread := p.spread("test"))]
     if not spreads:
         return 0.0, 1.0
-    least = min(spread.mean for spread in spreads)
-    added = [spread.mean - least for spread in spreads if spread.mean > least]
+    means = [sign * spread.mean for spread in spreads]
+    least = min(means)
+    added = [mean - least for mean in means if mean > least]
     cap = least + FAR * max(statistics.median(added or [0.0]), study.tolerance)
-    ends = [end for spread in spreads if spread.mean <= cap for end in spread.ends]
+    ends = [sign * end for spread in spreads if sign * spread.mean <= cap for end in spread.ends]
     level = study.reference.mean("test") if study.reference else None
-    if level is not None and level <= cap:
-        ends += [level - study.tolerance, level + study.tolerance]
-    return max(min(ends), 0.0), max(ends)
+    if level is not None and sign * level <= cap:
+        ends += [sign * level - study.tolerance, sign * level + study.tolerance]
+    return max(min(ends), 0.0) if sign > 0 else min(ends), max(ends)
 
 
 def _level(study: Study) -> list[Mark]:
@@ -74,29 +84,32 @@ def _level(study: Study) -> list[Mark]:
     level = study.reference.mean("test") if study.reference else None
     if level is None:
         return []
-    name = f"reference ± {points_text(study.tolerance)[1:]} points"
-    span = Span(max(level - study.tolerance, 0.0), level + study.tolerance, WITHIN, name, axis="y")
+    name = f"reference ± {tolerance_text(study)}"
+    low = level - study.tolerance
+    low = max(low, 0.0) if study.sign > 0 else low
+    span = Span(low, level + study.tolerance, WITHIN, name, axis="y")
     return [span, Rule(GREY, y=level, dash="dot", series=name)]
 
 
 def _recipe(study: Study, recipe: str, color: str, ceiling: float, top: float) -> list[Mark]:
-    """Its errors, and at the top of the scale those that it has no place for."""
+    """Its points, and at the worst end of the scale those that it has no place for."""
     label, points = recipe if color == GREY else OWN, study.points_of(recipe)
     known = [p for p in points if not p.failure and p.mean("test") is not None]
     x, y = [p.global_batch for p in known], [p.mean("test") for p in known]
-    on_scale = [point for point in known if point.mean("test") <= ceiling]
+    on_scale = [point for point in known if study.sign * point.mean("test") <= ceiling]
     marks = [
         Line(x, y, color, width=1.1, guide=True, series=label),
         _means(study, on_scale, "test", color, label),
     ]
     for others, what, marker in (
         ([point for point in points if point.failure], FAILED, "o"),
-        ([point for point in known if point not in on_scale], ABOVE_AXIS, "^"),
+        ([point for point in known if point not in on_scale], OFF_AXIS, "^"),
     ):
         if others:
             x, texts = [p.global_batch for p in others], _texts(study, others)
             look = {"marker": marker, "size": 6, "hollow": True, "texts": texts}
-            marks.append(Points(x, [top] * len(x), color, what, series=label, **look))
+            y = [study.sign * top] * len(x)
+            marks.append(Points(x, y, color, what, series=label, **look))
     return marks
 
 
@@ -109,23 +122,25 @@ def _means(study, points, split, color, label, **look) -> Points:
 
 def _texts(study: Study, points: Sequence[Point]) -> list[str]:
     """For hovering."""
-    return [
-        f"{', '.join(point.recipes)}, batch {count(point.global_batch)}\n"
-        f"test error: {point_text(study, point)}"
-        + (f"\ntraining error: {spread_text(spread)}" if (spread := point.spread("train")) else "")
-        for point in points
-    ]
+    words, texts = study.measure.words, []
+    for point in points:
+        title = f"{', '.join(point.recipes)}, batch {count(point.global_batch)}"
+        lines = [title, f"test {words}: {point_text(study, point)}"]
+        if spread := point.spread("train"):
+            lines.append(f"training {words}: {spread_text(study.measure, spread)}")
+        texts.append("\n".join(lines))
+    return texts
 
 
 def gaps(studies: Sequence[Study]) -> list[Panel]:
-    """Training and test error of the baseline and the recommended recipes; a panel per study."""
+    """On training and test data, of the baseline and the recommended recipes; a panel per study."""
     return shown(_gap(study) for study in studies)
 
 
 def _gap(study: Study) -> Panel:
     marks: list[Mark] = [
-        Line([], [], GREY, "test error"),
-        Line([], [], GREY, "training error", "dash"),
+        Line([], [], GREY, f"test {study.measure.words}"),
+        Line([], [], GREY, f"training {study.measure.words}", "dash"),
     ]
     largest_first = [study.choices(batch) for batch in reversed(study.larger_batches)]
     best = (point.recipe for points in largest_first for point in points)
@@ -138,16 +153,17 @@ def _gap(study: Study) -> Panel:
             look = {"marker": marker, "hollow": split == "train", "series": recipe}
             label = recipe if split == "test" else ""
             marks.append(_means(study, points, split, color, label, **look))
-    return Panel(batches(), Axis("error", "near", percent_tick, include=(0.0,)), marks, study.label)
+    y = _axis(study, "", "near", include=(0.0,) if study.sign > 0 else ())
+    return Panel(batches(), y, marks, study.label)
 
 
-ERROR = Axis("validation error", tick=percent_tick)
 EPOCHS = Axis("epoch", "near", decimal_label, include=(0.0,))
 STEPS = Axis("optimizer step", tick=decimal_label)
 
 
 def curve(point: Point) -> list[tuple[int, float]]:
-    """(step, validation error), the mean over the seeds that did not diverge, where all have one.
+    """(step, metric on validation), the mean over the seeds that did not diverge, where all have
+    one.
 
     Empty where some seed has no curve after its first step.
     """
@@ -168,8 +184,9 @@ def curves(studies: Sequence[Study]) -> list[Panel]:
         marks = []
         for point in study.points_of(study.baseline):
             label = f"batch {batch_label(point.global_batch)}"
-            marks += _curve(point, label, colors[point.global_batch])
-        panels.append(Panel(EPOCHS, ERROR, marks, study.named(f"{study.baseline} recipe")))
+            marks += _curve(study, point, label, colors[point.global_batch])
+        y = _axis(study, "validation")
+        panels.append(Panel(EPOCHS, y, marks, study.named(f"{study.baseline} recipe")))
         panels += _largest(study)
     return shown(panels)
 
@@ -187,33 +204,37 @@ def _largest(study: Study) -> Iterator[Panel]:
         for point, color in compared:
             if point:
                 label = f"{point.recipe}, batch {batch_label(point.global_batch)}"
-                marks += _curve(point, label, color, epochs)
+                marks += _curve(study, point, label, color, epochs)
         title = f"batch {batch_label(batch)}, {'as many epochs' if epochs else 'step by step'}"
-        yield Panel(EPOCHS if epochs else STEPS, ERROR, marks, study.named(title))
+        x, y = EPOCHS if epochs else STEPS, _axis(study, "validation")
+        yield Panel(x, y, marks, study.named(title))
 
 
-def _curve(point: Point, label: str, color: str, epochs: bool = True) -> list[Mark]:
+def _curve(study, point: Point, label: str, color: str, epochs: bool = True) -> list[Mark]:
     """A line, and a mark at its end; nothing where there is no curve."""
     # The axis of steps is one of logs, and has no place for the evaluation before the first.
-    pairs = [(step, error) for step, error in curve(point) if step > 0 or epochs]
+    pairs = [(step, value) for step, value in curve(point) if step > 0 or epochs]
     if not pairs:
         return []
-    steps, errors = zip(*pairs, strict=True)
+    steps, values = zip(*pairs, strict=True)
     x = [step * (point.epochs / point.steps if epochs else 1) for step in steps]
-    text = f"{label}\n{percent(errors[-1])} validation error after {count(steps[-1])} steps"
-    end = Points(x[-1:], errors[-1:], color, size=4, texts=[text], series=label)
-    return [Line(x, errors, color, label), end]
+    last = f"{value_text(study.measure, values[-1])} validation {study.measure.words}"
+    text = f"{label}\n{last} after {count(steps[-1])} steps"
+    end = Points(x[-1:], values[-1:], color, size=4, texts=[text], series=label)
+    return [Line(x, values, color, label), end]
 
 
 def tuning(studies: Sequence[Study]) -> list[Panel]:
-    """Validation error by learning rate tried at the largest batch, a panel per recipe."""
+    """The metric on validation by learning rate tried at the largest batch, a panel per recipe."""
     panels = []
     for study in studies:
         points = [point for point in study.points_at(study.batches[-1]) if point.tuning]
-        errors = [t.validation_error for p in points for t in p.tuning.trials if _done(t)]
-        # Diverged trials stand above all errors, and all panels share their axis.
-        ends = (min(errors), max(errors) * ABOVE) if errors else (0.1, 1.0)
-        panels += [_tuning(point, study.named(point.recipe), ends) for point in points]
+        trials = [trial for p in points for trial in p.tuning.trials if _done(trial)]
+        values = [study.sign * trial.validation_error for trial in trials] or [0.1, 1.0]
+        # Diverged trials stand beyond the worst, and all panels share their axis.
+        worst = max(values) + BEYOND * abs(max(values))
+        ends = study.sign * min(values), study.sign * worst
+        panels += [_tuning(study, point, ends) for point in points]
     return shown(panels)
 
 
@@ -221,8 +242,8 @@ def _done(trial: Trial) -> bool:
     return trial.status != "diverged" and trial.validation_error is not None
 
 
-def _tuning(point: Point, title: str, ends: tuple[float, float]) -> Panel:
-    tuning = point.tuning
+def _tuning(study: Study, point: Point, ends: tuple[float, float]) -> Panel:
+    tuning, metric = point.tuning, study.measure
     end = "end of the range searched"
     marks: list[Mark] = [Rule(GREY, end, x=rate) for rate in tuning.range]
     best = [tuning.chosen] if tuning.chosen else []
@@ -235,9 +256,10 @@ def _tuning(point: Point, title: str, ends: tuple[float, float]) -> Panel:
         y = [trial.validation_error if _done(trial) else ends[1] for trial in trials]
         texts = [
             f"learning rate {number(t.learning_rate)}\n"
-            + (f"{percent(t.validation_error)} validation error" if _done(t) else "diverged")
+            + (value_text(metric, t.validation_error) if _done(t) else "diverged")
             for t in trials
         ]
         marks.append(Points(x, y, color, label, marker, size, texts=texts))
     rate = f"learning rate at batch {batch_label(point.global_batch)}"
-    return Panel(Axis(rate, tick=decimal_label), replace(ERROR, include=ends), marks, title)
+    y = _axis(study, "validation", include=tuple(sorted(ends)))
+    return Panel(Axis(rate, tick=decimal_label), y, marks, study.named(point.recipe))

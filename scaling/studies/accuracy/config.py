@@ -17,7 +17,8 @@ def section(c: ConfigDict) -> None:
     """Add its keys, at their defaults."""
     recipes.section(c, "naive", "sqrt", "linear+warmup")
     c.accuracy = ConfigDict()
-    # A recipe holds where its test error is less than this above the base batch's.
+    # A recipe holds where its test error, or the headline metric of another task, is worse than the
+    # base batch's by less than this.
     c.accuracy.tolerance = 0.005
     # Learning rates to try for every recipe and batch, before the runs, as multiples of the
     # recipe's own; the lowest validation error at the end wins. 0: the recipe's own is taken.

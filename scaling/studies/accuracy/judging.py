@@ -17,14 +17,15 @@ SAME_EPOCHS = 1.05  # times the epochs: as many, but for rounding to whole steps
 class Point(recipe_records.Point, Record):
     """One point."""
 
-    curves: dict[int, dict[int, float]]  # place among the runs -> step -> validation error
+    curves: dict[int, dict[int, float]]  # place among the runs -> step -> metric on validation
 
 
-def difference(first: Record, second: Record) -> Paired:
-    """Test error of `second` - `first`, paired by seed."""
-    a, b = first.errors("test"), second.errors("test")
-    seeds = sorted({*a, *b})
-    return paired([a.get(seed) for seed in seeds], [b.get(seed) for seed in seeds])
+def difference(first: Record, second: Record, sign: int = 1) -> Paired:
+    """By how much the test error, or the metric by `sign`, of `second` is above that of `first`,
+    paired by seed."""
+    a, b = first.scores("test"), second.scores("test")
+    of = lambda scores: [sign * scores[s] if s in scores else None for s in sorted({*a, *b})]
+    return paired(of(a), of(b))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +50,11 @@ class Study(recipe_records.Study):
         return [batch for batch in self.batches if batch > self.base_batch]
 
     def added(self, point: Point) -> Paired | None:
-        """What a point adds to the reference's test error; None of the reference itself, and where
-        there is none."""
-        reference = self.reference
-        return None if reference in (None, point) else difference(reference, point)
+        """By how much a point is worse than the reference on the test split; None of the reference
+        itself, and where there is none."""
+        if self.reference in (None, point):
+            return None
+        return difference(self.reference, point, self.sign)
 
     def verdict(self, point: Point) -> str:
         """Whether a point is as good as the reference.
@@ -79,20 +81,20 @@ class Study(recipe_records.Study):
         return ratio if ratio > SAME_EPOCHS else None
 
     def ranked(self, points: Sequence[Point], longer: bool = True) -> list[Point]:
-        """Those without a diverged seed, by validation error.
+        """Those without a diverged seed, the best on validation first.
 
-        The test error has no part in it, so that of the first is unbiased.
+        The test split has no part in it, so that of the first is unbiased.
 
         Args:
           longer: also those that take more epochs than the reference.
         """
         usable = [p for p in points if not p.failure and p.mean("validation") is not None]
         usable = [p for p in usable if longer or not self.times_longer(p)]
-        return sorted(usable, key=lambda point: point.mean("validation"))
+        return sorted(usable, key=lambda point: self.sign * point.mean("validation"))
 
     def choices(self, batch: int) -> list[Point]:
-        """The recommended point, that of the least validation error, and the recommended one
-        without more epochs where that is another."""
+        """The recommended point, the best on validation, and the recommended one without more
+        epochs where that is another."""
         ranks = [self.ranked(self.points_at(batch), longer) for longer in (True, False)]
         return list(dict.fromkeys(point for points in ranks for point in points[:1]))
 
@@ -109,7 +111,7 @@ class Study(recipe_records.Study):
         for batch in self.batches:
             if baseline := self.point(batch, self.baseline):
                 others = [point for point in self.points_at(batch) if point is not baseline]
-                differences = [difference(baseline, point) for point in others]
+                differences = [difference(baseline, point, self.sign) for point in others]
                 adjusted = holm([one.p for one in differences])
                 changes |= zip(others, zip(differences, adjusted, strict=True), strict=True)
         return changes

@@ -63,7 +63,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         training = Training(point, rule, values, seeds, run, "runs", "validation", ends=ends)
         outcomes = [*outcomes, training.run(lines, signals, f"{name} runs")]
         runs = [
-            Run(seed=seed, **recipe_points.end_of(outcomes[-1], k)) for k, seed in enumerate(seeds)
+            Run(seed=seed, **recipe_points.end_of(point, outcomes[-1], k))
+            for k, seed in enumerate(seeds)
         ]
     fields |= {"learning_rate": rate, "status": recipe_points.status_of(runs)}
     return Record(
@@ -87,13 +88,13 @@ def _at_rate(point: Point, rate: float) -> dict[str, float]:
     return {"peak": rate, "warmup_init": point.hparams["warmup_init"] * share}
 
 
-def tuning_of(trials: Sequence[Trial], widened: int) -> Tuning:
-    """What the trials found: the lowest error, of equals that of the lowest rate, and the side of
-    the range on which it lies; low where all diverged."""
+def tuning_of(trials: Sequence[Trial], widened: int, better: str = "lower") -> Tuning:
+    """What the trials found: the best, of equals that of the lowest rate, and the side of the range
+    on which it lies; low where all diverged."""
     rates = [trial.learning_rate for trial in trials]
-    low, high = min(rates), max(rates)
+    low, high, sign = min(rates), max(rates), -1 if better == "higher" else 1
     known = [
-        (trial.validation_error, trial.learning_rate, place)
+        (sign * trial.validation_error, trial.learning_rate, place)
         for place, trial in enumerate(trials)
         if trial.validation_error is not None
     ]
@@ -116,7 +117,7 @@ def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[O
     Returns:
       The outcome of each round, and what they found.
     """
-    config, settings = point.config, point.config.accuracy
+    config, settings, metric = point.config, point.config.accuracy, point.task.headline
     low, high = (point.peak * multiple for multiple in settings.span)
     rates = np.geomspace(low, high, settings.trials).tolist()
     outcomes: list[Outcome] = []
@@ -130,9 +131,9 @@ def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[O
         outcomes.append(training.run(lines, signals, f"{name} {label}"))
         for rate, history in zip(rates, outcomes[-1].histories, strict=True):
             lost = history.diverged_at is not None
-            error, status = (None, "diverged") if lost else (history.last["error"], "complete")
-            trials.append(Trial(rate, error, status))
-        tuning = tuning_of(trials, widened=len(outcomes) - 1)
+            value, status = (None, "diverged") if lost else (history.last[metric], "complete")
+            trials.append(Trial(rate, value, status))
+        tuning = tuning_of(trials, len(outcomes) - 1, point.task.metrics[metric].better)
         if tuning.at_edge is None or tuning.widened == settings.widen:
             return outcomes, tuning
         rates = beyond(tuning, settings.trials // 2)

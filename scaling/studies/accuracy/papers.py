@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from scaling.crossings import ERROR
 from scaling.report.blocks import Note, Section
 from scaling.report.tables import Column, Table
 from scaling.report.wording import count
 from scaling.studies.accuracy.judging import Point, Study
-from scaling.studies.accuracy.texts import percent, spread_text
+from scaling.studies.accuracy.texts import spread_text, value_text
 from scaling.studies.recipe_records import NAIVE
 
 YOU = (
@@ -34,13 +35,13 @@ GRADUAL = "linear+warmup"
 def accuracy(point: Point) -> str | None:
     """88.70%"""
     error = point.mean("test")
-    return None if error is None else percent(1 - error)
+    return None if error is None else value_text(ERROR, 1 - error)
 
 
 def error(point: Point) -> str | None:
     """11.30% ± 0.12"""
     spread = point.spread("test")
-    return spread and spread_text(spread)
+    return spread and spread_text(ERROR, spread)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ PAPERS = (
 
 def papers(studies: Sequence[Study]) -> Iterator[Section]:
     """Those of which some study has two columns at some batch."""
+    studies = [study for study in studies if study.measure == ERROR]
     for paper in PAPERS:
         table = _table(paper, studies)
         if table.rows:

@@ -12,7 +12,7 @@ class Trial:
     """A learning rate that was tried."""
 
     learning_rate: float
-    validation_error: float | None  # after the last update; None: diverged
+    validation_error: float | None  # or its metric, after the last update; None: diverged
     status: str  # complete or diverged
 
 
@@ -36,7 +36,7 @@ class Tuning:
 class Record(recipe_records.Record):
     """One batch size under one recipe; diverged also where every learning rate tried did."""
 
-    tolerance: float  # added test error that counts as none
+    tolerance: float  # change of the test error, or its metric, that counts as none
     tuning: Tuning | None
     runs: list[Run]
 
@@ -52,22 +52,22 @@ class Record(recipe_records.Record):
             return "every learning rate tried" if self.tuning else "every seed"
         return f"{self.diverged} of {len(self.runs)} seeds" if self.diverged else ""
 
-    def errors(self, split: str) -> dict[int, float]:
-        """Seed -> error, of the seeds that have one."""
-        errors = {run.seed: run.error(split) for run in self.runs}
-        return {seed: error for seed, error in errors.items() if error is not None}
+    def scores(self, split: str) -> dict[int, float]:
+        """Seed -> metric, of the seeds that have one."""
+        scores = {run.seed: run.score(split, self.metric) for run in self.runs}
+        return {seed: score for seed, score in scores.items() if score is not None}
 
     def spread(self, split: str) -> Spread | None:
-        """Of the error; None where no seed has one."""
-        return spread_of(list(self.errors(split).values()))
+        """Of the metric; None where no seed has one."""
+        return spread_of(list(self.scores(split).values()))
 
     def mean(self, split: str) -> float | None:
-        """Of the error."""
+        """Of the metric."""
         spread = self.spread(split)
         return spread and spread.mean
 
     @property
     def gap(self) -> float | None:
-        """Test error - training error, over the seeds that have both."""
-        train, test = self.errors("train"), self.errors("test")
+        """Test error, or its metric, - that of training, over the seeds that have both."""
+        train, test = self.scores("train"), self.scores("test")
         return mean_and_deviation([test[seed] - train[seed] for seed in test if seed in train])[0]

@@ -5,6 +5,7 @@ Goyal et al. 2017, Figure 1 and Tables 1 and 2; Hoffer et al. 2017, Figure 1 and
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
@@ -22,6 +23,8 @@ from scaling.studies.accuracy.texts import (
     points_text,
     seeds_text,
     spread_text,
+    tolerance_text,
+    unit_of,
 )
 from scaling.studies.recipe_records import read_points
 
@@ -35,16 +38,17 @@ def read(workdir: Workdir) -> Study:
     Raises:
       UserError: records that cannot be read, two of the same point, or of different questions.
     """
-    points = read_points(workdir, Point, "tolerance", curves=_curves)
+    points = read_points(workdir, Point, "tolerance", "metric", curves=_curves)
     return Study(workdir.path, points, workdir.unfinished)
 
 
 def _curves(directory: Directory) -> dict[int, dict[int, float]]:
-    """Validation errors along the runs, from metrics.jsonl."""
+    """The metric on validation along the runs, from metrics.jsonl."""
+    metric = directory.result.get("metric", "error")
     curves: dict[int, dict[int, float]] = {}
     for row in jsonl(directory.path / "metrics.jsonl"):
-        if row["split"] == "validation" and row.get("error") is not None:
-            curves.setdefault(row.get("trial", 0), {})[row["step"]] = row["error"]
+        if row["split"] == "validation" and row.get(metric) is not None:
+            curves.setdefault(row.get("trial", 0), {})[row["step"]] = row[metric]
     return {trial: dict(sorted(curve.items())) for trial, curve in curves.items()}
 
 
@@ -54,7 +58,8 @@ def answer(study: Study) -> str:
     base = f"batch {count(study.base_batch)}"
     text = f"{subject(study)}, {base}, the reference, was not measured."
     if reference:
-        text = f"{subject(study)}, test error at {base}: {point_text(study, reference)}."
+        text = f"{subject(study)}, test {study.measure.words} at {base}: "
+        text += f"{point_text(study, reference)}."
     if largest <= study.base_batch:
         return f"{text} No larger batch was measured."
     baseline, picks = study.point(largest, study.baseline), study.choices(largest)
@@ -83,11 +88,6 @@ def _largest_within(study: Study, longer: bool) -> str | None:
     return None
 
 
-def tolerance_text(study: Study) -> str:
-    """0.5 points"""
-    return f"{number(100 * study.tolerance)} points"
-
-
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
     texts = about_all(
@@ -106,7 +106,7 @@ def cautions(study: Study) -> list[str]:
             lambda p: p.tuning and p.tuning.chosen and p.tuning.at_edge,
         ),
     )
-    if not any(point.errors("test") for point in study.points):
+    if not any(point.scores("test") for point in study.points):
         texts.append("The test set was not evaluated (eval.test), so nothing can be compared.")
     return texts
 
@@ -121,14 +121,23 @@ def _baseline(place: int) -> Callable:
     return _of(lambda s, p: s.changes.get(p, (None, None))[place])
 
 
-TEST = [
-    Column("test error", _of(lambda s, p: p.spread("test")), spread_text, "test_error"),
-    Column("seeds", _of(lambda s, p: seeds_text(p)), str),
-]
-VALIDATION = Column(
-    "validation error", _of(lambda s, p: p.spread("validation")), spread_text, "validation_error"
-)
-OVER = Column("points over reference (95%)", _of(Study.added), added_text, "over_reference")
+def _spread(study: Study, split: str, shown: bool = True) -> Column:
+    """Of the metric on a split."""
+    name, metric = study.points[0].metric, study.measure
+    text, title = partial(spread_text, metric), f"{split} {metric.words}" * shown
+    return Column(title, _of(lambda s, p: p.spread(split)), text, f"{split}_{name}")
+
+
+def _judged(studies: Sequence[Study]) -> list[Column]:
+    """The metric on validation and test, against the reference."""
+    study = studies[0]
+    side = "over" if study.sign > 0 else "below"
+    title = f"{unit_of(study.measure)} {side} reference (95%)".lstrip()
+    over = Column(title, _of(Study.added), partial(added_text, study.measure), "over_reference")
+    seeds = Column("seeds", _of(lambda s, p: seeds_text(p)), str)
+    return [_spread(study, "validation"), _spread(study, "test"), seeds, over, VERDICT]
+
+
 VERDICT = Column("verdict", _of(Study.verdict), str, "verdict")
 # Rows (study, recipe, point): a point of several recipes has a row under each.
 RECIPE = [
@@ -138,20 +147,28 @@ RECIPE = [
     Column("", "epochs"),
     Column("learning rate", "learning_rate"),
 ]
-POINTS = [*RECIPE, VALIDATION, *TEST, OVER, VERDICT]
-EVERY = [
-    *POINTS,
-    Column("gap", "gap", lambda gap: points_text(gap).lstrip("+")),
-    Column("over baseline (95%)", _baseline(0), added_text, "over_baseline"),
-    Column("p", _baseline(1), "{:.2g}".format, "over_baseline_p_adjusted"),
-    Column("", _of(lambda s, p: p.spread("train")), key="train_error"),
-    Column("", _of(lambda s, p: len(p.runs)), key="seeds"),
-    *csv_only(2, "diverged"),
-    Column("", _of(lambda s, p: p in s.choices(p.global_batch)[:1]), key="recommended"),
-    *csv_only(0, "baseline"),
-]
+
+
+def _every_column(studies: Sequence[Study]) -> list[Column]:
+    metric = studies[0].measure
+    side = "over" if studies[0].sign > 0 else "below"
+    added, gap = partial(added_text, metric), partial(points_text, metric)
+    return [
+        *RECIPE,
+        *_judged(studies),
+        Column("gap", "gap", lambda value: gap(value).lstrip("+")),
+        Column(f"{side} baseline (95%)", _baseline(0), added, "over_baseline"),
+        Column("p", _baseline(1), "{:.2g}".format, "over_baseline_p_adjusted"),
+        _spread(studies[0], "train", shown=False),
+        Column("", _of(lambda s, p: len(p.runs)), key="seeds"),
+        *csv_only(2, "diverged"),
+        Column("", _of(lambda s, p: p in s.choices(p.global_batch)[:1]), key="recommended"),
+        *csv_only(0, "baseline"),
+    ]
+
+
 # Rows (study, batch, point or None).
-RECOMMENDED = [
+BATCH = [
     Column("batch", lambda study, batch, point: batch, count),
     Column(
         "recommended recipe",
@@ -159,16 +176,12 @@ RECOMMENDED = [
         str,
     ),
     Column("epochs", _of(lambda s, p: p.epochs)),
-    VALIDATION,
-    *TEST,
-    OVER,
-    VERDICT,
-    Column(
-        "within tolerance",
-        lambda s, batch, point: f"{len(s.within(batch))} of {len(s.points_at(batch))}",
-        str,
-    ),
 ]
+HOLDING = Column(
+    "within tolerance",
+    lambda s, batch, point: f"{len(s.within(batch))} of {len(s.points_at(batch))}",
+    str,
+)
 SEEDS = [
     *csv_only(1, "global_batch", "recipe", "recipes"),
     *csv_only(2, "seed", "status", "diverged_at", *SPLITS),
@@ -194,40 +207,44 @@ TRIALS = [  # rows (study, point, tuning, trial)
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per point."""
-    return Table(POINTS, [(study, p.recipe, p) for study in studies for p in study.points])
+    rows = [(study, point.recipe, point) for study in studies for point in study.points]
+    return Table([*RECIPE, *_judged(studies)], rows)
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
+    words = studies[0].measure.words
     caption = (
-        "Test error after the last step, mean and standard deviation over seeds: in every panel "
+        f"Test {words} after the last step, mean and standard deviation over seeds: in every panel "
         "one recipe, and in grey the one that others are compared with. Dotted: the reference, the "
-        "first recipe at the base batch; shaded: within the tolerance. Hollow marks at the top: "
-        "recipes that diverged under some seed, and errors too far above the others for the axis."
+        "first recipe at the base batch; shaded: within the tolerance. Hollow marks at the end: "
+        "recipes that diverged under some seed, and what is too far from the others for the axis."
     )
-    panels = charts.errors(studies)
+    panels = charts.tested(studies)
     nothing = "no run finished"
-    yield Section("Test error against batch size", [Picture("accuracy", caption, panels, nothing)])
+    picture = Picture("accuracy", caption, panels, nothing)
+    yield Section(f"Test {words} against batch size", [picture])
     yield from _recommended(studies)
     yield _every(studies)
     yield from papers(studies)
     caption = (
-        "Error on training examples, without augmentation and dropout, and on the test set. "
+        f"{words.capitalize()} on training examples, without augmentation and dropout, and on the "
+        "test set. "
         "Grey: the recipe that others are compared with; beside it the recommended ones, those of "
         "the largest batch first."
     )
-    nothing = "no run has training and test errors"
+    nothing = "no run was evaluated on training and test examples"
     picture = Picture("accuracy_gap", caption, charts.gaps(studies), nothing)
-    yield Section("Training and test error", [picture])
+    yield Section(f"Training and test {words}", [picture])
     panels = charts.curves(studies)
     if panels:
         caption = (
-            "Validation error along training, mean over the seeds that did not diverge: the recipe "
-            "that others are compared with at each batch, and the recommended ones at the largest. "
-            "A recipe of more epochs is compared step by step."
+            f"Validation {words} along training, mean over the seeds that did not diverge: the "
+            "recipe that others are compared with at each batch, and the recommended ones at the "
+            "largest. A recipe of more epochs is compared step by step."
         )
         picture = Picture("accuracy_curves", caption, panels, "")
-        yield Section("Validation error over training", [picture])
+        yield Section(f"Validation {words} over training", [picture])
     if any(point.tuning for study in studies for point in study.points):
         yield _tuning(studies)
 
@@ -239,11 +256,13 @@ def _recommended(studies):
         for batch in study.batches
         for point in study.choices(batch) or [None]
     ]
+    words = studies[0].measure.words
     tolerances = " or ".join(dict.fromkeys(tolerance_text(study) for study in studies))
     note = (
-        "Recommended: the least validation error among recipes without a diverged seed; the test "
-        "error has no part in it. Within tolerance: the 95% interval of what a recipe adds to the "
-        f"reference's test error, paired by seed, ends within {tolerances}. Worse: the interval "
+        f"Recommended: the best validation {words} among recipes without a diverged seed; the test "
+        "set has no part in it. Within tolerance: the 95% interval of how much worse than the "
+        f"reference a recipe is on the test set, paired by seed, ends within {tolerances}. Worse: "
+        "the interval "
         "lies above 0 and its middle above that. Unclear: more seeds are needed. Of many recipes, "
         "one may be within tolerance by chance. Where the recommended recipe takes more epochs "
         "than the reference, the second line is the best of the others."
@@ -253,7 +272,9 @@ def _recommended(studies):
         for study, batch, p in rows
         if p
     ]
-    yield Section("Which recipe to use", [Table(RECOMMENDED, rows), Note(note)])
+    yield Section(
+        "Which recipe to use", [Table([*BATCH, *_judged(studies), HOLDING], rows), Note(note)]
+    )
     yield Section("Flags of the recommended recipes", commands)
 
 
@@ -265,17 +286,18 @@ def _every(studies):
         for recipe in study.recipes
         if (point := study.point(batch, recipe))
     ]
+    words = studies[0].measure.words
     baselines = " or ".join(dict.fromkeys(study.baseline for study in studies))
     note = (
-        "Mean ± standard deviation over the seeds that did not diverge, and how many did not. In "
-        "points, paired by seed, with Student's 95% interval: test error minus that of the "
-        f"reference, and minus that of the baseline, {baselines} at the same batch. The gap is "
-        "test minus training error. The p values are adjusted for all recipes of a batch (Holm), "
-        "the intervals are not. Recipes that give the same config at a batch are one measurement "
-        "under several names."
+        "Mean ± standard deviation over the seeds that did not diverge, and how many did not. "
+        f"Paired by seed, with Student's 95% interval: how much worse the test {words} is than "
+        f"that of the reference, and that of the baseline, {baselines} at the same batch. The gap "
+        f"is test minus training {words}. The p values are adjusted for all recipes of a batch "
+        "(Holm), the intervals are not. Recipes that give the same config at a batch are one "
+        "measurement under several names."
     )
     seeds = Table(SEEDS, within(studies, lambda p: p.runs), "accuracy.csv", shown=False)
-    blocks = [Table(EVERY, rows, "accuracy_summary.csv"), Note(note), seeds]
+    blocks = [Table(_every_column(studies), rows, "accuracy_summary.csv"), Note(note), seeds]
     return Section("Every recipe at every batch", blocks)
 
 

@@ -1,10 +1,12 @@
-"""How errors, differences and settings are written."""
+"""How metrics, differences and settings are written."""
 
 import shlex
+from functools import partial
 from typing import Any
 
+from scaling.crossings import Metric
 from scaling.paired import Paired
-from scaling.report.wording import NOTHING, count, listed, times
+from scaling.report.wording import NOTHING, count, listed, number, times
 from scaling.studies.accuracy.judging import REFERENCE, Point, Study
 from scaling.studies.accuracy.record import Record
 from scaling.studies.recipe_records import Spread
@@ -12,33 +14,48 @@ from scaling.studies.recipe_records import Spread
 EXPONENTS = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}  # of scaling/optim/rules.py, which needs JAX
 
 
-def percent(value: float) -> str:
-    """11.30%"""
-    return f"{100 * value:.2f}%"
+def value_text(metric: Metric, value: float) -> str:
+    """11.30%; 3.912"""
+    return f"{100 * value:.2f}%" if metric.form == "percent" else f"{value:.4g}"
 
 
-def points_text(difference: float) -> str:
-    """In percentage points: +1.20"""
-    text = f"{100 * difference:+.2f}".replace("-", "−")
-    return "0.00" if text.strip("+−") == "0.00" else text
+def points_text(metric: Metric, difference: float) -> str:
+    """In percentage points, +1.20; or as the metric is, +0.012"""
+    percent = metric.form == "percent"
+    text = (f"{100 * difference:+.2f}" if percent else f"{difference:+.3g}").replace("-", "−")
+    return text.strip("+−") if not float(text.strip("+−")) else text
 
 
-def spread_text(spread: Spread) -> str:
+def spread_text(metric: Metric, spread: Spread) -> str:
     """11.30% ± 0.12"""
-    return percent(spread.mean) + ("" if spread.sd is None else f" ± {100 * spread.sd:.2f}")
+    deviation = "" if spread.sd is None else value_text(metric, spread.sd).rstrip("%")
+    return value_text(metric, spread.mean) + f" ± {deviation}" * bool(deviation)
 
 
-def added_text(added: Paired) -> str:
+def added_text(metric: Metric, added: Paired) -> str:
     """+1.20 (+0.80 to +1.60), in points"""
     if added.difference is None:
         return NOTHING
-    ends = "" if added.low is None else f" ({points_text(added.low)} to {points_text(added.high)})"
-    return points_text(added.difference) + ends
+    text = partial(points_text, metric)
+    ends = "" if added.low is None else f" ({text(added.low)} to {text(added.high)})"
+    return text(added.difference) + ends
+
+
+def unit_of(metric: Metric) -> str:
+    """Of differences: points; nats per token"""
+    return "points" if metric.form == "percent" else metric.unit
+
+
+def tolerance_text(study: Study) -> str:
+    """0.5 points"""
+    metric = study.measure
+    scale = 100 if metric.form == "percent" else 1
+    return f"{number(scale * study.tolerance)} {unit_of(metric)}".rstrip()
 
 
 def seeds_text(point: Record) -> str:
     """5; 3 of 5, where others diverged"""
-    done, begun = len(point.errors("test")), len(point.runs)
+    done, begun = len(point.scores("test")), len(point.runs)
     return count(done) + (f" of {count(begun)}" if done < begun else "")
 
 
@@ -50,10 +67,12 @@ def point_text(study: Study, point: Point) -> str:
         return f"{name} diverged ({point.failure})"
     spread, added = point.spread("test"), study.added(point)
     if spread is None:
-        return f"{name} has no test error"
-    text, judged = f"{name} {spread_text(spread)}", study.verdict(point)
+        return f"{name} has no test {study.measure.words}"
+    metric, judged = study.measure, study.verdict(point)
+    text = f"{name} {spread_text(metric, spread)}"
     if added and added.difference is not None:
-        return f"{text}, {added_text(added)} points, {judged}"
+        more = f"{added_text(metric, added)} {unit_of(metric)}".rstrip()
+        return f"{text}, {'worse by ' * (study.sign < 0)}{more}, {judged}"
     seeds = f" over {count(len(point.runs))} seeds"
     return text + seeds * (judged == REFERENCE and len(point.runs) > 1)
 

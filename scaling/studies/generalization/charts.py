@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-from scaling.crossings import ERROR as METRIC
 from scaling.report.charts import (
     GREY,
     MARKERS,
@@ -19,7 +19,7 @@ from scaling.report.charts import (
     shown,
     style_of,
 )
-from scaling.report.wording import count, decimal_label, metric_value, number
+from scaling.report.wording import count, decimal_label, measure_text, metric_value, number
 from scaling.studies.generalization.slopes import Point, Study
 
 STEPS = Axis("optimizer step", tick=decimal_label)
@@ -34,13 +34,12 @@ class Curves:
     """A figure of one column of the curves; a panel per study and recipe."""
 
     column: str
-    y: Axis
+    y: Axis | None  # None: of the metric on validation
     caption: str
     epochs: bool = False  # over epochs, not steps
 
 
 DISTANCE = Axis("distance ‖w − w₀‖", "near", decimal_label, include=(0.0,))
-ERROR = Axis("validation error", tick=lambda value: metric_value(METRIC, value))
 LOSS = Axis("training loss", tick=decimal_label)
 GRADIENT = Axis("gradient norm ‖g‖", tick=decimal_label)
 SEEDS = "Means over the seeds that did not diverge, single seeds faint."
@@ -55,14 +54,14 @@ FIGURES = {
     ),
     "validation": Curves(
         "validation_error",
-        ERROR,
+        None,
         f"{SEEDS} Against epochs a large batch has taken fewer steps at the same place (Hoffer "
         "2017, Figure 1).",
         epochs=True,
     ),
     "validation_steps": Curves(
         "validation_error",
-        ERROR,
+        None,
         "The same against steps, where a large batch has seen more examples at the same place.",
     ),
     "training": Curves(
@@ -84,6 +83,9 @@ FIGURES = {
 def curves(studies: Sequence[Study], name: str) -> list[Panel]:
     """A figure of FIGURES."""
     figure, colors, panels = FIGURES[name], _colors(studies), []
+    if figure.y is None:
+        metric = studies[0].measure
+        figure = replace(figure, y=Axis(measure_text(metric), tick=partial(metric_value, metric)))
     for study in studies:
         for recipe in study.recipes:
             points, marks = study.points_of(recipe), []

@@ -102,8 +102,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     runs = [
         Run(
             seed=seed,
-            **recipe_points.end_of(outcome, k),
-            curve=(curve := _curve(outcome.histories[k])),
+            **recipe_points.end_of(point, outcome, k),
+            curve=(curve := _curve(outcome.histories[k], point.task.headline)),
             diffusion=_fit(outcome.histories[k], curve, span),
         )
         for k, seed in enumerate(seeds)
@@ -152,7 +152,7 @@ def _squared_distances(now, before):
     return np.square(apart).reshape(len(apart), -1).sum(1)
 
 
-def _curve(history: History) -> Curve:
+def _curve(history: History, metric: str) -> Curve:
     """Of one run."""
     columns = history.columns
     return Curve(
@@ -160,7 +160,7 @@ def _curve(history: History) -> Curve:
         weight_distance=columns["weight_distance"],
         grad_norm=[None if s is None else s**0.5 for s in columns["train_grad_sq_norm"]],
         train_loss=columns["train_loss"],
-        validation_error=columns["error"],
+        validation_error=columns[metric],
         validation_loss=columns["loss"],
     )
 

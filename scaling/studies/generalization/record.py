@@ -19,7 +19,7 @@ class Curve:
     weight_distance: list[float | None]  # ||w - w_0||
     grad_norm: list[float | None]  # root mean square over the updates since the evaluation before
     train_loss: list[float | None]  # mean over those updates
-    validation_error: list[float | None]
+    validation_error: list[float | None]  # or the headline metric of another task
     validation_loss: list[float | None]
 
     def __post_init__(self):

@@ -3,12 +3,11 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
-from scaling.crossings import ERROR as METRIC
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir
 from scaling.report.tables import Column, Table, csv_only, of_points, within
-from scaling.report.wording import count, metric_value, number, subject
+from scaling.report.wording import count, measure_text, metric_value, number, subject
 from scaling.studies.generalization import charts
 from scaling.studies.generalization.record import COLUMNS, LAWS
 from scaling.studies.generalization.slopes import (
@@ -116,7 +115,6 @@ def _plus_minus(text: Callable[[float], str]) -> Callable[[Spread], str]:
     return lambda spread: text(spread.mean) + deviation(spread.sd)
 
 
-ERROR = _plus_minus(lambda value: metric_value(METRIC, value))
 POINTS = [
     Column("batch", "global_batch", count),
     Column("recipe", "recipes", ", ".join),
@@ -129,8 +127,6 @@ POINTS = [
     Column("power", lambda s, p: p.mean_of("power", "r2"), r2_text),
     Column("exponent", lambda s, p: p.mean_of("power", "slope"), _signed),
     Column("distance", lambda s, p: spread_of(p.finals("weight_distance")), _plus_minus(number)),
-    Column("validation error", lambda s, p: spread_of(p.finals("validation_error")), ERROR),
-    Column("test error", lambda s, p: spread_of([r.error("test") for r in p.complete]), ERROR),
 ]
 POINT = csv_only(1, "global_batch", "recipe", "recipes")
 SEEDS = [
@@ -176,7 +172,17 @@ UNEVENNESS = [
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per point."""
-    return Table(POINTS, of_points(studies))
+    name, metric = studies[0].points[0].metric, studies[0].measure
+    text = _plus_minus(lambda value: metric_value(metric, value))
+    scores = lambda point: [run.score("test", name) for run in point.complete]
+    held_out = [
+        Column(f"{split} {metric.words}", of, text)
+        for split, of in (
+            ("validation", lambda s, p: spread_of(p.finals("validation_error"))),
+            ("test", lambda s, p: spread_of(scores(p))),
+        )
+    ]
+    return Table([*POINTS, *held_out], of_points(studies))
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
@@ -187,13 +193,14 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     )
     yield Section("Distance from initialisation", [picture("distance")])
     yield _slope(studies)
-    yield Section("Validation error", [picture("validation"), picture("validation_steps")])
+    title = measure_text(studies[0].measure).capitalize()
+    yield Section(title, [picture("validation"), picture("validation_steps")])
     yield Section("Training loss", [picture("training")])
     yield Section("Gradient norms", [picture("gradients")])
     yield _layers(studies)
     note = (
         "Means ± standard deviations over the seeds that did not diverge. Slope: of the distance "
-        "against ln t; distance and errors: at the end. The three laws are fitted to the same "
+        "against ln t; distance and metrics: at the end. The three laws are fitted to the same "
         "evaluations, and every R² is of the distance itself. Every seed is in "
         "tables/generalization.csv, the curves and all layers in tables/generalization_curves.csv "
         "and tables/generalization_layers.csv."
