@@ -8,13 +8,9 @@ import shlex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mutations import tiny
 from program import ROOT, launch
 
 from scaling import tasks
-from scaling.data import sources
-from scaling.errors import UserError
-from scaling.studies.running import run_study
 
 PAGE = (ROOT / "docs/your_data.md").read_text()
 TABLE, SIGNALS, MEDIAN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -73,19 +69,6 @@ def test_mistakes_are_one_sentence_and_exit_code_2(folder, old, new, words):
     (folder / "diabetes.py").write_text(TABLE.replace(old, new))
     code, _, err = launch(*REGRESSION, "--workdir=study", cwd=folder)
     assert code == 2 and words in err, err
-
-
-@pytest.mark.parametrize("study", ["accuracy", "generalization"])
-def test_recipes_need_an_error(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "INFOS", dict(sources.INFOS))
-    monkeypatch.setattr(sources, "_LOADERS", dict(sources._LOADERS))
-    load = lambda split: {"x": np.ones((64, 2), np.float32), "y": np.ones(64, np.float32)}
-    sizes = dict.fromkeys(sources.SPLITS, 64)
-    example = {"x": ((2,), "float32"), "y": ((), "float32")}
-    sources.register("numbers", load, sizes=sizes, example=example, task="regression")
-    with pytest.raises(UserError, match="compares errors, and the task 'regression' has loss, mae"):
-        run_study(tiny(study, **{"data.name": "numbers"}), tmp_path, None, print)
-    assert not any(tmp_path.iterdir())
 
 
 def test_a_task_of_ones_own(monkeypatch):

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+from scaling.crossings import Metric
 from scaling.report.ticks import Scale, decades, powers_of_two
-from scaling.report.wording import batch_label, decimal_label
+from scaling.report.wording import axis_text, batch_label, decimal_label, metric_value
 
 FAR = 6.0  # intervals extend an axis up to this factor beyond the values
 Values = Sequence[float]
@@ -52,6 +55,14 @@ class Axis:
 def batches(label: str = "global batch (examples)") -> Axis:
     """An axis of batch sizes."""
     return Axis(label, "binary", batch_label)
+
+
+def of_metric(metric: Metric, words: str, **options: Any) -> Axis:
+    """An axis of a metric, with its unit. Errors and losses fall by factors; nats per token and
+    what rises do not, and may be 0 or below."""
+    near = metric.unit or metric.better == "higher"
+    look = {"scale": "near" if near else "decimal", "tick": partial(metric_value, metric)}
+    return Axis(axis_text(metric, words), **look | options)
 
 
 # All marks: `label` is the legend entry, "" for none; `series` the label of the entry that shows

@@ -116,8 +116,8 @@ def _cautions(study: Study) -> Iterator[str]:
     names = [name for name, r in results.items() if (r.get("devices") or {}).get("simulated")]
     if names:
         yield (
-            f"Measured on simulated devices: {listed(names)}. Steps and errors are valid, times "
-            "are not those of real devices."
+            f"Measured on simulated devices: {listed(names)}. Steps and metrics are valid, "
+            "times are not those of real devices."
         )
 
 

@@ -84,6 +84,11 @@ class Study:
         """The metric that stands for all, by its name in the records."""
         return next(iter(self.points[0].directory.metrics.items()))
 
+    @property
+    def loss(self) -> Metric:
+        """What is trained for."""
+        return self.points[0].directory.metrics["loss"]
+
 
 def read_workdirs(workdirs: Sequence[Path]) -> list[Workdir]:
     """All of `workdirs`.

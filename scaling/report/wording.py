@@ -70,6 +70,11 @@ def measure_text(metric: Metric, split: str = "validation") -> str:
     return f"{SPLITS[split]} {metric.words}".strip()
 
 
+def axis_text(metric: Metric, words: str) -> str:
+    """validation loss (nats per token)"""
+    return f"{words} ({metric.unit})" if metric.unit else words
+
+
 def goal_text(metric: Metric, goal: float | None, split: str = "validation") -> str:
     """2.5% validation error; a training loss of 0.3; a validation loss below 3.9 nats per token; a
     validation average precision above 0.31; the goal, of a log that does not name it"""

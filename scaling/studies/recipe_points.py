@@ -147,15 +147,9 @@ def check(config: ConfigDict, trials: int) -> Point:
     """The point, if `trials` of it can be trained here.
 
     Raises:
-      UserError: see `resolved`; the task has no error, they do not fit the devices, or the data
-        set is not there.
+      UserError: see `resolved`; they do not fit the devices, or the data set is not there.
     """
     point = resolved(config)
-    if "error" not in point.task.metrics:
-        raise UserError(
-            f"The {config.study} study compares errors, and the task {point.info.task!r} has "
-            f"{', '.join(point.task.metrics)}; use steps_to_target or branch."
-        )
     planning.layout_of(point, trials)
     check_population(point, trials)
     sources.check_available(config.data.name, config.data.dir)

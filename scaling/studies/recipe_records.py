@@ -92,9 +92,14 @@ class Study(records.Study):
     """Points by batch, then in the order of the recipes."""
 
     @property
+    def metric(self) -> str:
+        """By which recipes are compared."""
+        return self.points[0].metric
+
+    @property
     def measure(self) -> Metric:
-        """Of the metric by which recipes are compared."""
-        return self.points[0].directory.metrics[self.points[0].metric]
+        """Its words, form and direction."""
+        return self.points[0].directory.metrics[self.metric]
 
     @property
     def sign(self) -> int:
@@ -138,6 +143,11 @@ class Study(records.Study):
     def points_of(self, recipe: str) -> list[Any]:
         """A recipe's points, by batch."""
         return [point for point in self.points if recipe in point.recipes]
+
+
+def compared_by(study: Study) -> str:
+    """What studies shown together must have in common, see `Kind.shared`."""
+    return f"the {study.measure.words}"
 
 
 def in_order(points: Sequence[Any]) -> list[str]:

@@ -357,7 +357,7 @@ def test_errors_are_drawn_as_measured(study, workdir):
     level = np.mean(errors_of(record(workdir, 128, "naive")))
     for panel in panels:
         [rule] = marks([panel], Rule)
-        [span] = marks([panel], Span, "reference ± 0.50 points")
+        [span] = marks([panel], Span, "reference ± 0.5 points")
         assert rule.y == pytest.approx(level) and span.axis == "y"
         assert (span.low, span.high) == pytest.approx((level - 0.005, level + 0.005))
     assert all(panel.scale("y") == panels[0].scale("y") for panel in panels)
@@ -372,7 +372,7 @@ def test_what_diverged_or_is_far_off_stands_above_the_scale(tmp_path):
     assert ceiling < 0.14
     for recipe, label, marker, x in (
         ("linear", charts.FAILED, "o", [2048, 8192]),
-        ("lamb", charts.ABOVE_AXIS, "^", [512, 2048, 8192]),
+        ("lamb", charts.OFF_AXIS, "^", [512, 2048, 8192]),
     ):
         [above] = marks([panels[recipe]], Points, label)
         assert (above.marker, above.x, above.hollow) == (marker, x, True)

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from scaling.paired import mean_and_deviation
 from scaling.report.charts import (
@@ -16,6 +17,7 @@ from scaling.report.charts import (
     Rule,
     Span,
     batches,
+    of_metric,
     shades,
     shown,
 )
@@ -37,11 +39,17 @@ GAPS = 3  # recipes besides the baseline
 BEYOND = 0.2  # of the worst value: how far beyond it trials stand that have none
 
 
-def _axis(study: Study, split: str, *args, **kwargs) -> Axis:
+def _axis(study: Study, split: str, **options: Any) -> Axis:
     """Of the metric on a split: 11.5% on its ticks."""
     percent = study.measure.form == "percent"
     tick = lambda value: f"{100 * value:.4g}%" if percent else f"{value:.4g}"
-    return Axis(f"{split} {study.measure.words}".strip(), *args, tick=tick, **kwargs)
+    words = f"{split} {study.measure.words}".strip()
+    return of_metric(study.measure, words, tick=tick, **options)
+
+
+def _validated(study: Study, value: float) -> str:
+    """11.30% validation error"""
+    return f"{value_text(study.measure, value)} validation {study.measure.words}"
 
 
 def tested(studies: Sequence[Study]) -> list[Panel]:
@@ -51,7 +59,7 @@ def tested(studies: Sequence[Study]) -> list[Panel]:
         best, ceiling = _scale(study)
         top = ceiling + 0.1 * (ceiling - best)
         ends = sorted(study.sign * end for end in (best, top))
-        y = _axis(study, "test", "near", include=tuple(ends))
+        y = _axis(study, "test", scale="near", include=tuple(ends))
         others = [recipe for recipe in study.recipes if recipe != study.baseline]
         for recipe in others or [study.baseline]:
             marks = _level(study) + _recipe(study, study.baseline, GREY, ceiling, top)
@@ -153,7 +161,8 @@ def _gap(study: Study) -> Panel:
             look = {"marker": marker, "hollow": split == "train", "series": recipe}
             label = recipe if split == "test" else ""
             marks.append(_means(study, points, split, color, label, **look))
-    y = _axis(study, "", "near", include=(0.0,) if study.sign > 0 else ())
+    near_0 = study.measure.form == "percent" and study.sign > 0
+    y = _axis(study, "", scale="near", include=(0.0,) * near_0)
     return Panel(batches(), y, marks, study.label)
 
 
@@ -218,8 +227,7 @@ def _curve(study, point: Point, label: str, color: str, epochs: bool = True) -> 
         return []
     steps, values = zip(*pairs, strict=True)
     x = [step * (point.epochs / point.steps if epochs else 1) for step in steps]
-    last = f"{value_text(study.measure, values[-1])} validation {study.measure.words}"
-    text = f"{label}\n{last} after {count(steps[-1])} steps"
+    text = f"{label}\n{_validated(study, values[-1])} after {count(steps[-1])} steps"
     end = Points(x[-1:], values[-1:], color, size=4, texts=[text], series=label)
     return [Line(x, values, color, label), end]
 
@@ -243,7 +251,7 @@ def _done(trial: Trial) -> bool:
 
 
 def _tuning(study: Study, point: Point, ends: tuple[float, float]) -> Panel:
-    tuning, metric = point.tuning, study.measure
+    tuning = point.tuning
     end = "end of the range searched"
     marks: list[Mark] = [Rule(GREY, end, x=rate) for rate in tuning.range]
     best = [tuning.chosen] if tuning.chosen else []
@@ -256,7 +264,7 @@ def _tuning(study: Study, point: Point, ends: tuple[float, float]) -> Panel:
         y = [trial.validation_error if _done(trial) else ends[1] for trial in trials]
         texts = [
             f"learning rate {number(t.learning_rate)}\n"
-            + (value_text(metric, t.validation_error) if _done(t) else "diverged")
+            + (_validated(study, t.validation_error) if _done(t) else "diverged")
             for t in trials
         ]
         marks.append(Points(x, y, color, label, marker, size, texts=texts))

@@ -12,7 +12,7 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Workdir
 from scaling.report.tables import Column, Table, csv_only, within
-from scaling.report.wording import count, number, subject
+from scaling.report.wording import axis_text, count, number, subject
 from scaling.studies.accuracy import charts
 from scaling.studies.accuracy.judging import Point, Study
 from scaling.studies.accuracy.papers import papers
@@ -26,7 +26,7 @@ from scaling.studies.accuracy.texts import (
     tolerance_text,
     unit_of,
 )
-from scaling.studies.recipe_records import read_points
+from scaling.studies.recipe_records import compared_by, read_points
 
 NAMED = 3  # recipes that are named in a sentence
 SPLITS = ("train", "validation", "test")
@@ -58,7 +58,8 @@ def answer(study: Study) -> str:
     base = f"batch {count(study.base_batch)}"
     text = f"{subject(study)}, {base}, the reference, was not measured."
     if reference:
-        text = f"{subject(study)}, test {study.measure.words} at {base}: "
+        what = axis_text(study.measure, f"test {study.measure.words}")
+        text = f"{subject(study)}, {what} at {base}: "
         text += f"{point_text(study, reference)}."
     if largest <= study.base_batch:
         return f"{text} No larger batch was measured."
@@ -123,7 +124,7 @@ def _baseline(place: int) -> Callable:
 
 def _spread(study: Study, split: str, shown: bool = True) -> Column:
     """Of the metric on a split."""
-    name, metric = study.points[0].metric, study.measure
+    name, metric = study.metric, study.measure
     text, title = partial(spread_text, metric), f"{split} {metric.words}" * shown
     return Column(title, _of(lambda s, p: p.spread(split)), text, f"{split}_{name}")
 
@@ -197,12 +198,18 @@ TUNED = [
     ),
     Column("at the edge", _of(lambda s, p: p.tuning.at_edge or "no"), str),
 ]
-TRIALS = [  # rows (study, point, tuning, trial)
-    *csv_only(1, "global_batch", "recipe"),
-    *csv_only(3, "learning_rate", "validation_error", "status"),
-    Column("", lambda study, point, tuning, trial: trial is tuning.chosen, key="best"),
-    *csv_only(2, "at_edge", "range"),
-]
+
+
+def _trial_columns(metric: str) -> list[Column]:
+    """Of rows (study, point, tuning, trial)."""
+    return [
+        *csv_only(1, "global_batch", "recipe"),
+        *csv_only(3, "learning_rate"),
+        Column("", "validation_error", key=f"validation_{metric}"),
+        *csv_only(3, "status"),
+        Column("", lambda study, point, tuning, trial: trial is tuning.chosen, key="best"),
+        *csv_only(2, "at_edge", "range"),
+    ]
 
 
 def table(studies: Sequence[Study]) -> Table:
@@ -229,9 +236,8 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     yield from papers(studies)
     caption = (
         f"{words.capitalize()} on training examples, without augmentation and dropout, and on the "
-        "test set. "
-        "Grey: the recipe that others are compared with; beside it the recommended ones, those of "
-        "the largest batch first."
+        "test set. Grey: the recipe that others are compared with; beside it the recommended ones, "
+        "those of the largest batch first."
     )
     nothing = "no run was evaluated on training and test examples"
     picture = Picture("accuracy_gap", caption, charts.gaps(studies), nothing)
@@ -262,10 +268,9 @@ def _recommended(studies):
         f"Recommended: the best validation {words} among recipes without a diverged seed; the test "
         "set has no part in it. Within tolerance: the 95% interval of how much worse than the "
         f"reference a recipe is on the test set, paired by seed, ends within {tolerances}. Worse: "
-        "the interval "
-        "lies above 0 and its middle above that. Unclear: more seeds are needed. Of many recipes, "
-        "one may be within tolerance by chance. Where the recommended recipe takes more epochs "
-        "than the reference, the second line is the best of the others."
+        "the interval lies above 0 and its middle above that. Unclear: more seeds are needed. Of "
+        "many recipes, one may be within tolerance by chance. Where the recommended recipe takes "
+        "more epochs than the reference, the second line is the best of the others."
     )
     commands = [
         Note(study.named(f"batch {count(batch)}, {p.recipe}: {flags(p)}"))
@@ -311,10 +316,9 @@ def _tuning(studies):
     picture = Picture("accuracy_tuning", caption, charts.tuning(studies), nothing)
     tuned = Table(TUNED, [(study, point.recipe, point) for study, point in points])
     trials = [(study, p, p.tuning, trial) for study, p in points for trial in p.tuning.trials]
-    return Section(
-        "Learning rates",
-        [picture, tuned, Table(TRIALS, trials, "accuracy_tuning.csv", shown=False)],
-    )
+    columns = _trial_columns(studies[0].metric)
+    tried = Table(columns, trials, "accuracy_tuning.csv", shown=False)
+    return Section("Learning rates", [picture, tuned, tried])
 
 
 def details(study: Study) -> dict[str, list[str]]:
@@ -323,4 +327,4 @@ def details(study: Study) -> dict[str, list[str]]:
     return {"goal": [f"within {tolerance_text(study)} of {reference}"], "seeds": [study.seeds]}
 
 
-KIND = Kind("Accuracy", read, answer, table, sections, cautions, details)
+KIND = Kind("Accuracy", read, answer, table, sections, cautions, details, compared_by)

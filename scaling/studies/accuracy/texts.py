@@ -21,15 +21,17 @@ def value_text(metric: Metric, value: float) -> str:
 
 def points_text(metric: Metric, difference: float) -> str:
     """In percentage points, +1.20; or as the metric is, +0.012"""
-    percent = metric.form == "percent"
-    text = (f"{100 * difference:+.2f}" if percent else f"{difference:+.3g}").replace("-", "−")
-    return text.strip("+−") if not float(text.strip("+−")) else text
+    text = f"{100 * difference:+.2f}" if metric.form == "percent" else f"{difference:+.3g}"
+    return (text if float(text) else text.strip("+-")).replace("-", "−")
 
 
 def spread_text(metric: Metric, spread: Spread) -> str:
-    """11.30% ± 0.12"""
-    deviation = "" if spread.sd is None else value_text(metric, spread.sd).rstrip("%")
-    return value_text(metric, spread.mean) + f" ± {deviation}" * bool(deviation)
+    """11.30% ± 0.12; 3.912 ± 0.021"""
+    text = value_text(metric, spread.mean)
+    if spread.sd is None:
+        return text
+    percent = metric.form == "percent"
+    return f"{text} ± {f'{100 * spread.sd:.2f}' if percent else f'{spread.sd:.2g}'}"
 
 
 def added_text(metric: Metric, added: Paired) -> str:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from scaling.report.charts import (
     GREY,
@@ -15,11 +14,17 @@ from scaling.report.charts import (
     Points,
     Rule,
     batches,
+    of_metric,
     shades,
     shown,
     style_of,
 )
-from scaling.report.wording import count, decimal_label, measure_text, metric_value, number
+from scaling.report.wording import (
+    count,
+    decimal_label,
+    measure_text,
+    number,
+)
 from scaling.studies.generalization.slopes import Point, Study
 
 STEPS = Axis("optimizer step", tick=decimal_label)
@@ -83,9 +88,11 @@ FIGURES = {
 def curves(studies: Sequence[Study], name: str) -> list[Panel]:
     """A figure of FIGURES."""
     figure, colors, panels = FIGURES[name], _colors(studies), []
+    metric, loss = studies[0].measure, studies[0].loss
     if figure.y is None:
-        metric = studies[0].measure
-        figure = replace(figure, y=Axis(measure_text(metric), tick=partial(metric_value, metric)))
+        figure = replace(figure, y=of_metric(metric, measure_text(metric)))
+    elif figure.y is LOSS:
+        figure = replace(figure, y=of_metric(loss, LOSS.label, tick=decimal_label))
     for study in studies:
         for recipe in study.recipes:
             points, marks = study.points_of(recipe), []
@@ -124,7 +131,8 @@ def _curves(point: Point, figure: Curves, color: str) -> list[Mark]:
 
 def _placed(point, figure, curve):
     """x, y and texts, without what has no place on axes of logs: step 0 and an error of 0."""
-    pairs = [(step, value) for step, value in curve.items() if step > 0 and value > 0]
+    linear = figure.y.scale == "near"
+    pairs = [(step, v) for step, v in curve.items() if step > 0 and (v > 0 or linear)]
     scale = point.global_batch / point.train_size if figure.epochs else 1
     texts = [
         f"{point.directory.name}\nstep {count(step)}\n{figure.y.label}: {figure.y.tick(value)}"

@@ -18,7 +18,7 @@ from scaling.studies.generalization.slopes import (
     ratio,
     unevenness,
 )
-from scaling.studies.recipe_records import Spread, read_points, spread_of
+from scaling.studies.recipe_records import Spread, compared_by, read_points, spread_of
 
 NAMES = {"log": "log t", "root": "sqrt(t)", "power": "a power of t"}
 ROUGH = 0.98  # an R^2 below this is of a rough law
@@ -129,23 +129,31 @@ POINTS = [
     Column("distance", lambda s, p: spread_of(p.finals("weight_distance")), _plus_minus(number)),
 ]
 POINT = csv_only(1, "global_batch", "recipe", "recipes")
-SEEDS = [
-    *POINT,
-    *csv_only(1, "steps", "epochs", "optimizer", "learning_rate", "fit_steps"),
-    *csv_only(2, "seed", "status", "diverged_at", "diffusion"),
-    *(
-        Column("", lambda s, p, run, key=key: run.curve.last(key), key=f"final_{key}")
-        for key in COLUMNS
-    ),
-]
-CURVES = [  # rows (study, point, run, place)
-    *POINT,
-    *csv_only(2, "seed"),
-    *(
-        Column("", lambda s, p, run, place, key=key: getattr(run.curve, key)[place], key=key)
-        for key in ("step", *COLUMNS)
-    ),
-]
+
+
+def _key(key: str, metric: str) -> str:
+    """Of a column of the curves."""
+    return f"validation_{metric}" if key == "validation_error" else key
+
+
+def _seed_columns(metric: str) -> list[Column]:
+    """Of rows (study, point, run)."""
+    last = lambda key: lambda s, p, run: run.curve.last(key)
+    return [
+        *POINT,
+        *csv_only(1, "steps", "epochs", "optimizer", "learning_rate", "fit_steps"),
+        *csv_only(2, "seed", "status", "diverged_at", "diffusion"),
+        *(Column("", last(key), key=f"final_{_key(key, metric)}") for key in COLUMNS),
+    ]
+
+
+def _curve_columns(metric: str) -> list[Column]:
+    """Of rows (study, point, run, place)."""
+    at = lambda key: lambda s, p, run, place: getattr(run.curve, key)[place]
+    curves = (Column("", at(key), key=_key(key, metric)) for key in ("step", *COLUMNS))
+    return [*POINT, *csv_only(2, "seed"), *curves]
+
+
 LAYERS = [
     Column("batch", lambda study, point, layer: point.global_batch, count),
     *POINT,
@@ -172,7 +180,7 @@ UNEVENNESS = [
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per point."""
-    name, metric = studies[0].points[0].metric, studies[0].measure
+    name, metric = studies[0].metric, studies[0].measure
     text = _plus_minus(lambda value: metric_value(metric, value))
     scores = lambda point: [run.score("test", name) for run in point.complete]
     held_out = [
@@ -205,15 +213,15 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         "tables/generalization.csv, the curves and all layers in tables/generalization_curves.csv "
         "and tables/generalization_layers.csv."
     )
-    seeds = within(studies, lambda p: p.runs)
+    seeds, metric = within(studies, lambda p: p.runs), studies[0].metric
     places = [(*row, place) for row in seeds for place in range(len(row[-1].curve.step))]
     yield Section(
         "Point by point",
         [
             table(studies),
             Note(note),
-            Table(SEEDS, seeds, "generalization.csv", shown=False),
-            Table(CURVES, places, "generalization_curves.csv", shown=False),
+            Table(_seed_columns(metric), seeds, "generalization.csv", shown=False),
+            Table(_curve_columns(metric), places, "generalization_curves.csv", shown=False),
         ],
     )
 
@@ -266,4 +274,4 @@ def details(study: Study) -> dict[str, list[str]]:
     return {"goal": [goal], "seeds": [study.seeds]}
 
 
-KIND = Kind("Generalization", read, answer, table, sections, cautions, details)
+KIND = Kind("Generalization", read, answer, table, sections, cautions, details, compared_by)

@@ -6,7 +6,18 @@ from functools import partial
 import numpy as np
 
 from scaling.report.blocks import Note, Picture, Section
-from scaling.report.charts import COLORS, Axis, Line, Mark, Panel, Points, shades, shown, style_of
+from scaling.report.charts import (
+    COLORS,
+    Axis,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    of_metric,
+    shades,
+    shown,
+    style_of,
+)
 from scaling.report.kind import Kind, about_all
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import (
@@ -101,10 +112,9 @@ def _curves(study, colors) -> list[Mark]:
 def critical_batch(studies: Sequence[Study]) -> list[Panel]:
     """B_crit by goal and B_simple by training loss, the paper's Figure 14 at the right."""
     first, several = studies[0], len(studies) > 1
-    tick = partial(metric_value, first.measure)
     falling = first.measure.better == "lower"
     title = f"{first.measure_text}, {'falling' if falling else 'rising'} to the right"
-    x_axis = Axis(title, tick=tick, reverse=falling)
+    x_axis = of_metric(first.measure, title, reverse=falling)
     # One colour for B_crit and one for B_simple where a study is alone, else one for each study.
     colors = [(style_of(i)[0],) * 2 if several else COLORS[:2] for i, _ in enumerate(studies)]
     pairs = list(zip(studies, colors, strict=True))

@@ -17,6 +17,7 @@ from scaling.report.charts import (
     Rule,
     Span,
     batches,
+    of_metric,
     shades,
     shown,
     style_of,
@@ -266,8 +267,7 @@ def _budget(study, budget: Budget, color, marker) -> list[Mark]:
 
 
 def _metric_axis(study, label, include=()):
-    tick = lambda value: metric_value(study.measure, value)
-    return Axis(label, tick=tick, include=(study.goal, *include))
+    return of_metric(study.measure, label, include=(study.goal, *include))
 
 
 def _goal(study):

@@ -6,12 +6,12 @@ from functools import partial
 
 from scaling.crossings import best_of
 from scaling.report.blocks import Picture, Section
-from scaling.report.charts import Axis, Line, Panel, Points, shades, shown
+from scaling.report.charts import Axis, Line, Panel, Points, of_metric, shades, shown
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Study, Workdir, read_points
 from scaling.report.tables import Column, Table, csv_only, of_points
-from scaling.report.wording import count, measure_text, metric_value, number, subject
+from scaling.report.wording import count, decimal_label, measure_text, metric_value, number, subject
 from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
 
@@ -97,9 +97,9 @@ def table(studies: Sequence[Study]) -> Table:
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     runs, step = of_points(studies), Axis("optimizer step")
-    loss = Panel(step, Axis("training loss"))
     headline, metric = studies[0].headline
-    held_out = Panel(step, Axis(measure_text(metric), tick=partial(metric_value, metric)))
+    loss = Panel(step, of_metric(studies[0].loss, "training loss", tick=decimal_label))
+    held_out = Panel(step, of_metric(metric, measure_text(metric)))
     noise = Panel(step, Axis("noise scale B_simple (examples)"))
     for (study, point), color in zip(runs, shades(len(runs)), strict=True):
         label = study.named(point.directory.name)

@@ -1,0 +1,101 @@
+"""Studies of tasks whose headline is not an error: its words, its unit and its direction."""
+
+import csv
+import json
+import re
+import statistics
+
+import numpy as np
+import pytest
+from mutations import tiny
+
+from scaling.config import model_config
+from scaling.data import sources
+from scaling.report import write_report
+from scaling.report.contents import read_kinds
+from scaling.studies.running import run_study
+
+SIZES = {"train": 256, "validation": 64, "test": 64}
+CLASSES = 12
+
+
+def _tokens(split):
+    """Rows in which a token is often the one before it plus 1."""
+    rng = np.random.default_rng(list(SIZES).index(split))
+    steps = rng.choice([1, 2, 5], (SIZES[split], 8), p=[0.8, 0.1, 0.1])
+    return {"tokens": (steps.cumsum(1) % CLASSES).astype(np.uint16)}
+
+
+def _labels(split):
+    rng = np.random.default_rng(list(SIZES).index(split))
+    x = rng.standard_normal((SIZES[split], 6), np.float32)
+    return {"x": x, "label": (x[:, :3] > 0.5).astype(np.uint8)}
+
+
+@pytest.fixture(autouse=True)
+def own_sets(monkeypatch):
+    monkeypatch.setattr(sources, "INFOS", dict(sources.INFOS))
+    monkeypatch.setattr(sources, "_LOADERS", dict(sources._LOADERS))
+    like = lambda load: {k: (v.shape[1:], str(v.dtype)) for k, v in load("test").items()}
+    sources.register(
+        "steps", _tokens, sizes=SIZES, example=like(_tokens), task="language", num_classes=CLASSES
+    )
+    sources.register("signs", _labels, sizes=SIZES, example=like(_labels), task="multi_label")
+
+
+def report(config, path):
+    """(text of the page, the CSV files by name) of a study that is run."""
+    run_study(config, path / "runs", None, print)
+    page = write_report([path / "runs"], path, print).read_text()
+    page = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
+    tables = {file.name: file.read_text() for file in (path / "tables").iterdir()}
+    return page, tables
+
+
+def language(study, **changes):
+    config = tiny(study, **{"data.name": "steps"} | changes)
+    config.model = model_config("transformer", layers=1, width=8, ffn=16, heads=2)
+    return config
+
+
+LANGUAGE = {
+    "accuracy": {"recipes.names": ("naive",), "batch_sizes": (8, 32)},
+    "generalization": {"recipes.names": ("naive",), "batch_sizes": (8, 32)},
+    "pareto": {"target.metric": "loss", "pareto.goals": (2.4, 2.2), "batch_sizes": (8, 32)},
+}
+
+
+@pytest.mark.parametrize("study", LANGUAGE)
+def test_pages_of_language_models_have_no_error(study, tmp_path):
+    page, tables = report(language(study, **LANGUAGE[study]), tmp_path)
+    assert "nats per token" in page and "loss" in page
+    assert "error" not in page.lower()
+    tables.pop("accuracy.csv", None)  # it has all metrics, the token error too
+    assert not any("validation_error" in text for text in tables.values())
+
+
+def test_the_higher_the_better(tmp_path):
+    config = tiny("accuracy", **{"data.name": "signs", "duration": "20 steps"})
+    config.batch_sizes, config.optim.base_batch = (8, 64), 8
+    config.recipes.names, config.optim.base_lr = ("naive", "linear"), 0.3
+    config.accuracy.trials, config.recipes.seeds = 3, 3
+    page, tables = report(config, tmp_path)
+    [(_, [study])] = read_kinds([tmp_path / "runs"])
+    means = {}
+    for path in (tmp_path / "runs").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        scores = [run["test"]["ap"] for run in result["runs"]]
+        held = statistics.mean(run["validation"]["ap"] for run in result["runs"])
+        means[path.parent.name] = (held, statistics.mean(scores))
+        tried = [trial["validation_error"] for trial in result["tuning"]["trials"]]
+        best = max(score for score in tried if score is not None)
+        assert tried[result["tuning"]["best"]] == best
+    large = {name: mean for name, mean in means.items() if name.startswith("bs64")}
+    assert study.choices(64)[0].directory.name == max(large, key=large.get)
+    reference = means["bs8_naive"][1]
+    for point in study.points_at(64):
+        worse = reference - means[point.directory.name][1]
+        assert study.added(point).difference == pytest.approx(worse)
+    assert "test average precision" in page and "error" not in page.lower()
+    rows = list(csv.DictReader(tables["accuracy_summary.csv"].splitlines()))
+    assert {"validation_ap_mean", "test_ap_mean", "train_ap_mean"} <= rows[0].keys()
