@@ -140,8 +140,9 @@ def test_softmax_regression(softmax):
     scaled = hessian_product(entropy, params, in_chunks(examples, 16), scale=scale)
     assert dense(scaled) == pytest.approx(scale[:, None] * hessian * scale, abs=1e-5)
     chosen = {"kernel": True, "bias": False}
-    block = hessian_product(entropy, params, in_chunks(examples, 60), chosen)
-    assert dense(block) == pytest.approx(hessian[4:, 4:], abs=1e-6)
+    for keep in (False, True):
+        block = hessian_product(entropy, params, in_chunks(examples, 60), chosen, keep=keep)
+        assert dense(block) == pytest.approx(hessian[4:, 4:], abs=1e-6)
     with pytest.raises(ValueError, match="No tensor is chosen"):
         hessian_product(entropy, params, in_chunks(examples, 60), {"kernel": False, "bias": False})
 
@@ -169,8 +170,9 @@ def test_chunks_and_devices_change_nothing(trained):
     expected, seen = hessian @ vector, []
     for rows in (8, 100, 1797):
         chunks = in_chunks(digits(), rows)
-        product = hessian_product(net_loss, params, chunks)(vector)
-        seen.append(np.asarray(product))
+        for keep in (False, True):
+            product = hessian_product(net_loss, params, chunks, keep=keep)(vector)
+            seen.append(np.asarray(product))
         assert value_and_grad(net_loss, params, chunks)(flatten(params)[0])[1] == pytest.approx(
             gradient, abs=1e-6
         )
