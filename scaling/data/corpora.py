@@ -99,7 +99,7 @@ def kjv(source: str | None) -> Documents:
     """The chapters of the King James Bible, a verse a line, from packages bible-kjv and
     bible-kjv-text; the text has a compression of its own, so their program prints it."""
     files = ("usr/bin/bible", "usr/lib/bible.data")
-    with _debian(("bible-kjv", "bible-kjv-text"), files, source) as (program, data):
+    with debian(("bible-kjv", "bible-kjv-text"), files, source) as (program, data):
         command = [program, "-p", f"{data.parent}/", "-f", "Gen1:1-Rev22:21"]
         try:
             printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -115,7 +115,7 @@ def austen(source: str | None) -> Documents:
     """The chapters of Jane Austen's six novels, from package r-cran-janeaustenr: serialised R
     vectors of strings, each behind the length of its compressed form."""
     files = ("usr/lib/R/site-library/janeaustenr/data/Rdata.rdb",)
-    with _debian(("r-cran-janeaustenr",), files, source) as (path,):
+    with debian(("r-cran-janeaustenr",), files, source) as (path,):
         data = path.read_bytes()
     texts = []
     while data:
@@ -138,13 +138,13 @@ def _r_strings(data: bytes) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _debian(
+def debian(
     packages: Sequence[str], files: Sequence[str], source: str | None
 ) -> Iterator[list[Path]]:
-    """Paths of files of Debian packages: the installed ones, those of the .deb files in folder
+    """Paths of files or folders of Debian packages: the installed ones, those of the .deb files in folder
     `source`, or of downloaded ones."""
     paths = lambda root: [Path(root, file) for file in files]
-    if source is None and all(path.is_file() for path in paths("/")):
+    if source is None and all(path.exists() for path in paths("/")):
         yield paths("/")
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,6 +2,7 @@
 
     python -m scaling.data.prepare fashion_mnist                # downloads
     python -m scaling.data.prepare fashion_mnist --from=DIR     # uses the original files in DIR
+    python -m scaling.data.prepare openclipart                  # drawings with tags, from Debian
     python -m scaling.data.prepare kjv                          # the King James Bible, from Debian
     python -m scaling.data.prepare text --from=DIR --name=NAME  # your own txt, jsonl or parquet
 
@@ -31,7 +32,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from scaling.data import corpora, sources, text
+from scaling.data import corpora, openclipart, sources, text
 from scaling.errors import UserError, look_up, refuse_unread
 from scaling.files import user_path
 
@@ -57,6 +58,8 @@ def prepare(name: str, data_dir=None, from_dir=None) -> None:
       UserError: unknown name, missing file, wrong checksum, failed download, unwritable folder, or
         an existing incomplete set.
     """
+    if name == "openclipart":
+        return _prepare_drawings(data_dir, from_dir)
     if name not in READERS:
         sources.check_available(name, data_dir)  # its error has the instructions for such a set
         print(f"{name} needs no preparation.")
@@ -70,9 +73,34 @@ def prepare(name: str, data_dir=None, from_dir=None) -> None:
     with _new_folder(name, root) as scratch:
         built = _build(name, scratch, from_dir)
         target = _moved(built.path, scratch, root)
-    counts = [f"{sum(n for _, n in shards):,} {split}" for split, shards in built.shards.items()]
-    seconds = time.monotonic() - start
-    print(f"{name}: {' and '.join(counts)} examples in {target}, {seconds:.0f} s.")
+    counts = {split: sum(n for _, n in shards) for split, shards in built.shards.items()}
+    _say(name, counts, target, start)
+
+
+def _prepare_drawings(data_dir, from_dir) -> None:
+    """`openclipart`, as a folder of arrays and the names of its labels."""
+    name, root = "openclipart", sources.data_root(data_dir)
+    if (root / name).exists():
+        sources.check_available(name, data_dir)
+        print(f"{name} is already prepared in {root / name}.")
+        return
+    start = time.monotonic()
+    splits, tags = openclipart.read(from_dir)
+    with _new_folder(name, root) as scratch:
+        (scratch / name).mkdir()
+        for split, arrays in splits.items():
+            for array, values in arrays.items():
+                np.save(scratch / name / f"{array}-{split}.npy", values)
+        (scratch / name / "labels.txt").write_text("\n".join(tags) + "\n")
+        sources.check_available(name, scratch)
+        target = _moved(scratch / name, scratch, root)
+    counts = {split: len(arrays["label"]) for split, arrays in splits.items()}
+    _say(name, counts, target, start)
+
+
+def _say(name, counts, target, start):
+    examples = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+    print(f"{name}: {examples} examples in {target}, {time.monotonic() - start:.0f} s.")
 
 
 def prepare_text(
@@ -293,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Prepare an image set in TFDS's format, without TensorFlow, or a folder of "
         "tokens from texts.",
     )
-    images, texts = ", ".join(READERS), ", ".join(corpora.CORPORA)
+    images, texts = ", ".join([*READERS, "openclipart"]), ", ".join(corpora.CORPORA)
     parser.add_argument("name", help=f"images: {images}; texts: {texts}")
     parser.add_argument(
         "--from",
@@ -302,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of the original files, for offline use: the four .gz files of MNIST or "
         "Fashion-MNIST (Debian's package dataset-fashion-mnist puts the latter in "
         "/usr/share/datasets/fashion-mnist), cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, "
-        "the .deb files of kjv or austen; the archive of lm1b; for `text` a file, or a folder of "
+        "the .deb files of openclipart, kjv or austen; the archive of lm1b; for `text` a file, or a folder of "
         "txt, jsonl (an object with a text per line) or parquet (a column text) files",
     )
     parser.add_argument(

@@ -1,8 +1,8 @@
 """Data sets by name: metadata, availability and arrays.
 
 MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
-TFDS reads without TensorFlow. `digits` is a file of scikit-learn, and `synthetic` has no files. Any
-other name is that of a folder of tokens, see `text`. `register` adds user-defined sets, of any
+TFDS reads without TensorFlow. `digits` is a file of scikit-learn, `openclipart` a folder of arrays,
+and `synthetic` has no files. Any other name is that of a folder of tokens, see `text`. `register` adds user-defined sets, of any
 arrays.
 
 Splits are those of the papers: MNIST, Fashion-MNIST and CIFAR hold out the last 5,000 training
@@ -148,6 +148,15 @@ INFOS = {
             (0.229, 0.224, 0.225),
             streaming=True,
         ),
+        DataInfo(
+            "openclipart",
+            {"image": ((32, 32, 3), "uint8"), "label": ((22,), "uint8")},
+            22,
+            _sizes(5_483, 706, 492),
+            (0.8457, 0.8351, 0.8086),
+            (0.2727, 0.2762, 0.3109),
+            task="multi_label",
+        ),
     )
 }
 
@@ -253,9 +262,9 @@ def check_available(name: str, data_dir=None) -> None:
     info = describe(name)
     if name == "digits":
         _digits_file()
-    elif name in _LOADERS:
+    elif name in (*_LOADERS, "openclipart"):
         for split in SPLITS:
-            load(name, split)
+            load(name, split, data_dir)
     elif info.streaming:
         find_prepared(name, data_dir)
     elif name != "synthetic":
@@ -296,6 +305,8 @@ def load(data: str | DataInfo, split: str, data_dir=None) -> Split:
         return _LOADERS[name](split)
     if name == "digits":
         return _load_digits(info, split)
+    if name == "openclipart":
+        return _load_arrays(info, split, data_dir)
     prepared = find_prepared(name, data_dir)
     return _load_prepared(info, split, prepared, _identity(info, prepared))
 
@@ -516,6 +527,28 @@ def _load_digits(info: DataInfo, split: str) -> Split:
     rows = np.split(table, ends[:-1])[list(info.sizes).index(split)]
     pixels = np.round(rows[:, :64] * (255 / 16)).astype(np.uint8)
     return {"image": pixels.reshape(-1, 8, 8, 1), "label": rows[:, 64].astype(np.int32)}
+
+
+# ---- Folders of arrays ----
+
+
+def _load_arrays(info: DataInfo, split: str, data_dir) -> Split:
+    """NAME-SPLIT.npy of each array."""
+    folder = data_root(data_dir) / info.name
+    if not folder.is_dir():
+        raise _missing(info.name, folder.parent)
+    arrays = {}
+    for name, (shape, dtype) in info.example.items():
+        path, expected = folder / f"{name}-{split}.npy", (info.sizes[split], *shape)
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise _incomplete(folder, f"{path.name} cannot be read ({error})") from error
+        if (array.shape, array.dtype) != (expected, dtype):
+            what = f"{path.name} has {array.dtype} of {array.shape}, not {dtype} of {expected}"
+            raise _incomplete(folder, what)
+        arrays[name] = array
+    return arrays
 
 
 # ---- TFDS directories ----

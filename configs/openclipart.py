@@ -1,0 +1,32 @@
+"""Steps to an average precision of 0.25 on drawings with several tags, an MLP.
+
+    python -m scaling.data.prepare openclipart
+    python launch.py --config=configs/openclipart.py
+
+The offline stand-in for panel (i) of Shallue's Figure 1, Open Images: 6,681 drawings of 32 x 32
+pixels with 22 labels, by other authors in each split. Chance is 0.06, the frequencies of the labels
+give 0.08 and a linear model 0.2. Variant configs/openclipart.py:cnn: the narrow Simple CNN, for a
+GPU.
+"""
+
+from scaling.config import default_config, model_config
+from scaling.errors import look_up
+
+MODELS = {
+    "mlp": lambda: model_config("mlp", widths=(128, 128)),
+    "cnn": lambda: model_config("simple_cnn", size="narrow"),
+}
+
+
+def get_config(model: str = "mlp"):
+    c = default_config("steps_to_target")
+    c.batch_sizes = tuple(4**i for i in range(1, 7))
+    c.data.name = "openclipart"
+    c.model = look_up("model", model, MODELS)()
+    c.optim.name = "adam"
+    c.search.trials = 16
+    c.search.space = {"learning_rate": ("log", 1e-4, 1e-2)}
+    c.target.metric, c.target.goal = "ap", 0.25
+    c.target.budget = ("300 steps", "8 epochs")
+    c.title = f"Steps to an average precision of {c.target.goal:g} on openclipart: {model}"
+    return c
