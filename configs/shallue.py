@@ -13,12 +13,15 @@ Panels, with the paper's models, goals, batch sizes and 100 trials per size:
     lm1b_transformer    Transformer base on LM1B, below 3.9 nats per token; also _shallow, _wide and
                         _narrow_and_shallow
     lm1b_lstm           LSTM of 2,048 cells, the same goal, 50 trials
+    open_images_resnet50   (i) ResNet-50, ghost batch 32, average precision above 0.31, on the 1.74
+                        million images of TFDS's open_images_v4, not the paper's 4.5 million
     common_crawl_transformer   Transformer base, the same goal, 50 trials, on FineWeb-Edu
 
 The search space of (d) is the paper's for batch 256, with decay steps as a fraction of the budget,
 to apply at every batch size. The other spaces and all budgets are ours, as the paper states none.
-ImageNet is streamed: images are decoded once for all trials of a batch size, which therefore share
-their order.
+Of (i) it does not say whether precision is of all labels together or a mean over labels; the goal
+is on the former. ImageNet and Open Images are streamed: images are decoded once for all trials of a
+batch size, which therefore share their order.
 
 Of the language models the paper gives goals, batch sizes and numbers of trials. Ours are: spaces,
 budgets, the vocabulary (32,000 of byte pair encoding), rows of 128 packed tokens as the unit of a
@@ -92,6 +95,13 @@ def _imagenet_vgg11(c):
     c.model = model_config("vgg", depth=11, dtype="bfloat16")
 
 
+def _open_images_resnet50(c):
+    _imagenet(c, 0.31, POWERS(6, 15))
+    del c.search.space["label_smoothing"]
+    c.data.name, c.target.metric = "open_images", "ap"
+    c.model = model_config("resnet", depth=50, norm="ghost", ghost_batch=32, dtype="bfloat16")
+
+
 def _language(c, data, sizes):
     c.data.name, c.data.length, c.data.validation_size = data, 128, 2048
     c.batch_sizes, c.eval.batch = sizes, 64
@@ -123,6 +133,7 @@ PANELS = {
     "cifar10_resnet8": _cifar10_resnet8,
     "imagenet_resnet50": _imagenet_resnet50,
     "imagenet_vgg11": _imagenet_vgg11,
+    "open_images_resnet50": _open_images_resnet50,
     "lm1b_transformer": _lm1b_transformer,
     "lm1b_transformer_shallow": lambda c: _lm1b_transformer(c, "shallow"),
     "lm1b_transformer_narrow_and_shallow": lambda c: _lm1b_transformer(c, "narrow_and_shallow"),

@@ -121,3 +121,56 @@ def imagenet(tmp_path, set_sizes, write_tfds):
     }
     folder = tmp_path / "tfds"
     return Path(write_tfds(folder, "imagenet2012", splits, "5.1.0", shards=3, encoding="jpeg"))
+
+
+@pytest.fixture
+def open_images(tmp_path, monkeypatch):
+    """An Open Images of 9, 4 and 5 images with 6 labels: the root of TFDS."""
+    import dataclasses
+
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from photos import jpeg, photo
+
+    from scaling.data import sources
+
+    names = tfds.features.ClassLabel(num_classes=6)
+    sizes = {"train": 9, "validation": 4, "test": 5}
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "open_images_v4"
+        VERSION = tfds.core.Version("2.1.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="300k")]  # noqa: RUF012
+
+        def _info(self):
+            labels = {"label": names, "confidence": np.int32}
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "objects": tfds.features.Sequence(labels),
+                "objects_trainable": tfds.features.Sequence(labels),
+            }
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in sizes}
+
+        def _generate_examples(self, split):
+            for i in range(sizes[split]):
+                every = {"label": [0, 1], "confidence": [10, 10]}
+                trainable = {"label": [i % 6, 3, 5], "confidence": [10, 4, 5]}
+                if i == 1:  # a picture without labels
+                    trainable = {"label": [], "confidence": []}
+                yield i, {"image": jpeg(photo(i)), "objects": every, "objects_trainable": trainable}
+
+    root = tmp_path / "open"
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    Builder(data_dir=root, config="300k").download_and_prepare(
+        file_format="array_record", download_config=config
+    )
+    example = {"image": ((32, 32, 3), "uint8"), "label": ((6,), "uint8")}
+    info = dataclasses.replace(
+        sources.INFOS["open_images"], example=example, num_classes=6, sizes=sizes
+    )
+    monkeypatch.setitem(sources.INFOS, "open_images", info)
+    return root

@@ -141,8 +141,8 @@ def _r_strings(data: bytes) -> Iterator[str]:
 def debian(
     packages: Sequence[str], files: Sequence[str], source: str | None
 ) -> Iterator[list[Path]]:
-    """Paths of files or folders of Debian packages: the installed ones, those of the .deb files in folder
-    `source`, or of downloaded ones."""
+    """Paths of files or folders of Debian packages: the installed ones, those of the .deb files in
+    folder `source`, or of downloaded ones."""
     paths = lambda root: [Path(root, file) for file in files]
     if source is None and all(path.exists() for path in paths("/")):
         yield paths("/")

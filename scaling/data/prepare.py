@@ -330,8 +330,8 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of the original files, for offline use: the four .gz files of MNIST or "
         "Fashion-MNIST (Debian's package dataset-fashion-mnist puts the latter in "
         "/usr/share/datasets/fashion-mnist), cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, "
-        "the .deb files of openclipart, kjv or austen; the archive of lm1b; for `text` a file, or a folder of "
-        "txt, jsonl (an object with a text per line) or parquet (a column text) files",
+        "the .deb files of openclipart, kjv or austen; the archive of lm1b; for `text` a file, or "
+        "a folder of txt, jsonl (an object with a text per line) or parquet (a column text) files",
     )
     parser.add_argument(
         "--data_dir",

@@ -1,9 +1,9 @@
 """Data sets by name: metadata, availability and arrays.
 
-MNIST, Fashion-MNIST, CIFAR-10/100 and ImageNet are TFDS directories of array_record files, which
-TFDS reads without TensorFlow. `digits` is a file of scikit-learn, `openclipart` a folder of arrays,
-and `synthetic` has no files. Any other name is that of a folder of tokens, see `text`. `register` adds user-defined sets, of any
-arrays.
+MNIST, Fashion-MNIST, CIFAR-10/100, ImageNet and Open Images are TFDS directories of array_record
+files, which TFDS reads without TensorFlow. `digits` is a file of scikit-learn, `openclipart` a
+folder of arrays, and `synthetic` has no files. Any other name is that of a folder of tokens, see
+`text`. `register` adds user-defined sets, of any arrays.
 
 Splits are those of the papers: MNIST, Fashion-MNIST and CIFAR hold out the last 5,000 training
 images, ImageNet the last 50,000 (its official validation set is then the test set).
@@ -148,6 +148,17 @@ INFOS = {
             (0.229, 0.224, 0.225),
             streaming=True,
         ),
+        # Version 4, the images with boxes, of at most 300,000 pixels; statistics of ImageNet.
+        DataInfo(
+            "open_images",
+            {"image": ((224, 224, 3), "uint8"), "label": ((7_186,), "uint8")},
+            7_186,
+            _sizes(1_743_042, 41_620, 125_436),
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            streaming=True,
+            task="multi_label",
+        ),
         DataInfo(
             "openclipart",
             {"image": ((32, 32, 3), "uint8"), "label": ((22,), "uint8")},
@@ -169,9 +180,16 @@ _LOADERS: dict[str, Callable[[str], Split]] = {}
 _CHECKED: set[str] = set()
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
-# TFDS's names where they differ from ours: of the data set, and of our test split.
-_TFDS_NAMES = {"imagenet": "imagenet2012"}
-_TEST_SPLITS = {"imagenet": "validation"}
+# TFDS's names where they differ from ours.
+_TFDS_NAMES = {"imagenet": "imagenet2012", "open_images": "open_images_v4/300k"}
+# Of each of our splits. Without a validation split of their own, it is the end of the training one.
+_TFDS_SPLITS = {
+    "imagenet": {"train": "train", "test": "validation"},
+    "open_images": {"train": "train", "validation": "validation", "test": "test"},
+}
+_HELD_OUT = {"train": "train", "test": "test"}
+# Of Open Images, from 0 to 10: people verified 0 and 10, machines gave those between.
+_CONFIDENT = 5
 
 
 def describe(name: str, data_dir=None, **options) -> DataInfo:
@@ -603,10 +621,12 @@ def _unknown(name: str, root: Path) -> UserError:
 
 
 def _missing(name: str, root: Path) -> UserError:
-    if name == "imagenet":
+    if INFOS[name].streaming:
+        archives = " from the two ILSVRC2012 archives" if name == "imagenet" else ""
+        manual = " --manual_dir=DIR" if name == "imagenet" else ""
         how = (
-            "prepare it with TFDS and TensorFlow from the two ILSVRC2012 archives, `tfds build "
-            f"imagenet2012 --file_format=array_record --manual_dir=DIR --data_dir={root}`"
+            f"prepare it with TFDS and TensorFlow{archives}, `tfds build {_TFDS_NAMES[name]} "
+            f"--file_format=array_record{manual} --data_dir={root}`"
         )
     else:
         how = (
@@ -650,9 +670,11 @@ def _declared_shards(path: Path) -> dict[str, list[tuple[Path, int]]]:
 
 def _check_records(name: str, prepared: Prepared) -> None:
     """Check that all splits, files and records of `name` are there."""
-    sizes, test = INFOS[name].sizes, _TEST_SPLITS.get(name, "test")
-    needed = {"train": sizes["train"] + sizes["validation"], test: sizes["test"]}
-    for split, expected in needed.items():
+    sizes, splits = dict(INFOS[name].sizes), _TFDS_SPLITS.get(name, _HELD_OUT)
+    if "validation" not in splits:
+        sizes["train"] += sizes["validation"]
+    for own, split in splits.items():
+        expected = sizes[own]
         shards = prepared.shards.get(split, [])
         declared = sum(count for _, count in shards)
         if declared != expected:
@@ -684,25 +706,37 @@ def open_records(info: DataInfo, split: str, prepared: Prepared):
     """Picklable random access to the serialized examples of a split: `[i]` and `__getitems__`."""
     import tensorflow_datasets as tfds
 
-    held_out = info.sizes["train"]
-    instruction = {
-        "train": f"train[:{held_out}]",
-        "validation": f"train[{held_out}:]",
-        "test": _TEST_SPLITS.get(info.name, "test"),
-    }[split]
+    splits = _TFDS_SPLITS.get(info.name, _HELD_OUT)
+    if "validation" not in splits:
+        start = info.sizes["train"]
+        splits = splits | {"train": f"train[:{start}]", "validation": f"train[{start}:]"}
     return tfds.builder_from_directory(prepared.path).as_data_source(
-        instruction,
+        splits[split],
         deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
         file_format="array_record",
     )
 
 
-def parse_example(record: bytes) -> tuple[bytes, int]:
-    """(encoded image, label) of a serialized example, without TFDS's slow feature decoding."""
+def parse_example(record: bytes, info: DataInfo) -> tuple[bytes, Any]:
+    """(encoded image, label) of a serialized example, without TFDS's slow feature decoding.
+
+    A label is a class, or an array of 0 and 1 as in `info.example`. Open Images has those that
+    people have verified, or to which a machine gave a confidence of at least 5 of 10.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(record).features.feature
-    return features["image"].bytes_list.value[0], features["label"].int64_list.value[0]
+    image = features["image"].bytes_list.value[0]
+    shape, dtype = info.example["label"]
+    if not shape:
+        return image, features["label"].int64_list.value[0]
+    places, confidence = (
+        np.array(features[f"objects_trainable/{key}"].int64_list.value, np.int64)
+        for key in ("label", "confidence")
+    )
+    label = np.zeros(shape, dtype)
+    label[places[confidence >= _CONFIDENT]] = 1
+    return image, label
 
 
 def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
@@ -722,7 +756,7 @@ def _decode_split(info: DataInfo, split: str, prepared: Prepared) -> Split:
     mode = cv2.IMREAD_COLOR_RGB if shape[-1] == 3 else cv2.IMREAD_GRAYSCALE
     for i, record in enumerate(records):
         try:
-            png, labels[i] = parse_example(record)
+            png, labels[i] = parse_example(record, info)
             image = cv2.imdecode(np.frombuffer(png, np.uint8), mode)
             pixels[i] = image.reshape(shape)
         except Exception as error:  # decoders raise many types

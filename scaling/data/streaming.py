@@ -12,6 +12,7 @@ Worker processes are spawned: with `workers` > 0 a program needs the usual
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,49 +28,51 @@ _ATTEMPTS = 10  # at a random crop that fits the image; then a central crop
 
 
 class JpegRecords:
-    """Random access to one split: `[i]` is (JPEG bytes, label). Picklable.
+    """Random access to one split: `[i]` is (JPEG bytes, label), a number or an array. Picklable.
 
     Args:
       records: `[i]` is a serialized TFDS example with an image and a label.
+      info: of the data set.
       name: of the records with their path, for messages.
     """
 
-    def __init__(self, records: Sequence[bytes], name: str):
+    def __init__(self, records: Sequence[bytes], info: sources.DataInfo, name: str):
         self._records = records
+        self._info = info
         self._name = name
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, i: int) -> tuple[bytes, int]:
+    def __getitem__(self, i: int) -> tuple[bytes, Any]:
         try:
             record = self._records[i]
         except RuntimeError as error:  # checksum mismatch of its chunk
             raise UserError(
                 f"Record {i} of {self} is corrupted ({error}); prepare the data set again."
             ) from error
-        return sources.parse_example(record)
+        return sources.parse_example(record, self._info)
 
     def __repr__(self) -> str:
         return self._name
 
 
-def open_imagenet(split: str, data_dir=None) -> JpegRecords:
-    """ImageNet's JPEG images and labels, from a prepared TFDS directory `imagenet2012`.
+def open_jpegs(name: str, split: str, data_dir=None) -> JpegRecords:
+    """JPEG images and labels of a streamed data set, from a prepared TFDS directory.
 
     Args:
-      split: 'train', 'validation' (the last 50,000 of TFDS's train split, held out) or 'test' (the
-        official validation set).
+      name: of the set: imagenet or open_images.
+      split: 'train', 'validation' or 'test'.
       data_dir: TFDS's root; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
       UserError: unknown split; missing or incomplete directory.
     """
-    info = sources.describe("imagenet")
+    info = sources.describe(name)
     sources.check_split(info, split)
     prepared = sources.find_prepared(info.name, data_dir)
     records = sources.open_records(info, split, prepared)
-    return JpegRecords(records, f"ImageNet's {split} split in {prepared.path}")
+    return JpegRecords(records, info, f"the {split} split of {name} in {prepared.path}")
 
 
 class ImageStream:
@@ -85,6 +88,7 @@ class ImageStream:
       host_devices: this host's devices, as indices into `devices`. Only their rows are read.
       seed: of the order and the crops, 0 <= seed < 2**63.
       image_size: S, the side of the square images, in pixels.
+      label: shape and dtype of a label.
       train: True for endless epochs, each a fresh permutation (Goyal 2017, Remark 4), with random
         crops and flips. False for one pass in order over central crops, with a mask for the padding
         of the last step; `seed` then has no effect.
@@ -100,6 +104,7 @@ class ImageStream:
         host_devices: Sequence[int],
         seed: int,
         image_size: int,
+        label: tuple[tuple[int, ...], str] = ((), "int32"),
         train: bool = True,
         threads: int = 16,
         workers: int = 0,
@@ -109,6 +114,7 @@ class ImageStream:
         self.host_devices = tuple(host_devices)
         self.seed = seed
         self.image_size = image_size
+        self.label = label
         self.train = train
         self.threads = threads
         self.workers = workers
@@ -118,7 +124,7 @@ class ImageStream:
 
         Each is a dict, where shape = [accum_steps, len(host_devices), micro_batch]:
           image: uint8 [*shape, S, S, 3], RGB;
-          label: int32 [*shape];
+          label: [*shape, *label's shape], by default int32 [*shape];
           mask: bool [*shape], only when not training.
 
         Raises:
@@ -150,13 +156,14 @@ class ImageStream:
         start = self._position(index)
         stop = start + self._chunk
         count, size = len(self.source), self.image_size
+        label_shape, dtype = self.label
         if self.train:
             records = _epoch_order(self.seed, count)[start:stop]
         else:
             records = np.arange(start, stop)
         chunk = {
             "image": np.zeros((self._chunk, size, size, 3), np.uint8),
-            "label": np.zeros(self._chunk, np.int32),
+            "label": np.zeros((self._chunk, *label_shape), dtype),
         }
         for row, record in enumerate(records.tolist()):
             if record >= count:
@@ -189,6 +196,7 @@ def eval_batches(
     layout: tuple[int, int],
     host_devices: Sequence[int],
     image_size: int,
+    label: tuple[tuple[int, ...], str] = ((), "int32"),
     threads: int = 16,
     workers: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -198,11 +206,11 @@ def eval_batches(
 
     Args:
       layout: (devices, per_device_batch) of an evaluation batch, over all hosts.
-      source, host_devices, image_size, threads, workers: as in `ImageStream`.
+      source, host_devices, image_size, label, threads, workers: as in `ImageStream`.
 
     Yields:
       Dicts, where shape = [len(host_devices), per_device_batch]: image uint8 [*shape, S, S, 3],
-      label int32 [*shape], and mask bool [*shape], False on padding.
+      label [*shape, ...], and mask bool [*shape], False on padding.
 
     Raises:
       UserError: a record is not a readable JPEG image.
@@ -213,6 +221,7 @@ def eval_batches(
         host_devices=host_devices,
         seed=0,
         image_size=image_size,
+        label=label,
         train=False,
         threads=threads,
         workers=workers,

@@ -13,6 +13,8 @@ DATA = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "imagenet": "ImageNet",
+    "open_images": "Open Images",
+    "openclipart": "drawings of Open Clip Art",
 }
 MODELS = {
     "mlp": "an MLP",

@@ -112,14 +112,15 @@ class StreamFeed:
                 layout=self._plan.layout,
                 host_devices=range(self._plan.devices),
                 seed=self._point.config.seed,
-                image_size=self._side(),
+                **self._form(),
             ).batches(step)
         self._next_step = step + 1
         return {name: np.moveaxis(a, 1, 0)[:, None] for name, a in next(self._stream).items()}
 
-    def _side(self):
-        """Of the square images, in pixels."""
-        return self._point.info.example["image"][0][0]
+    def _form(self):
+        """Of the images and their labels."""
+        example = self._point.info.example
+        return {"image_size": example["image"][0][0], "label": example["label"]}
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
         """The split batch by batch, each over `sharing` devices; None: all of the point's."""
@@ -129,13 +130,13 @@ class StreamFeed:
             _First(self._open(split), size),
             layout=(devices, rows),
             host_devices=range(devices),
-            image_size=self._side(),
+            **self._form(),
         )
         for batch in stream:
             yield None, {name: a[:, None] for name, a in batch.items()}
 
     def _open(self, split):
-        return streaming.open_imagenet(split, self._point.config.data.dir)
+        return streaming.open_jpegs(self._point.info.name, split, self._point.config.data.dir)
 
 
 class RowFeed:

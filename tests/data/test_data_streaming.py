@@ -353,18 +353,18 @@ def test_opencv_leaves_the_cores_to_grain(photos):
 def test_imagenet_splits(imagenet):
     labels = {"train": range(20), "validation": range(20, 26), "test": range(100, 105)}
     for split, expected in labels.items():
-        source = streaming.open_imagenet(split)
+        source = streaming.open_jpegs("imagenet", split)
         assert [source[i] for i in range(len(source))] == [(jpeg(photo(i)), i) for i in expected]
     with pytest.raises(UserError, match=r"no split 'tests'.*did you mean 'test'"):
-        streaming.open_imagenet("tests")
+        streaming.open_jpegs("imagenet", "tests")
 
 
 def test_imagenet_missing_or_half_prepared(imagenet, tmp_path):
     with pytest.raises(UserError, match="tfds build imagenet2012"):
-        streaming.open_imagenet("train", tmp_path)
+        streaming.open_jpegs("imagenet", "train", tmp_path)
     next(imagenet.glob("*validation*")).unlink()
     with pytest.raises(UserError, match="is incomplete"):
-        streaming.open_imagenet("train")
+        streaming.open_jpegs("imagenet", "train")
     with pytest.raises(UserError, match="is incomplete"):
         sources.check_available("imagenet")
 
@@ -375,14 +375,14 @@ def test_imagenet_damaged_file_names_the_record(imagenet):
     middle = data.index(b"JFIF") + 200
     data[middle : middle + 20] = bytes(20)
     shard.write_bytes(data)
-    source = streaming.open_imagenet("train")
-    with pytest.raises(UserError, match=r"Record \d+ of ImageNet.s train split in .* is corrupted"):
+    source = streaming.open_jpegs("imagenet", "train")
+    with pytest.raises(UserError, match=r"Record \d+ of the train split of .* is corrupted"):
         take(2, stream(source).batches())
 
 
 def test_worker_processes_read_the_same_batches(imagenet):
     """Two spawned processes, resumed mid-epoch."""
-    source = streaming.open_imagenet("train")
+    source = streaming.open_jpegs("imagenet", "train")
     expected = take(3, stream(source, (1, 2, 6), range(2)).batches(1))
     children = stream(source, (1, 2, 6), range(2), threads=2, workers=2)
     assert_equal(take(3, children.batches(1)), expected)
@@ -395,14 +395,30 @@ def test_worker_process_names_an_unreadable_record(imagenet, tmp_path, write_tfd
         "validation": [(jpeg(photo(i)), i) for i in range(5)],
     }
     write_tfds(tmp_path / "bad", "imagenet2012", splits, "5.1.0", encoding="jpeg")
-    source = streaming.open_imagenet("train", tmp_path / "bad")
-    with pytest.raises(UserError, match=r"Record \d+ of ImageNet's train split in .* is not a"):
+    source = streaming.open_jpegs("imagenet", "train", tmp_path / "bad")
+    with pytest.raises(UserError, match=r"Record \d+ of the train split of .* is not a"):
         next(stream(source, threads=1, workers=1).batches())
 
 
 def test_pickled_records_are_read_where_they_arrive(imagenet):
     import pickle
 
-    source = streaming.open_imagenet("validation")
+    source = streaming.open_jpegs("imagenet", "validation")
     again = pickle.loads(pickle.dumps(source))
     assert (len(again), again[3], repr(again)) == (6, source[3], repr(source))
+
+
+def test_open_images_has_several_labels_a_picture(open_images):
+    sources.check_available("open_images", open_images)
+    source = streaming.open_jpegs("open_images", "train", open_images)
+    image, label = source[2]
+    assert image == jpeg(photo(2)) and label.tolist() == [0, 0, 1, 0, 0, 1]
+    assert source[1][1].tolist() == [0] * 6
+    expected = np.stack([source[i][1] for i in range(9)] + [np.zeros(6)] * 3)
+    label = ((6,), "uint8")
+    options = {"layout": (2, 3), "host_devices": range(2), "image_size": SIZE, "label": label}
+    batches = list(eval_batches(source, **options))
+    found = np.concatenate([batch["label"] for batch in batches], 0)
+    np.testing.assert_array_equal(found.reshape(-1, 6), expected)
+    for split, size in (("validation", 4), ("test", 5)):
+        assert len(streaming.open_jpegs("open_images", split, open_images)) == size

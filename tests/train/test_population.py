@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from photos import jpeg, photo
+from sklearn.metrics import average_precision_score
 
 from scaling.config import default_config
 from scaling.data import sources, streaming
@@ -355,6 +356,22 @@ def test_the_training_split_of_a_stream(tmp_path, imagenet):
         outputs = point.task.outputs(*population.variables(k), point.preprocess(None, batch))
         expected, _ = point.task.score(outputs, batch)
         np.testing.assert_allclose(row["loss"][k], expected["loss"].mean(), rtol=1e-4)
+
+
+def test_several_labels_of_streamed_images(open_images, monkeypatch):
+    """Their average precision is scikit-learn's."""
+    config = _streamed(open_images, **{"data.name": "open_images", "data.dir": str(open_images)})
+    point = resolve(config, ("peak",))
+    population = Population(point, VALUES[:1], range(1), split="validation")
+    (row,) = _train(population, 1)
+    source = streaming.open_jpegs("open_images", "validation", open_images)
+    pictures = [source[i] for i in range(4)]
+    images = [streaming.centre_crop(streaming._decode(image), 32) for image, _ in pictures]
+    batch = {"image": np.stack(images), "label": np.stack([label for _, label in pictures])}
+    outputs = point.task.outputs(*population.variables(0), point.preprocess(None, batch))
+    expected = average_precision_score(batch["label"].ravel(), np.ravel(outputs))
+    np.testing.assert_allclose(row["ap"][0], expected, rtol=1e-3)
+    assert batch["label"].mean() < expected < 1
 
 
 def _decoded(i):
