@@ -319,6 +319,28 @@ def test_traces_of_a_net(trained):
     assert abs(hutchinson.value - truth) < 3 * hutchinson.standard_error < 0.4 * truth
 
 
+def test_xtrace_by_its_definition():
+    """Each vector's residual after a projection on the products of the others, one QR for each."""
+    rng = np.random.default_rng(6)
+    h = rng.standard_normal((20, 20))
+    h = h @ np.diag(np.exp(-np.arange(20) / 3)) @ h.T
+    rows = np.asarray(jax.random.normal(KEY, (6, 20)), float)
+
+    def estimate(rows):
+        values = []
+        for i, v in enumerate(rows):
+            q, _ = np.linalg.qr(h @ np.delete(rows, i, 0).T)
+            rest = v - q @ (q.T @ v)
+            share = (20 - q.shape[1]) / (rest @ rest)
+            values.append(np.trace(q.T @ h @ q) + share * (rest @ h @ rest))
+        return np.mean(values)
+
+    found = trace(Operator(lambda v, h: h @ v, (jnp.float32(h),), 20), KEY, 12)
+    assert found.value == pytest.approx(estimate(rows), rel=1e-4)
+    jackknife = math.sqrt(5 * np.var([estimate(np.delete(rows, i, 0)) for i in range(6)]))
+    assert found.standard_error == pytest.approx(jackknife, rel=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e5])
 def test_traces_of_low_rank(scale):
     """Exact: H = 0, and of three nonzero eigenvalues, the same of any size."""
