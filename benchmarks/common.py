@@ -53,6 +53,35 @@ def synthetic_config(model, shape, batch, classes=10, size=20_000, study="train"
     return config
 
 
+def token_config(model, vocabulary, length, batch, size=20_000):
+    """A config that trains `model` on made-up rows of tokens by Adam on one device, without end."""
+    import numpy as np
+    from ml_collections import ConfigDict
+
+    from scaling.config import default_config
+    from scaling.data import sources
+
+    def load(split):
+        rows = (size if split == "train" else 256, length)
+        return {"tokens": np.random.default_rng(0).integers(0, vocabulary, rows, np.uint16)}
+
+    example = {"tokens": ((length,), "uint16")}
+    sizes = {"train": size, "validation": 256, "test": 256}
+    sources.register(
+        "made_up_tokens",
+        load,
+        sizes=sizes,
+        example=example,
+        task="language",
+        num_classes=vocabulary,
+    )
+    config = default_config()
+    config.global_batch, config.duration, config.devices = batch, "1000000 steps", 1
+    config.data.name, config.optim.name, config.optim.base_lr = "made_up_tokens", "adam", 1e-3
+    config.model = ConfigDict(model)
+    return config
+
+
 class Bare:
     """The compiled program of a run without the run: no records, no checks, no checkpoints."""
 
@@ -79,13 +108,15 @@ class Bare:
         return jax.block_until_ready(metrics)
 
 
-def seconds(function: Callable[[], Any], at_least: float = 1.0) -> float:
+def seconds(
+    function: Callable[[], Any], at_least: float = 1.0, clock: Callable = time.perf_counter
+) -> float:
     """Mean time of a call, over at least `at_least` seconds. The function must block."""
-    calls, start = 0, time.perf_counter()
+    calls, start = 0, clock()
     while True:
         function()
         calls += 1
-        elapsed = time.perf_counter() - start
+        elapsed = clock() - start
         if elapsed >= at_least:
             return elapsed / calls
 

@@ -3,11 +3,13 @@
     pip install torch==2.13.0 && python benchmarks/vs_torch.py [--name=RESULT]
 
 Both have the data in memory, draw shuffled batches, normalise uint8 images, and compute softmax
-cross entropy, backward pass and Nesterov momentum at the same batch. Ours is the compiled program
-of a run, `scaling.train.step`, with each core as a device, as launch.py runs convolutions, and with
-all cores as one device. PyTorch is the loop of its tutorials, with convolutions in its default
-layout and in channels_last. Rates are examples per second, medians of alternating repeats in one
-process per case, with JAX's threads as in launch.py.
+cross entropy, backward pass and Nesterov momentum at the same batch; language models have made-up
+tokens and Adam. Ours is the compiled program of a run, `scaling.train.step`, with each core as a
+device, as launch.py runs convolutions, and with all cores as one device. PyTorch is the loop of its
+tutorials, with convolutions in its default layout and in channels_last, and with Adam as it is by
+default and fused. Rates are examples per second, medians of alternating repeats in one process per
+case, with JAX's threads as in launch.py; language models have one thread each, and their rates are
+per second of processor time.
 """
 
 import argparse
@@ -16,8 +18,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 
-from common import Bare, machine, seconds, side_by_side, synthetic_config, write
+from common import (
+    Bare,
+    machine,
+    seconds,
+    side_by_side,
+    synthetic_config,
+    token_config,
+    write,
+)
 
 CASES = {
     "mlp 784-64-64-64-10, batch 8": (8, (28, 28, 1), {"name": "mlp", "widths": (64, 64, 64)}),
@@ -29,10 +40,23 @@ CASES = {
     ),
     "Simple CNN base, 28x28, batch 256": (256, (28, 28, 1), {"name": "simple_cnn"}),
 }
+# (vocabulary, tokens of a row) stand where images have their shape.
+SMALL = {"name": "transformer", "layers": 2, "width": 64, "ffn": 256, "heads": 4}
+LARGE = {"name": "transformer", "layers": 4, "width": 128, "ffn": 512, "heads": 4}
+PLAIN = {"bias": False, "activation": "gelu"}
+CASES |= {
+    "Transformer 133k, batch 8": (8, (512, 32), SMALL | PLAIN),
+    "Transformer 1.06M, batch 16": (16, (2048, 64), LARGE | PLAIN),
+    "LSTM 558k with projection, batch 16": (
+        16,
+        (2048, 64),
+        {"name": "lstm", "width": 128, "cells": 256, "tied": True},
+    ),
+}
 SIZE = 20_000
 
 
-def ours(config, examples=SIZE):
+def ours(config, examples=SIZE, clock=time.perf_counter):
     """(() -> examples per second of our compiled program, its batch plan, FLOPs of an update).
 
     `examples` go into one call of it.
@@ -51,7 +75,7 @@ def ours(config, examples=SIZE):
     call()
     plan = bare.program.plan
     flops = planning.step_flops(bare.point, plan)
-    return (lambda: batch * count / seconds(call)), str(plan), flops
+    return (lambda: batch * count / seconds(call, clock=clock)), str(plan), flops
 
 
 def torch_rate(batch, shape, model, channels_last):
@@ -83,6 +107,44 @@ def torch_rate(batch, shape, model, channels_last):
     assert isinstance(net, nn.Module)
     loop()
     return lambda: batch * count / seconds(loop)
+
+
+def language_case(batch, shape, model, repeats):
+    """`measure` of a language model."""
+    os.environ["PJRT_NPROC"] = "1"
+    import torch
+    from torch_language import language_net
+
+    vocabulary, length = shape
+    config = token_config(model, vocabulary, length, batch)
+    rate, plan, _ = ours(config, examples=10 * batch, clock=time.process_time)
+    torch.set_num_threads(1)
+    tokens = torch.randint(0, vocabulary, (SIZE, length))
+    contestants = {"ours": rate}
+    for name, options in {"torch": {}, "torch fused Adam": {"fused": True}}.items():
+        net = language_net(model, vocabulary, length)
+        optimizer = torch.optim.Adam(net.parameters(), 1e-3, **options)
+        contestants[name] = _language_rate(net, optimizer, tokens, batch)
+    parameters = sum(w.numel() for w in net.parameters())
+    rates = side_by_side(contestants, repeats)
+    return {"plan": plan, "torch parameters": parameters, "rates": rates, "ratios": ratios(rates)}
+
+
+def _language_rate(net, optimizer, tokens, batch):
+    import torch
+    from torch.nn import functional as F
+
+    def loop():
+        order = torch.randperm(SIZE)
+        for i in range(0, 10 * batch, batch):
+            rows = tokens[order[i : i + batch]]
+            optimizer.zero_grad()
+            logits = net(F.pad(rows[:, :-1], (1, 0)))
+            F.cross_entropy(logits.flatten(0, 1), rows.flatten()).backward()
+            optimizer.step()
+
+    loop()
+    return lambda: 10 * batch / seconds(loop, clock=time.process_time)
 
 
 def _torch_net(model, inputs, channels):
@@ -133,9 +195,11 @@ def _torch_resnet8(channels):
     return ResNet8()
 
 
-def measure(case):
+def measure(case, repeats):
     """Rates of all contestants, and ratios of ours to the others."""
     batch, shape, model = CASES[case]
+    if model["name"] in ("transformer", "lstm"):
+        return language_case(batch, shape, model, repeats)
     convolutions = model["name"] != "mlp"
     if convolutions:  # before JAX is initialised
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={os.cpu_count()}"
@@ -147,27 +211,32 @@ def measure(case):
         contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
         config.devices = 1
         contestants["ours, one device"] = ours(config)[0]
-    rates = side_by_side(contestants)
-    ratios = {
+    rates = side_by_side(contestants, repeats)
+    return {"plan": plan, "rates": rates, "ratios": ratios(rates)}
+
+
+def ratios(rates):
+    """Of ours to theirs."""
+    return {
         f"{mine} / {theirs}": round(rates[mine]["median"] / rates[theirs]["median"], 2)
         for mine in rates
         for theirs in rates
         if mine.startswith("ours") and theirs.startswith("torch")
     }
-    return {"plan": plan, "rates": rates, "ratios": ratios}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="vs_torch")
     parser.add_argument("--case", choices=CASES, help="only this one, printed as JSON")
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     if args.case:
-        print(json.dumps(measure(args.case)))
+        print(json.dumps(measure(args.case, args.repeats)))
         return
     result = {"machine": machine(), "unit": "examples per second", "cases": {}}
     for case in CASES:
-        command = [sys.executable, __file__, f"--case={case}"]
+        command = [sys.executable, __file__, f"--case={case}", f"--repeats={args.repeats}"]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         result["cases"][case] = json.loads(output.splitlines()[-1])
         print(case, result["cases"][case]["ratios"], flush=True)
