@@ -43,6 +43,7 @@ HOLDS = {
     "data.image_shape": int,
     "schedule.boundaries": str,
     "schedule.decay_factors": float,
+    "schedule.batch_factors": float,
 }
 MOST_SEED = 2**32 - 1  # JAX drops higher bits
 LATER_SEEDS = 2**24  # more than the trials and repeats of any study use after `seed`
@@ -74,6 +75,7 @@ LIMITS = {
     "optim.base_lr": RATE,
     "optim.base_batch": COUNT,
     "schedule.decay_factors": search.LIMITS["decay_factor"],
+    "schedule.batch_factors": search.LIMITS["decay_factor"],
     "noise_every": COUNT,
     "eval.batch": COUNT,
     "checkpoint.every_seconds": NOT_NEGATIVE,
@@ -147,6 +149,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.schedule.boundaries = ()  # durations, from the start of training
     c.schedule.decay_factor = placeholder(float)
     c.schedule.decay_factors = ()  # of the step schedule, one per boundary
+    c.schedule.batch_factors = ()  # of the batch size there, in studies of recipes; see `seesaw`
 
     c.noise_scale = False  # track the gradient noise scale, see scaling/noise.py
     # Updates per measurement; None: 64 where a batch must be split in halves for it, 32 with

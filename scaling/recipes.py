@@ -9,6 +9,7 @@ At the base batch most recipes are identical: no rate is scaled or warmed up, an
 the batch. `apply` gives identical recipes equal configs, so that a study measures them once.
 """
 
+import math
 import re
 from collections.abc import Callable
 
@@ -32,6 +33,7 @@ OPTIMIZERS = {
 }
 # Optimizers that keep the momentum and weight decay of the config, which are those of SGD.
 COUPLED = ("lars", "larc")
+SGD = ("sgd", "momentum", "nesterov")
 # Mutually exclusive pieces.
 RIVALS = (tuple(OPTIMIZERS), ("naive", "linear", "sqrt"), ("warmup", "constant_warmup"))
 # Keys that all recipes of a study share, which a piece of `recipes.pieces` may not change.
@@ -141,6 +143,45 @@ def _adapt(c, steps):
     c.schedule.boundaries = tuple(at_base(boundary) for boundary in c.schedule.boundaries)
 
 
+def _seesaw(c, steps):
+    """Where the schedule would multiply the rate by f, the rate by sqrt(f) and the batch by 1 / f
+    (Meterez 2025, arXiv:2510.14717): the same examples in fewer updates, as long as the batch is
+    below the critical one. With SGD the rate stays. A cosine is followed in halvings."""
+    if c.schedule.name == "step":
+        boundaries, factors = c.schedule.boundaries, c.schedule.decay_factors
+        factors = factors or (c.schedule.decay_factor or 0.1,) * len(boundaries)
+    elif c.schedule.name == "cosine" and not c.schedule.end_factor:
+        boundaries, factors = _halvings(c, steps)
+    else:
+        raise UserError(
+            "The recipe piece 'seesaw' follows the falls of the schedule 'step', or of a 'cosine' "
+            f"to 0, and schedule.name is {c.schedule.name!r}; use one of them or drop the piece."
+        )
+    if max(factors, default=1) > 1:
+        raise UserError(
+            f"The recipe piece 'seesaw' grows the batch where the rate falls, and "
+            f"schedule.decay_factors is {factors}; use factors below 1 or drop the piece."
+        )
+    share = 0.0 if c.optim.name in SGD else 0.5
+    c.schedule.name, c.schedule.boundaries = "step", boundaries
+    c.schedule.decay_factor = c.schedule.end_factor = None
+    c.schedule.decay_factors = tuple(f**share for f in factors)
+    c.schedule.batch_factors = tuple(1 / f for f in factors)
+
+
+def _halvings(c, steps):
+    """Where a cosine from 1 to 0 passes 1/2, 1/4, ..., as long as an update at the batch size that
+    follows fits in the rest: (boundaries, factors)."""
+    batch, boundaries = c.global_batch, []
+    warmup, total = steps(c.schedule.warmup, batch), steps(c.duration, batch)
+    while True:
+        k = len(boundaries) + 1
+        left = (total - warmup) * (1 - math.acos(2 ** (1 - k) - 1) / math.pi)
+        if left < 2**k:
+            return tuple(boundaries), (0.5,) * len(boundaries)
+        boundaries.append(f"{round((total - left) * batch)} examples")
+
+
 PIECES: dict[str, Change] = {
     "naive": _naive,
     "linear": _linear,
@@ -154,6 +195,7 @@ PIECES: dict[str, Change] = {
     "smoothing": _smoothing,
     "clip": _clip,
     "noise": _noise,
+    "seesaw": _seesaw,
     "adapt": _adapt,
 }
 
@@ -210,7 +252,7 @@ def _rank(piece):
     """Optimizers first: a warmup starts from their rate; `adapt` last: it scales all durations."""
     if piece in OPTIMIZERS:
         return 0
-    return {"warmup": 2, "constant_warmup": 2, "adapt": 3}.get(piece, 1)
+    return {"warmup": 2, "constant_warmup": 2, "seesaw": 3, "adapt": 4}.get(piece, 1)
 
 
 def _canonical(c):

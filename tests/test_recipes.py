@@ -11,6 +11,7 @@ from scaling.data import sources
 from scaling.errors import UserError
 from scaling.recipes import PIECES, apply, settings
 from scaling.studies.running import points_of
+from scaling.train.phases import parts_of
 from scaling.train.point import resolve
 
 SIZE = 1197  # digits
@@ -84,6 +85,38 @@ def test_noise_keeps_the_small_batchs_weight_of_the_second_moment():
     assert "gradient_noise" not in _point("naive").hparams
 
 
+def test_seesaw_splits_a_fall_of_the_rate_between_rate_and_batch():
+    changes = {"schedule.name": "step", "schedule.boundaries": ("10 epochs", "15 epochs")}
+    changes |= {"schedule.decay_factor": 0.25, "batch": 32}
+    for recipe, share in (("adamw+seesaw", 0.5), ("seesaw", 0.0)):  # the second by momentum
+        config = apply(_config(**changes), recipe, STEPS)
+        with pytest.raises(UserError, match="study keeps the batch size; leave it empty, or drop"):
+            resolve(config)
+        points = [resolve(c) for c in parts_of(config)]
+        assert [point.global_batch for point in points] == [32, 128, 512]
+        peaks = [points[0].peak * 0.25 ** (share * k) for k in range(3)]
+        assert [point.peak for point in points] == pytest.approx(peaks)
+        examples = [point.total_steps * point.global_batch for point in points]
+        assert sum(examples) == pytest.approx(20 * SIZE, abs=512) and examples[0] == 374 * 32
+
+
+def test_seesaw_follows_a_cosine_in_halvings():
+    """Each part begins where the cosine itself has the rate that its k halvings leave."""
+    config = _config(batch=32, **{"schedule.name": "cosine", "duration": "100 epochs"})
+    config.schedule.warmup = "5 epochs"
+    cosine = resolve(apply(config, "adamw+naive", STEPS))
+    changed = apply(config, "adamw+seesaw", STEPS)
+    parts = [resolve(c) for c in parts_of(changed)]
+    for k, part in enumerate(parts):
+        assert part.global_batch == 32 * 2**k and part.total_steps >= 1
+        assert part.peak == pytest.approx(cosine.peak * 2 ** (-k / 2))
+        if k:
+            examples = float(changed.schedule.boundaries[k - 1].split()[0])
+            (rate,) = _rates(cosine, (examples / 32,))
+            assert rate == pytest.approx(cosine.peak * 2.0**-k, rel=2e-3)
+    assert len(parts) > 4 and sum(p.total_steps for p in parts) < 0.7 * cosine.total_steps
+
+
 def test_ghost_batches_are_the_small_batch():
     assert _point("gbn").ghost_batch == 32 and _point("naive").ghost_batch == 512
 
@@ -145,6 +178,13 @@ def test_pieces_of_ones_own():
         ("lars+lamb", {}, "has lars and lamb; choose one"),
         ("linear+naive", {}, "has linear and naive; choose one"),
         ("gbn", {"model.norm": "none"}, "model.norm is 'none'; set it to 'batch'"),
+        ("seesaw", {"schedule.name": "linear"}, "follows the falls of the schedule 'step'"),
+        (
+            "seesaw",
+            {"schedule.name": "step", "schedule.boundaries": ("2 epochs",)}
+            | {"schedule.decay_factors": (2.0,)},
+            "use factors below 1",
+        ),
         ("zero_gamma", {}, "needs residual blocks that end in a norm, and model is mlp"),
     ],
 )

@@ -14,6 +14,7 @@ from scaling.studies import shared
 from scaling.studies.recipe_records import Run
 from scaling.train import planning
 from scaling.train.memory import check_population
+from scaling.train.phases import parts_of
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.population import placements
 from scaling.train.resolved import point_values
@@ -66,18 +67,23 @@ def name(config: ConfigDict) -> str:
     return f"{shared.batch_name(config)}_{config.recipes.names[0]}"
 
 
-def begin(point: Point, run: RunDir) -> dict[str, Any]:
-    """Record the launch of such a point; fields of its `recipe_records.Record`."""
+def begin(parts: Sequence[Point], run: RunDir) -> dict[str, Any]:
+    """Record the launch of such a point; fields of its `recipe_records.Record`.
+
+    Args:
+      parts: see `resolved`.
+    """
+    point, steps = parts[0], _steps(parts)
     config, values, size = point.config, point_values(point), point.info.sizes["train"]
-    run.launched(values | {"total_steps": point.total_steps, "populations": placements(run)})
+    run.launched(values | {"total_steps": steps, "populations": placements(run)})
     return {
         "study": config.study,
         "global_batch": point.global_batch,
         "base_batch": config.optim.base_batch,
         "recipe": config.recipes.names[0],
         "recipes": list(config.recipes.names),
-        "steps": point.total_steps,
-        "epochs": point.total_steps * point.global_batch / size,
+        "steps": steps,
+        "epochs": _examples(parts) / size,
         "train_size": size,
         "optimizer": config.optim.name,
         "learning_rate": point.peak,
@@ -124,33 +130,50 @@ def dry_run(configs: dict[str, ConfigDict], trials: int, each: str) -> str:
         config, (_, *also) = point.config, point.config.recipes.names
         plan = planning.layout_of(point, config.recipes.seeds).plan
         return (
-            f"{name}: {point.total_steps:,} steps, {config.optim.name} at {point.peak:.4g}, "
+            f"{name}: {_steps(parts[name]):,} steps, {config.optim.name} at {point.peak:.4g}, "
             f"{config.schedule.name}; {price}; each run {plan}"
             + (f"; also {', '.join(also)}" if also else "")
         )
 
-    points = {name: resolved(config) for name, config in configs.items()}
-    return shared.priced_plan(points, lambda point: trials, {"each": each}, line)
+    parts = {name: resolved(config) for name, config in configs.items()}
+    points = {name: each[0] for name, each in parts.items()}
+    whole = {id(each[0]): each for each in parts.values()}
+    runs_of = lambda point: trials * _examples(whole[id(point)]) / _examples([point])
+    return shared.priced_plan(points, runs_of, {"each": each}, line)
 
 
-def resolved(config: ConfigDict) -> Point:
-    """The point, if it can be used as one of a recipe.
+def _steps(parts):
+    return sum(part.total_steps for part in parts)
+
+
+def _examples(parts):
+    return sum(part.total_steps * part.global_batch for part in parts)
+
+
+def resolved(config: ConfigDict, several: bool = True) -> list[Point]:
+    """The parts of a point, if it can be used as one of a recipe; most have one, see `parts_of`.
+
+    Args:
+      several: whether there may be more.
 
     Raises:
       UserError: a value that cannot be.
     """
     shared.refuse_keys_of_single_runs(config)
-    return resolve(config, ("peak",))
+    parts = parts_of(config) if several else [config]
+    return [resolve(part, ("peak",)) for part in parts]
 
 
 def check(config: ConfigDict, trials: int) -> Point:
-    """The point, if `trials` of it can be trained here.
+    """The first part of the point, if `trials` of it can be trained here.
 
     Raises:
       UserError: see `resolved`; they do not fit the devices, or the data set is not there.
     """
-    point = resolved(config)
-    planning.layout_of(point, trials)
+    parts = resolved(config)
+    point = parts[0]
+    for part in parts:
+        planning.layout_of(part, trials)
     check_population(point, trials)
     sources.check_available(config.data.name, config.data.dir)
     return point

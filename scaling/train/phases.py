@@ -1,4 +1,4 @@
-"""Training whose batch size changes on the way: the batch follows the noise scale, or stays.
+"""Training whose batch size changes on the way: it follows the noise scale, or a plan.
 
 McCandlish, Kaplan, Amodei et al. 2018 (arXiv:1812.06162), App. D. A run is a series of phases of
 one global batch each. Parameters, the optimizer's state, the number of updates and the position in
@@ -11,25 +11,29 @@ evaluations, whose steps do not depend on how the run was cut into calls.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from scaling import noise
 from scaling.crossings import next_evaluation
 from scaling.errors import UserError
+from scaling.optim import scale_learning_rate
 from scaling.progress import Progress
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.train.checkpoint import saved_steps
 from scaling.train.feed import ResidentFeed
-from scaling.train.point import Point
+from scaling.train.point import Point, data_info
 from scaling.train.population import Population
 from scaling.train.program import Program
 from scaling.train.tracking import NoiseTracker
-from scaling.train.trials import Outcome, Rule, Training, seconds_of
+from scaling.train.trials import Observer, Outcome, Rule, ToTheEnd, Training, seconds_of
 
 # The batch moves when the wanted one is more than so many octaves away. Half an octave is where
 # the nearest power of two changes; the quarter more keeps a noise scale near there from moving the
@@ -291,3 +295,132 @@ class _Follower(NoiseTracker):
         scale = math.nan if self.noise_scale is None else self.noise_scale
         columns = {"batch": population.point.global_batch, "examples": population.examples}
         return {name: np.asarray([v]) for name, v in (columns | {"noise_scale": scale}).items()}
+
+
+def parts_of(config: ConfigDict) -> list[ConfigDict]:
+    """The configs of the parts of a run, each of one batch size and of as many steps as it says.
+
+    Where `schedule.batch_factors` is empty that is the config alone. Else the batch is multiplied
+    by them at the boundaries of the step schedule, and the rate by the `decay_factors`. Every part
+    reads the examples after those of the part before, whole batches, and has a constant rate after
+    the warmup of the first.
+
+    Raises:
+      UserError: the boundaries and the factors do not belong together, or a part has no update.
+    """
+    schedule, factors = config.schedule, config.schedule.batch_factors
+    if not factors:
+        return [config]
+    info = data_info(config.data)
+    examples = lambda duration: info.steps(duration, config.global_batch) * config.global_batch
+    starts = [0, *map(examples, schedule.boundaries)]
+    lengths = [b - a for a, b in itertools.pairwise([*starts, examples(config.duration)])]
+    rates = schedule.decay_factors
+    if schedule.name != "step" or not len(factors) == len(rates) == len(starts) - 1:
+        raise UserError(
+            "schedule.batch_factors multiplies the batch at the boundaries of the schedule 'step', "
+            "beside the rate; give schedule.boundaries, decay_factors and batch_factors of one "
+            "length."
+        )
+    scaled = lambda base_lr, batch: scale_learning_rate(
+        base_lr, config.optim.scaling_rule, batch, config.optim.base_batch
+    )
+    batch, rate, parts = config.global_batch, scaled(config.optim.base_lr, config.global_batch), []
+    for length, more, factor in zip(lengths, (1, *factors), (1, *rates), strict=True):
+        c, batch, rate = config.copy_and_resolve_references(), round(batch * more), rate * factor
+        c.schedule.boundaries = c.schedule.decay_factors = c.schedule.batch_factors = ()
+        c.schedule.name, c.global_batch = "constant", batch
+        c.optim.base_lr = rate / scaled(1.0, batch)
+        c.duration = f"{length // batch} steps"
+        if parts:
+            c.schedule.warmup = "0 steps"
+        parts.append(c)
+    return parts
+
+
+class _Part(Training):
+    """A part of a run: its trials begin where those of the part before ended.
+
+    Args:
+      start: the file that holds them; None: they begin anew.
+      begins, read: updates and examples before it.
+    """
+
+    def __init__(self, *args, start, begins, read, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.start, self.begins, self.read = start, begins, read
+
+    def place(self):
+        super().place()
+        if self.start is not None:
+            trials, _ = self.population.like()
+            leaves = self.run_dir.load_arrays(self.start)
+            trials = jax.tree.unflatten(jax.tree.structure(trials), leaves)
+            self._restore(trials, self.begins)
+
+    def _restore(self, trials, step):
+        examples = self.read + (step - self.begins) * self.point.global_batch
+        self.population.restore(step, trials, examples)
+
+
+@dataclasses.dataclass
+class _Keep(Observer):
+    """Saves the trials after the last update, as `name`."""
+
+    run: RunDir
+    name: str
+
+    def end(self, population):
+        self.run.save_arrays(self.name, jax.tree.leaves(population.packed()))
+
+
+def train_parts(
+    points: Sequence[Point],
+    values: Sequence[Mapping[str, float]],
+    *trials: Any,
+    lines: int,
+    signals: Signals,
+    label: str,
+    ends: Sequence[str] = (),
+) -> Outcome:
+    """Train the parts of a run one after another, see `parts_of`, evaluated every `eval.every`.
+
+    Args:
+      points: of each part.
+      values: of every trial, see `Population`; a "peak" is that of the first part.
+      trials: seeds, run_dir, name, recorded_as and first_trial of `Training`.
+      lines, signals, label: see `Training.run`.
+      ends: splits that are evaluated after the last update.
+
+    Returns:
+      Of all parts together.
+    """
+    (seeds, run, name, *recorded), outcomes, begins, read, start = trials, [], 0, 0, None
+    for k, point in enumerate(points):
+        every, share, last = point.eval_every, point.peak / points[0].peak, k == len(points) - 1
+        after = lambda step, every=every: step - step % every + every
+        rule = ToTheEnd(begins + point.total_steps, after, after(begins) if k else 0)
+        own = [v | ({"peak": v["peak"] * share} if "peak" in v else {}) for v in values]
+        part, end = (f"{name}_part{k}" if k else name), f"{name}_until_part{k + 1}"
+        training = _Part(
+            *(point, rule, own, seeds, run, part, *recorded),
+            ends=ends if last else (),
+            observers=() if last else [_Keep(run, end)],
+            **{"start": start, "begins": begins, "read": read},
+        )
+        outcomes.append(training.run(lines, signals, label))
+        start, lines, begins = end, outcomes[-1].lines, rule.budget
+        read += point.total_steps * point.global_batch
+    for path in run.path.glob(f"{name}_until_part*.npz"):
+        path.unlink()
+    return _joined(outcomes)
+
+
+def _joined(outcomes):
+    """The last of some parts, with the divergences and the times of all."""
+    seconds = {part: sum(o.seconds[part] for o in outcomes) for part in outcomes[0].seconds}
+    histories = [
+        next((part for part in parts if part.diverged_at is not None), parts[-1])
+        for parts in zip(*(outcome.histories for outcome in outcomes), strict=True)
+    ]
+    return dataclasses.replace(outcomes[-1], histories=histories, seconds=seconds)

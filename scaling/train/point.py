@@ -317,6 +317,11 @@ def _decay_per_update(config, info, key):
 def _optimization(config, info, total_steps, searched):
     """(hparams, make_optimizer): the optimizer and its schedule as functions of plain numbers."""
     optim, schedule = config.optim, config.schedule
+    if schedule.batch_factors:
+        raise UserError(
+            f"schedule.batch_factors is {schedule.batch_factors}, and the {config.study} study "
+            "keeps the batch size; leave it empty, or drop the recipe piece 'seesaw'."
+        )
     steps = lambda duration: info.steps(duration, config.global_batch)
     peak = scale_learning_rate(
         optim.base_lr, optim.scaling_rule, config.global_batch, optim.base_batch

@@ -252,6 +252,7 @@ class Training:
         self.path = folder_of(self.run_dir, self.name if self.folder is None else self.folder)
         self.histories = [History() for _ in self.values]
         self.population: Population | None = None
+        self.begins = 0  # step of the trials when it starts
 
     # ---- What rules and observers ask ----
 
@@ -428,7 +429,7 @@ class Training:
         step, count = self.step, len(self.histories)
         metrics = self.population.evaluate()
         finite = self.population.alive & np.isfinite(list(metrics.values())).all(0)
-        updates = step - (self.evaluated or 0)
+        updates = step - (self.begins if self.evaluated is None else self.evaluated)
         for name in self.means:
             total = np.asarray(self.state.sums.pop(name, np.zeros(count)))
             metrics[f"train_{name}"] = total / updates if updates else np.full(count, np.nan)

@@ -210,6 +210,22 @@ def test_diverged_runs_are_results(tmp_path):
     assert all(run["test"] is None and run["diverged_at"] for run in result["runs"])
 
 
+def test_a_batch_that_grows_on_the_way(tmp_path):
+    """Two epochs at batch 48, and two at four times that; the rates that are tried fall alike."""
+    changes = {"schedule.name": "step", "schedule.boundaries": ("2 epochs",), "batch_sizes": (48,)}
+    changes |= {"schedule.decay_factor": 0.25, "recipes.names": ("naive", "seesaw")}
+    changes |= {"recipes.seeds": 2, "accuracy.trials": 2, "eval.every": "1 epoch"}
+    config = _config(**changes)
+    assert "bs48_seesaw: 62 steps" in dry_run(points_of(config))
+    result = measured(config, tmp_path)["bs48_seesaw"]
+    assert (result["steps"], result["epochs"]) == (62, pytest.approx(4, abs=0.1))
+    assert result["settings"]["schedule.batch_factors"] == "(4.0,)"
+    assert [run["status"] for run in result["runs"]] == ["complete"] * 2
+    rows = read_metrics(tmp_path / "bs48_seesaw", "validation")
+    assert [row["step"] for row in rows if row["trial"] == 1] == [0, 25, 50, 54, 60, 62]
+    assert len(result["tuning"]["trials"]) >= 2
+
+
 def test_tuning_gives_every_recipe_the_same(tmp_path):
     config = _config(**{"accuracy.trials": 3, "accuracy.span": (0.5, 2.0), "accuracy.widen": 0})
     config.recipes.names = ("naive", "smoothing")

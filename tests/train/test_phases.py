@@ -16,9 +16,16 @@ from scaling.data import sources
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
-from scaling.signals import Interrupted
+from scaling.signals import Interrupted, Signals
 from scaling.train import phases, planning, population
-from scaling.train.phases import Rules, examples_by, next_batch, train_phases
+from scaling.train.phases import (
+    Rules,
+    examples_by,
+    next_batch,
+    parts_of,
+    train_parts,
+    train_phases,
+)
 from scaling.train.point import resolve
 from scaling.train.population import Population
 from scaling.train.single import train_point
@@ -105,7 +112,20 @@ def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
     (trajectory,) = _train(tmp_path, rules, at=at)
     assert [batch for _, batch in trajectory.schedule] == [16, 64, 24, 200]
 
-    point = at(16)
+    rows = read_metrics(tmp_path, "train")
+    steps = range(1, len(rows) + 1)
+    batches = [[b for first, b in trajectory.schedule if first <= step][-1] for step in steps]
+    losses, examples = _softmax_regression(at(16), batches)
+    np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=1e-4)
+    assert [row["step"] for row in rows] == list(steps)
+    read = examples_by(trajectory.schedule, trajectory.steps)
+    assert read == examples[-1] <= 1_500 < read + 200
+    seen = {row["step"]: row["examples"] for row in read_metrics(tmp_path, "train_eval")}
+    assert seen == {0: 0} | {step: examples[step - 1] for step in seen if step}
+
+
+def _softmax_regression(point, batches):
+    """(losses, examples read by then) of SGD in float64 from seed 3, at the rate 0.004 batch."""
     key, _ = jax.random.split(jax.random.key(3))
     state = init_state(point.task, point.make_optimizer, point.hparams, key)
     (layer,) = jax.tree.map(lambda a: np.asarray(a, np.float64), state.params).values()
@@ -113,9 +133,7 @@ def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
     split, info = sources.load("digits", "train", None), point.info
     images = (split["image"].reshape(1197, -1) / 255 - info.mean[0]) / info.std[0]
     order, start, losses, examples = EpochOrder(3, 1197), 0, [], []
-    rows = read_metrics(tmp_path, "train")
-    for step in range(1, len(rows) + 1):
-        batch = [b for first, b in trajectory.schedule if first <= step][-1]
+    for batch in batches:
         chosen = order[start : start + batch]
         start += batch
         logits = images[chosen] @ weights + bias
@@ -127,11 +145,98 @@ def test_softmax_regression_through_changes_of_the_batch(tmp_path, monkeypatch):
         weights = weights - 0.004 * batch * images[chosen].T @ gradient
         bias = bias - 0.004 * batch * gradient.sum(0)
         examples.append(start)
-    np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=1e-4)
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    assert examples_by(trajectory.schedule, trajectory.steps) == start <= 1_500 < start + 200
-    seen = {row["step"]: row["examples"] for row in read_metrics(tmp_path, "train_eval")}
-    assert seen == {0: 0} | {step: examples[step - 1] for step in seen if step}
+    return losses, examples
+
+
+# Twelve updates of 16; four of 64; the rest of 1,197 examples, 11, of 64 too at half the rate.
+GROWING = {
+    "global_batch": 16,
+    "duration": "1 epoch",
+    "eval.every": "1 steps",
+    "schedule.name": "step",
+    "schedule.boundaries": ("12 steps", "448 examples"),
+    "schedule.decay_factors": (4.0, 0.5),
+    "schedule.batch_factors": (4.0, 1.0),
+}
+
+
+def _in_parts(path, signals=None, ends=(), **changes):
+    """(outcome, evaluations, bytes of metrics.jsonl) of two trials, the second at half the rate."""
+    config = _config(16, noise_scale=False, micro_batch=None, noise_every=None)
+    config.update_from_flattened_dict(changes)
+    points = [resolve(part, ("peak",)) for part in parts_of(config)]
+    values = [{"peak": points[0].peak}, {"peak": points[0].peak / 2}]
+    look = {"lines": 0, "signals": signals or Signals(), "label": "test", "ends": ends}
+    with RunDir(path) as run:
+        outcome = train_parts(points, values, [3, 3], run, "runs", "validation", 0, **look)
+    text = (path / "metrics.jsonl").read_bytes()
+    return outcome, read_metrics(path, "validation"), text
+
+
+def test_softmax_regression_in_parts(tmp_path):
+    """The batch grows fourfold after 12 updates; every update's loss, and that of a trial at half
+    of all rates is another."""
+    changes = GROWING | {"schedule.boundaries": ("12 steps",), "model.widths": ()}
+    changes |= {"schedule.decay_factors": (4.0,), "schedule.batch_factors": (4.0,)}
+    outcome, rows, _ = _in_parts(tmp_path, ends=("test",), **changes)
+    batches = [16] * 12 + [64] * 15
+    losses, _ = _softmax_regression(point_at(16, **{"model.widths": ()}), batches)
+    assert outcome.steps == 27 and [len(each) for each in outcome.ends.values()] == [2]
+    for trial in (0, 1):
+        assert [row["step"] for row in rows if row["trial"] == trial] == list(range(28))
+    found = [row["train_loss"] for row in rows if row["trial"] == 0]
+    np.testing.assert_allclose(found[1:], losses, rtol=1e-4)
+    assert abs(rows[-1]["loss"] - rows[-2]["loss"]) > 1e-3
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_parts_of_one_batch_are_the_step_schedule(tmp_path):
+    """Momentum, warmup and average are handed on."""
+    changes = GROWING | {"optim.name": "nesterov", "schedule.warmup": "3 steps"}
+    changes |= {"duration": "20 steps", "eval.every": "4 steps", "schedule.batch_factors": (1, 1)}
+    changes |= {
+        "schedule.decay_factors": (0.5, 4.0),
+        "schedule.boundaries": ("9 steps", "13 steps"),
+    }
+    changes |= {"optim.ewa_half_life": "50 examples"}
+    _, parts, _ = _in_parts(tmp_path / "parts", **changes)
+    _, whole, _ = _in_parts(tmp_path / "whole", **changes | {"schedule.batch_factors": ()})
+    at_ends = [row for row in parts if row["step"] % 4 == 0]
+    assert len(at_ends) == len(whole) == 12 and len(parts) == 16
+    for row, other in zip(at_ends, whole, strict=True):
+        assert row.keys() == other.keys()
+        for name in ("step", "loss", "error", "ewa_loss"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4)
+
+
+def test_stopped_in_any_part_it_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    changes = GROWING | {"optim.name": "nesterov"}
+    expected, _, text = _in_parts(tmp_path / "whole", **changes)
+    monkeypatch.setattr(population, "CALL_SECONDS", 0.0)  # one update in each
+    stops = 0
+    while True:
+        left = itertools.chain([None] * 5, itertools.repeat(signal.SIGTERM))
+        signals = Signals()
+        monkeypatch.setattr(Signals, "received", property(lambda _, left=left: next(left)))
+        try:
+            outcome, _, again = _in_parts(tmp_path / "pieces", signals, **changes)
+            break
+        except Interrupted:
+            stops += 1
+    assert stops > 3 and again == text and outcome.histories == expected.histories
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"schedule.batch_factors": (2.0,)}, "of one length"),
+        ({"schedule.name": "constant"}, "at the boundaries of the schedule 'step'"),
+        ({"schedule.boundaries": ("12 steps", "13 steps")}, "'0 steps' is no step"),
+    ],
+)
+def test_parts_that_cannot_be(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        _in_parts(tmp_path, **GROWING | changes)
 
 
 def test_the_batch_follows_the_recorded_norms(followed):

@@ -23,8 +23,9 @@ from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.accuracy.record import Record, Trial, Tuning
 from scaling.studies.recipe_records import Run
-from scaling.train.point import Point, resolve
-from scaling.train.trials import Outcome, ToTheEnd, Training, seconds_of
+from scaling.train.phases import train_parts
+from scaling.train.point import Point
+from scaling.train.trials import Outcome, seconds_of
 
 # Seeds of the trials of learning rates lie beyond those of any run.
 TUNING_SEED = 1_000_000
@@ -48,22 +49,23 @@ def check(config: ConfigDict) -> None:
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """One batch size and recipe: the trials of its learning rate, then its runs."""
-    point = resolve(config, ("peak",))
-    fields = recipe_points.begin(point, run)
-    outcomes, tuning, rate = [], None, point.peak
+    points = recipe_points.resolved(config)
+    fields = recipe_points.begin(points, run)
+    outcomes, tuning, rate = [], None, points[0].peak
     if config.accuracy.trials:
-        outcomes, tuning = tune(point, run, name, signals)
+        outcomes, tuning = tune(points, run, name, signals)
         rate = tuning.chosen and tuning.chosen.learning_rate
     runs = []
     if rate is not None:
         seeds = [config.seed + k for k in range(config.recipes.seeds)]
         lines = outcomes[-1].lines if outcomes else 0
-        values = [_at_rate(point, rate)] * len(seeds)
-        rule, ends = every(point), recipe_points.ends_of(config)
-        training = Training(point, rule, values, seeds, run, "runs", "validation", ends=ends)
-        outcomes = [*outcomes, training.run(lines, signals, f"{name} runs")]
+        values = [_at_rate(points[0], rate)] * len(seeds)
+        look = {"lines": lines, "signals": signals, "label": f"{name} runs"}
+        look["ends"] = recipe_points.ends_of(config)
+        trials = values, seeds, run, "runs", "validation", 0
+        outcomes = [*outcomes, train_parts(points, *trials, **look)]
         runs = [
-            Run(seed=seed, **recipe_points.end_of(point, outcomes[-1], k))
+            Run(seed=seed, **recipe_points.end_of(points[0], outcomes[-1], k))
             for k, seed in enumerate(seeds)
         ]
     fields |= {"learning_rate": rate, "status": recipe_points.status_of(runs)}
@@ -74,12 +76,6 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         runs=runs,
         seconds=seconds_of(outcomes),
     )
-
-
-def every(point: Point) -> ToTheEnd:
-    """All trials to the end, evaluated at multiples of `eval.every`."""
-    every = point.eval_every
-    return ToTheEnd(point.total_steps, lambda step: step - step % every + every)
 
 
 def _at_rate(point: Point, rate: float) -> dict[str, float]:
@@ -111,13 +107,16 @@ def beyond(tuning: Tuning, count: int) -> list[float]:
     return [start * ratio**k for k in range(1, count + 1)]
 
 
-def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[Outcome], Tuning]:
+def tune(
+    points: Sequence[Point], run: RunDir, name: str, signals: Signals
+) -> tuple[list[Outcome], Tuning]:
     """Rounds of learning rates, beyond the range while the best is at its edge.
 
     Returns:
       The outcome of each round, and what they found.
     """
-    config, settings, metric = point.config, point.config.accuracy, point.task.headline
+    point, config = points[0], points[0].config
+    settings, metric = config.accuracy, point.task.headline
     low, high = (point.peak * multiple for multiple in settings.span)
     rates = np.geomspace(low, high, settings.trials).tolist()
     outcomes: list[Outcome] = []
@@ -126,9 +125,9 @@ def tune(point: Point, run: RunDir, name: str, signals: Signals) -> tuple[list[O
         first, label = len(trials), f"tuning{len(outcomes)}"
         seeds = [config.seed + TUNING_SEED + first + k for k in range(len(rates))]
         values = [_at_rate(point, rate) for rate in rates]
-        training = Training(point, every(point), values, seeds, run, label, "tuning", first)
         lines = outcomes[-1].lines if outcomes else 0
-        outcomes.append(training.run(lines, signals, f"{name} {label}"))
+        look = {"lines": lines, "signals": signals, "label": f"{name} {label}"}
+        outcomes.append(train_parts(points, values, seeds, run, label, "tuning", first, **look))
         for rate, history in zip(rates, outcomes[-1].histories, strict=True):
             lost = history.diverged_at is not None
             value, status = (None, "diverged") if lost else (history.last[metric], "complete")

@@ -49,7 +49,7 @@ def points(config: ConfigDict) -> list[ConfigDict]:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
-    point = recipe_points.resolved(config)
+    (point,) = recipe_points.resolved(config, several=False)
     if point.info.streaming:
         raise UserError(f"{point.info.name} is streamed; this study needs a data set in memory.")
     first, last = fit_range(point)
@@ -82,7 +82,7 @@ def fit_range(point: Point) -> tuple[int, int]:
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Every seed of one batch size and recipe."""
     point = resolve(config, ("peak",))
-    fields = recipe_points.begin(point, run)
+    fields = recipe_points.begin([point], run)
     seeds = [config.seed + k for k in range(config.recipes.seeds)]
     resolution = config.generalization.resolution
     training = Training(
