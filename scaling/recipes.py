@@ -1,9 +1,10 @@
 """Recipes for large batches: named pieces, joined by "+", that change a config.
 
-`linear+warmup` is Goyal 2017's, `sqrt+gbn+adapt` Hoffer 2017's, `lars+warmup+poly` You 2017's. A
-config describes training at the small batch, `optim.base_batch`; a recipe changes it for
-`global_batch`. `PIECES` documents each piece with its paper; `recipes.pieces` of a config adds or
-replaces pieces. Their order in a name has no effect.
+`linear+warmup` is Goyal 2017's, `sqrt+gbn+adapt` Hoffer 2017's, `lars+warmup+poly` You 2017's;
+`adamw+seesaw` (Meterez 2025) grows the batch on the way. A config describes training at the small
+batch, `optim.base_batch`; a recipe changes it for `global_batch`. `PIECES` documents each piece
+with its paper; `recipes.pieces` of a config adds or replaces pieces. Their order in a name has no
+effect.
 
 At the base batch most recipes are identical: no rate is scaled or warmed up, and a ghost batch is
 the batch. `apply` gives identical recipes equal configs, so that a study measures them once.

@@ -327,7 +327,11 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     )
     batch, rate, parts = config.global_batch, scaled(config.optim.base_lr, config.global_batch), []
     for length, more, factor in zip(lengths, (1, *factors), (1, *rates), strict=True):
-        c, batch, rate = config.copy_and_resolve_references(), round(batch * more), rate * factor
+        c, batch, rate = (
+            config.copy_and_resolve_references(),
+            max(1, round(batch * more)),
+            rate * factor,
+        )
         c.schedule.boundaries = c.schedule.decay_factors = c.schedule.batch_factors = ()
         c.schedule.name, c.global_batch = "constant", batch
         c.optim.base_lr = rate / scaled(1.0, batch)
