@@ -195,6 +195,18 @@ def _check_window(x, size):
         )
 
 
+class Dense(nn.Dense):
+    """`flax.linen.Dense`, of all rows as one matrix.
+
+    With two leading axes XLA's gradient takes 1.1 to 1.7 times as long on a CPU: the product for
+    the kernel is then computed transposed.
+    """
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        return rows.reshape(*inputs.shape[:-1], self.features)
+
+
 class Dropout(nn.Module):
     """Dropout with a mask per example, independent of its row in an array.
 

@@ -81,6 +81,7 @@ class ProjectedLSTM(nn.Module):
             h = (nn.sigmoid(o) * jnp.tanh(c)).astype(self.dtype) @ projection
             return (c, h), h
 
-        products = x.swapaxes(0, 1) @ inputs + bias  # [L, N, gates] float32
+        rows = x.swapaxes(0, 1).reshape(-1, x.shape[-1])  # as one matrix, see `layers.Dense`
+        products = (rows @ inputs).reshape(x.shape[1], x.shape[0], gates) + bias  # float32
         zeros = (jnp.zeros((len(x), self.cells)), jnp.zeros((len(x), self.width), self.dtype))
         return lax.scan(step, zeros, products)[1].swapaxes(0, 1)

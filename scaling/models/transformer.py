@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.models.layers import Dropout
+from scaling.models.layers import Dense, Dropout
 
 # Layers, width, hidden units of a feed-forward layer, heads. `base` is Vaswani 2017's; of the
 # others Shallue 2018 gives the names alone.
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
           positions: [N] indices of the rows in the global batch, for dropout.
         """
         layers, width, ffn, heads = self._shape()
-        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        dense = functools.partial(Dense, dtype=self.dtype)
         norm = functools.partial(nn.LayerNorm, use_bias=self.bias, dtype=self.dtype)
         if self.rms_norm:
             norm = functools.partial(nn.RMSNorm, dtype=self.dtype)
