@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from scaling.curvature import (
+    Estimate,
     Operator,
     batch_sharpness,
     edge,
@@ -389,13 +390,13 @@ def test_coverage(name, method):
 
 
 def test_an_interval_by_hand():
-    quadrature = spectrum(diagonal(np.arange(12.0)), KEY, 3, 3)
-    draws = (quadrature.weights * quadrature.nodes**6).sum(1)
-    found = quadrature.mean(lambda nodes: nodes**6)
-    half = (
-        4.302653 * draws.std(ddof=1) / math.sqrt(3)
-    )  # Student's quantile for 2 degrees of freedom
-    assert found.interval == pytest.approx((draws.mean() - half, draws.mean() + half))
+    found = Estimate.of([1.0, 2.0, 4.0], 3)
+    # The variance is (16 + 1 + 25) / 9 / 2; Student's quantile for 2 degrees of freedom.
+    error = math.sqrt(42 / 9 / 2 / 3)
+    assert found.standard_error == pytest.approx(error)
+    assert found.interval == pytest.approx((7 / 3 - 4.302653 * error, 7 / 3 + 4.302653 * error))
+    with pytest.raises(ValueError, match="two or more"):
+        Estimate.of([1.0], 1)
 
 
 # --- along a run ---

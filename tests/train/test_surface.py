@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -145,4 +146,27 @@ def test_other_norms(norm):
     for place, loss in zip(PLACES, found, strict=False):
         moved = shifted(params, along, place)
         expected, _ = by_hand(point, moved, batch_stats, 96, train=norm == "ghost")
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
+class Own(nn.Module):
+    """Flax's batch norm, whose averages start at 0 and 1 and are not corrected."""
+
+    num_classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, *, train, positions=None):
+        x = nn.Dense(6)(x.reshape(len(x), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+def test_batch_norm_of_another_kind(net):
+    point = dataclasses.replace(net[0], task=dataclasses.replace(net[0].task, model=Own(10)))
+    params, batch_stats = point.task.init(jax.random.key(3))
+    trees = [params, *directions(params)]
+    surface = Surface(point, "plane", trees, [batch_stats], examples=96, group=96)
+    for place, loss in zip(PLACES, surface.evaluate(PLACES)["loss"], strict=True):
+        expected, _ = by_hand(point, shifted(params, trees[1:], place), batch_stats, 96, train=True)
         assert loss == pytest.approx(expected, rel=1e-4)
