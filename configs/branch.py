@@ -2,13 +2,15 @@
 
     python launch.py --config=configs/branch.py:digits
     python launch.py --config=configs/branch.py:fashion_mnist
+    python launch.py --config=configs/branch.py:kjv      # a language model, with Adam
 
 From each snapshot of one run, training goes on at 1, 2, 4, ... times its batch size for the same
-number of examples, with a learning rate in proportion (SGD). The largest batch that ends with no
+number of examples, with a learning rate in proportion (SGD) or to the square root (Adam). The largest batch that ends with no
 more than 0.01 of extra loss is the critical one there; beside it the noise scale B_simple, which
-should predict it. Digits take two minutes on two CPU cores, Fashion-MNIST about ten.
+should predict it. Digits take two minutes on two CPU cores, the others about ten.
 """
 
+from configs.kjv_lm import SMALL
 from scaling.config import default_config, model_config
 from scaling.errors import look_up
 
@@ -30,7 +32,17 @@ def _fashion_mnist(c):
     c.branch.window = "32768 examples"
 
 
-TASKS = {"digits": _digits, "fashion_mnist": _fashion_mnist}
+def _kjv(c):
+    c.data.name, c.data.length, c.data.validation_size = "kjv", 32, 256
+    c.model = model_config("transformer", **SMALL)
+    c.global_batch = 4
+    c.optim.name, c.optim.base_lr, c.optim.scaling_rule = "adam", 0.002, "sqrt"
+    c.branch.snapshots = ("0 steps", "100 steps", "300 steps", "900 steps", "2700 steps")
+    c.branch.factors = (1, 2, 4, 8, 16, 32, 64)
+    c.branch.window = "2048 examples"
+
+
+TASKS = {"digits": _digits, "fashion_mnist": _fashion_mnist, "kjv": _kjv}
 
 
 def get_config(task: str = "digits"):

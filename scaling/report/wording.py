@@ -13,8 +13,9 @@ DATA = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "imagenet": "ImageNet",
+    "kjv": "the King James Bible",
     "open_images": "Open Images",
-    "openclipart": "drawings of Open Clip Art",
+    "openclipart": "drawings with tags",
 }
 MODELS = {
     "mlp": "an MLP",
