@@ -21,7 +21,12 @@ def _leaves(config, path=""):
             yield path + key
 
 
-@pytest.mark.parametrize("study", STUDIES)
+QUICK = ("train", "steps_to_target")
+
+
+@pytest.mark.parametrize(
+    "study", [pytest.param(s, marks=[pytest.mark.slow] * (s not in QUICK)) for s in STUDIES]
+)
 def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
     """Each leaf of a study's default config is read by code other than the config's own."""
     config = tiny(study)

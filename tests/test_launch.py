@@ -90,7 +90,7 @@ def get_config(study):
 
 @pytest.mark.parametrize(
     "study",
-    ["steps_to_target", *(pytest.param(s, marks=pytest.mark.slow) for s in ("train", "accuracy"))],
+    ["train", *(pytest.param(s, marks=pytest.mark.slow) for s in ("steps_to_target", "accuracy"))],
 )
 def test_64_bit_mode_of_the_environment_changes_no_number(tmp_path, study):
     (tmp_path / "study.py").write_text(STUDIES)
@@ -112,6 +112,7 @@ def test_default_workdir_is_readable_and_the_same_again(config, tmp_path):
     assert json.loads((run / "result.json").read_text())["test"] is None
 
 
+@pytest.mark.slow
 def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
     losses = []
     for devices in (None, 1, 8):
@@ -275,6 +276,7 @@ def test_a_signal_ends_a_sweep_not_only_its_point(config, tmp_path):
     assert not (tmp_path / "bs48").exists()
 
 
+@pytest.mark.slow
 def test_a_ghost_batch_across_devices(config, tmp_path):
     arguments = f"--config={config}", "--config.micro_batch=2", "--config.model.ghost_batch=6"
     code, _, err = launch(*arguments, f"--workdir={tmp_path}", "--devices=6")
@@ -345,6 +347,7 @@ def test_signals_save_and_say_how_to_resume(config, tmp_path, signals):
     same_runs(run, tmp_path / "whole/bs48")
 
 
+@pytest.mark.slow
 def test_two_launches_in_one_workdir(config, tmp_path):
     endless = f"--config={config}:long", f"--workdir={tmp_path}", "--config.duration=1e7 steps"
     process = start(*endless)
@@ -399,6 +402,7 @@ def test_dry_run_of_resnet50_at_32k():
     assert "25,557,032 parameters" in out and "32,768 = 1 device" in out
 
 
+@pytest.mark.slow
 def test_tensorboard_files(config, tmp_path):
     pytest.importorskip("tensorboardX")
     code, _, err = launch(

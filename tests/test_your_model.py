@@ -34,6 +34,7 @@ def test_dry_run(folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_study_by_two_workers(folder):
     tiny = (
         "--config.batch_sizes=32,128",
@@ -54,6 +55,7 @@ def test_study_by_two_workers(folder):
     assert "my_digits" in page and "my_cnn" in page
 
 
+@pytest.mark.slow
 def test_accuracy(folder):
     tiny = ("--config.recipes.seeds=2", "--config.duration=6 epochs", "--config.model.features=4")
     code, out, err = launch(*ACCURACY, *tiny, "--workdir=accuracy", cwd=folder)
@@ -72,6 +74,7 @@ def test_single_training(folder):
     assert resolved["model"] == {"name": "my_cnn", "parameters": PARAMETERS}
 
 
+@pytest.mark.slow
 def test_advice(folder):
     quick = ("--config.advise.largest=64", "--config.advise.seconds=0.01", "--workdir=advice")
     code, out, err = launch(*ADVISE, *quick, cwd=folder)

@@ -285,6 +285,7 @@ def test_unknown_and_unpreparable_names(capsys):
 # ---- The real thing ----
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist(tmp_path):
     assert run("fashion_mnist", f"--from={DEBIAN}") == 0

@@ -380,6 +380,7 @@ def test_imagenet_damaged_file_names_the_record(imagenet):
         take(2, stream(source).batches())
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_same_batches(imagenet):
     """Two spawned processes, resumed mid-epoch."""
     source = streaming.open_jpegs("imagenet", "train")
@@ -389,6 +390,7 @@ def test_worker_processes_read_the_same_batches(imagenet):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_worker_process_names_an_unreadable_record(imagenet, tmp_path, write_tfds):
     splits = {
         "train": [(b"no image", 0)] * 26,

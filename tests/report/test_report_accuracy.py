@@ -517,6 +517,7 @@ def test_the_full_table(study, workdir):
     assert KIND.table([study]).line().startswith("batch 128, recipe naive, steps 19,531, learning")
 
 
+@pytest.mark.slow
 def test_tables_hold_the_numbers_of_the_records(tuned, tmp_path):
     write_report([tuned], tmp_path, lambda _: None)
     read = lambda name: list(csv.DictReader((tmp_path / "tables" / name).open(newline="")))
@@ -585,6 +586,7 @@ def test_the_papers_tables_need_their_recipes(tmp_path):
 # The page.
 
 
+@pytest.mark.slow
 def test_several_studies_share_the_page(workdir, tmp_path):
     few = write_accuracy_workdir(tmp_path / "few", (128, 512), costs=FEW, title="few")
     said = []

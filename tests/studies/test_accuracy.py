@@ -226,6 +226,7 @@ def test_a_batch_that_grows_on_the_way(tmp_path):
     assert len(result["tuning"]["trials"]) >= 2
 
 
+@pytest.mark.slow
 def test_tuning_gives_every_recipe_the_same(tmp_path):
     config = _config(**{"accuracy.trials": 3, "accuracy.span": (0.5, 2.0), "accuracy.widen": 0})
     config.recipes.names = ("naive", "smoothing")

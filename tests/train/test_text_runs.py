@@ -65,6 +65,7 @@ def test_what_is_known_of_a_folder(config, folder):
     assert info.steps("1000 tokens", 5) == 25
 
 
+@pytest.mark.slow
 def test_streamed_rows_are_those_of_the_resident_run(config, tmp_path):
     train(tmp_path / "resident", config)
     config.data.streamed = True

@@ -453,6 +453,7 @@ def test_a_population_stopped_and_resumed_is_bit_identical(tmp_path, monkeypatch
     jax.tree.map(np.testing.assert_array_equal, outcome.winner, expected.winner)
 
 
+@pytest.mark.slow
 def test_a_race_goes_on_with_another_number_of_devices(tmp_path):
     expected, _ = _real(tmp_path / "whole")
     for devices in (3, 6):
