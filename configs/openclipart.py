@@ -1,12 +1,12 @@
-"""Steps to an average precision of 0.22 on drawings with several tags, an MLP.
+"""Steps to a macro average precision of 0.17 on drawings with several tags, an MLP.
 
     python -m scaling.data.prepare openclipart
     python launch.py --config=configs/openclipart.py
 
 The offline stand-in for panel (i) of Shallue's Figure 1, Open Images: 6,681 drawings of 32 x 32
-pixels with 22 labels, by other authors in each split. Chance is 0.06, the frequencies of the labels
-give 0.08 and a linear model 0.2. Variant configs/openclipart.py:cnn: the narrow Simple CNN, for a
-GPU.
+pixels with 22 labels, by other authors in each split. The goal is on the mean over labels, whose
+chance is 0.06: the precision of all labels pooled jumps by a third from one look to the next.
+Variant configs/openclipart.py:cnn: the narrow Simple CNN, for a GPU.
 """
 
 from scaling.config import default_config, model_config
@@ -26,7 +26,7 @@ def get_config(model: str = "mlp"):
     c.optim.name = "adam"
     c.search.trials = 16
     c.search.space = {"learning_rate": ("log", 1e-4, 1e-2)}
-    c.target.metric, c.target.goal = "ap", 0.22
-    c.target.budget = ("300 steps", "8 epochs")
-    c.title = f"Steps to an average precision of {c.target.goal:g} on openclipart: {model}"
+    c.target.metric, c.target.goal = "ap_macro", 0.17
+    c.target.budget = ("600 steps", "12 epochs")
+    c.title = f"Steps to a macro average precision of {c.target.goal:g} on openclipart: {model}"
     return c
