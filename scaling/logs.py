@@ -18,6 +18,9 @@ from scaling.limits import Limits
 NAMES = {
     "batch": "global_batch global_batch_size total_batch_size batch batch_size bs",
     "steps": "steps steps_to_target steps_to_goal steps_to_result",
+    "examples": "examples examples_to_target examples_to_goal examples_to_result",
+    "censored": "censored",
+    "trials": "trials n_trials num_trials",
     "lower": "lower steps_lower low",
     "upper": "upper steps_upper high",
     "step": "step global_step iteration iter update steps",
@@ -37,6 +40,7 @@ NAMES = {
 HYPERPARAMETERS = ("learning_rate", "momentum", "weight_decay", "b2", "warmup_steps")
 # Of the names of a run's folders: bs256_lr0.1, batch_size=8k.
 SETTING = r"(?:^|[^a-z]){}[=_-]?(\d[\d.]*(?:e[+-]?\d+)?)(k?)(?![a-z\d])"
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 DT_FLOAT = 1  # TensorFlow's
 
 
@@ -56,6 +60,13 @@ class Row:
         if not self.has(column):
             raise UserError(f"{self.place} has no {column}; fill it in, or remove the row.")
         return str(self.values[column])
+
+    def flag(self, column: str) -> bool:
+        """Whether a column says yes; UserError where it says neither yes nor no."""
+        text = self.text(column).lower()
+        if text not in YES + NO:
+            raise UserError(f"{self.place}: {column} is {text!r}; write 1 for yes, 0 for no.")
+        return text in YES
 
     def number(self, column: str, limits: Limits | None = None, whole: bool = False) -> float:
         """The number in a column, within limits if there are any, or else perhaps not finite.

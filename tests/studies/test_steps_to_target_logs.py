@@ -12,6 +12,7 @@ from scaling.report import write_report
 from scaling.report.contents import read_kinds
 from scaling.studies.steps_to_target.growth import growths
 from scaling.studies.steps_to_target.logs import Asked, record_logs
+from scaling.studies.steps_to_target.report import KIND
 
 ZHANG = Path(__file__).parents[2] / "docs/results/zhang2024.csv"
 CURVES = """batch,lr,step,loss
@@ -114,6 +115,20 @@ def test_intervals_sizes_and_units_of_a_table(tmp_path):
     assert study.goal_text == "the goal" and study.unit == "examples"
 
 
+def test_what_an_outcome_may_say(tmp_path):
+    """Examples in place of steps, runs that ended without the goal, searches behind a row."""
+    text = "batch,examples,censored,trials\n8,800,0,4\n16,960,,4\n32,1600,false,9\n64,1280,1,4\n"
+    [workdir] = record_logs([write(tmp_path / "log.csv", text)], tmp_path / "w", Asked())
+    [study] = read([workdir])
+    found = [(p.global_batch, p.steps_to_target, p.censored_at) for p in study.points]
+    assert found == [(8, 100, None), (16, 60, None), (32, 50, None), (64, None, 20)]
+    said = KIND.cautions(study)
+    assert "bs32: the best of more trials than the 4 of another batch size" in said[1]
+    assert said[2].startswith("bs8, bs16 and bs32: too few trials reached the goal")
+    [workdir] = record_logs([write(tmp_path / "one.csv", STEPS)], tmp_path / "one", Asked())
+    assert KIND.cautions(*read([workdir])) == []  # one run each, and no search is claimed
+
+
 def test_runs_by_name_have_the_peak_of_their_schedule(tmp_path):
     rows = [
         {"run": run, "bs": batch, "lr": 0.1 * run * warmup, "step": step, "loss": 5 - step}
@@ -171,6 +186,8 @@ def test_no_law_without_a_series_of_sizes(tmp_path):
         (STEPS + "128,-3\n", {}, "line 6 of .*: steps is -3; it must be at least 1"),
         (STEPS + "-8,3\n", {}, "line 6 of .*: batch is -8; it must be at least 1"),
         ("batch,step,loss\n8,1,nan\n16,1,nan\n32,1,nan", {"goal": 1.0}, "the best is not finite"),
+        ("batch,steps,censored\n8,9,1\n16,9,1\n32,9,1", {}, "Every run in .*a.csv is censored"),
+        ("batch,steps,censored\n8,9,2\n", {}, "line 2 of .*: censored is '2'; write 1 for yes"),
     ],
 )
 def test_logs_that_cannot_be_used_leave_nothing(tmp_path, text, asked, says):

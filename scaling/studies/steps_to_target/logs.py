@@ -64,6 +64,8 @@ class Run:
       rows: of the log, by step; of its outcome at 0.
       crossing: the last step known before the goal, and the first known beyond it.
       interval: of the steps to the goal, where the log has one.
+      stopped: the step at which it ended without, of an outcome.
+      tried: trials that it is the best of, where the log says.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class Run:
     evaluations: dict[int, float] = field(default_factory=dict)  # of the metric, by step
     crossing: tuple[int, int] | None = None
     interval: tuple[int, int] | None = None
+    stopped: int = 0
+    tried: int = 1
 
     def place(self, step: int, row: Row) -> None:
         """Take a row; UserError where there is one of that step."""
@@ -89,7 +93,7 @@ class Run:
         for (before, _), (step, value) in itertools.pairwise([(0, math.nan), *known]):
             if not self.crossing and better_than(value, asked.goal, asked.better):
                 self.crossing = before, step
-        last = [step for step, _ in known] or self.crossing or [0]
+        last = [step for step, _ in known] or self.crossing or [self.stopped]
         missed = "missed" if len(known) == len(rows) else "infeasible"
         return {
             "trial": number,
@@ -172,8 +176,10 @@ def _studies(paths: Sequence[Path], asked: Asked) -> dict[tuple[Log, str], list[
 def _runs(log: Log, rows: Sequence[Row], metric: str) -> dict[int, list[Run]]:
     """The runs of a study by batch size, in rising order."""
     columns = {name: column for name in HYPERPARAMETERS if (column := log.find(name))}
-    batch_column, steps = log.need("batch"), log.need("step" if metric else "steps")
+    examples = None if metric or log.find("steps") else log.find("examples")
+    batch_column, steps = log.need("batch"), examples or log.need("step" if metric else "steps")
     name, seed, lower, upper = map(log.find, ("run", "seed", "lower", "upper"))
+    censored, tried = map(log.find, ("censored", "trials"))
     runs: dict[tuple, Run] = {}
     for row in rows:
         if metric and not row.has(metric):
@@ -189,7 +195,13 @@ def _runs(log: Log, rows: Sequence[Row], metric: str) -> dict[int, list[Run]]:
             run.evaluations[step] = row.number(metric)
             continue
         run.place(0, row)
-        step = max(1, round(row.number(steps, COUNT)))  # a mean over seeds is not whole
+        amount = row.number(steps, COUNT) / (batch if examples else 1)
+        step = max(1, round(amount))  # a mean over seeds is not whole
+        if row.has(tried):
+            run.tried = int(row.number(tried, COUNT, whole=True))
+        if row.has(censored) and row.flag(censored):
+            run.stopped = step
+            continue
         run.crossing = step - 1, step
         if row.has(lower) and row.has(upper):
             low, high = (row.number(column, COUNT) for column in (lower, upper))
@@ -266,6 +278,7 @@ def _result(batch: int, runs: list[Run], varied: list[str], asked: Asked) -> dic
         "ranges": ranges,
         "counts": {kind: outcomes.count(kind) for kind in ("reached", "missed", "infeasible")},
         "trials": trials,
+        "tried": max(len(runs), *(run.tried for run in runs)),
         "repeats": [],
         "test": None,
         "seconds": {},
@@ -284,6 +297,8 @@ def _check(points: Points, paths: Sequence[Path], workdir: Path, asked: Asked) -
         )
     results = [files["result.json"] for files in points.values()]
     if all(result["steps_to_target"] is None for result in results):
+        if asked.goal is None:
+            raise UserError(f"Every run in {logs} is censored; log runs that reached the goal.")
         values = [trial["best_metric"] for result in results for trial in result["trials"]]
         best = best_of([value for value in values if value is not None], asked.better)
         side = "above" if asked.better == "higher" else "below"

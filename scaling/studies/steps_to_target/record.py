@@ -85,6 +85,7 @@ class Record:
     better: str = "lower"  # or higher, of the metric; older records do not say
     log: Log | None = None  # where the trials are not ours
     interval: tuple[int, int] | None = None  # of the steps, where such a log has one
+    tried: int | None = None  # trials that those of a log are the best of, or all
 
     @property
     def reached(self) -> bool:

@@ -54,6 +54,7 @@ def compared(study: Study, first: Study) -> str:
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
     least = min(len(point.trials) for point in study.points)
+    tried = min(point.tried or 0 for point in study.points)
     edges = {edge: None for point in study.points for edge in point.at_edge}
     no_steps = {
         "target_not_reached": f"{study.goal_text} was not reached in the steps tried; ease the "
@@ -78,9 +79,14 @@ def cautions(study: Study) -> list[str]:
             lambda p: p.reached and len(p.trials) > least,
         ),
         (
+            f"the best of more trials than the {count(tried)} of another batch size, and more "
+            "trials find fewer steps.",
+            lambda p: p.reached and p.tried and p.tried > max(tried, len(p.trials)),
+        ),
+        (
             "too few trials reached the goal for an interval; run more"
             f"{'' if study.log else ' or raise target.margin'}.",
-            lambda p: p.reached and not p.steps_interval,
+            lambda p: p.reached and not p.steps_interval and p.tried != 1,
         ),
     )
 
