@@ -135,10 +135,10 @@ def refuse_goals_of_a_constant(
         )
 
 
-def metric_of(config: ConfigDict, name: str) -> Metric:
+def metric_of(config: ConfigDict, name: str, key: str = "target.metric") -> Metric:
     """A metric of the config's task; UserError where it has none of that name."""
     metrics = metrics_of(config, task_of(config, data_info(config.data)))
-    return look_up("target.metric", name, metrics)
+    return look_up(key, name, metrics)
 
 
 def value_at(config: ConfigDict, path: str) -> Any:

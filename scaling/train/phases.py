@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scaling import noise
-from scaling.crossings import next_evaluation
+from scaling.crossings import History, next_evaluation
 from scaling.errors import UserError
 from scaling.optim import scale_learning_rate
 from scaling.progress import Progress
@@ -48,12 +48,13 @@ class Rules(Rule):
 
     Attributes:
       first_batch: global batch of the first phase.
-      goals: of the training loss; reached means strictly below. A run ends when all are.
+      goals: of a metric; reached means strictly better. A run ends when all are.
       resolution: evaluations are on a grid of steps that grows by this share, `next_evaluation`.
       budget: examples after which to give up.
       r: the batch is sqrt(r B_simple), eq. D.6; None: it stays.
       smallest, largest: bounds of the batch.
       memory: updates that the live noise scale is an average of, about; the newest count most.
+      metric, better: that the goals are of, on the training split, and its direction.
     """
 
     first_batch: int
@@ -64,6 +65,12 @@ class Rules(Rule):
     smallest: int = 2
     largest: int = 2**30
     memory: float = 100.0
+    metric: str = "loss"
+    better: str = "lower"
+
+    def crossing(self, history: History, goal: float) -> tuple[int, int] | None:
+        """Of a goal, see `History.crossing`."""
+        return history.crossing(self.metric, goal, self.better)
 
     def next(self, training, evaluated):
         """On the grid, or where the budget ends."""
@@ -78,7 +85,7 @@ class Rules(Rule):
         if training.all_diverged or training.evaluated != training.step:
             return training.all_diverged
         (history,) = training.histories
-        reached = all(history.crossing("loss", goal) for goal in self.goals)
+        reached = all(self.crossing(history, goal) for goal in self.goals)
         return reached or self.budget - training.population.examples < training.batch
 
 
@@ -116,10 +123,10 @@ class Trajectory:
     diverged_at: int | None = None
 
     @staticmethod
-    def of(seed: int, outcome: Outcome, goals: Sequence[float]) -> "Trajectory":
+    def of(seed: int, outcome: Outcome, rules: Rules) -> "Trajectory":
         """From a finished training."""
         (history,), schedule = outcome.histories, outcome.observed[0]["schedule"]
-        crossings = {goal: history.crossing("loss", goal) for goal in goals}
+        crossings = {goal: rules.crossing(history, goal) for goal in rules.goals}
         return Trajectory(
             seed,
             schedule,
@@ -183,8 +190,7 @@ def train_phases(
         label = f"{name}, seed {seed}"
         outcomes.append(training.run(lines, signals or Signals(), label))
     trajectories = [
-        Trajectory.of(seed, outcome, rules.goals)
-        for seed, outcome in zip(seeds, outcomes, strict=True)
+        Trajectory.of(seed, outcome, rules) for seed, outcome in zip(seeds, outcomes, strict=True)
     ]
     return trajectories, seconds_of(outcomes)
 

@@ -11,6 +11,7 @@ from mutations import tiny
 
 from scaling.config import model_config
 from scaling.data import sources
+from scaling.record import read_metrics
 from scaling.report import write_report
 from scaling.report.contents import read_kinds
 from scaling.studies.running import run_study
@@ -61,6 +62,7 @@ def language(study, **changes):
 LANGUAGE = {
     "accuracy": {"recipes.names": ("naive",), "batch_sizes": (8, 32)},
     "generalization": {"recipes.names": ("naive",), "batch_sizes": (8, 32)},
+    "adaptive_batch": {"adaptive.goals": (2.4, 2.2), "adaptive.largest": 64},
     "pareto": {"target.metric": "loss", "pareto.goals": (2.4, 2.2), "batch_sizes": (8, 32)},
 }
 
@@ -72,6 +74,18 @@ def test_pages_of_language_models_have_no_error(study, tmp_path):
     assert "error" not in page.lower()
     tables.pop("accuracy.csv", None)  # it has all metrics, the token error too
     assert not any("validation_error" in text for text in tables.values())
+
+
+def test_goals_of_adaptive_batches_are_of_a_metric(tmp_path):
+    changes = {"data.name": "signs", "adaptive.metric": "ap", "adaptive.goals": (0.8, 0.6)}
+    config = tiny("adaptive_batch", **changes | {"adaptive.r": ()})
+    page, _ = report(config, tmp_path)
+    assert "a training average precision above 0.8" in page and "error" not in page.lower()
+    result = json.loads((tmp_path / "runs/fixed_bs32/result.json").read_text())
+    rows = read_metrics(tmp_path / "runs/fixed_bs32", "train_eval")
+    found = [(goal["goal"], goal["steps"]) for goal in result["runs"][0]["goals"]]
+    above = lambda goal: next(row["step"] for row in rows if row["ap"] > goal)
+    assert found == [(goal, above(goal)) for goal in (0.6, 0.8)]
 
 
 def test_the_higher_the_better(tmp_path):

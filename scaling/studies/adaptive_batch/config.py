@@ -32,7 +32,8 @@ def section(c: ConfigDict) -> None:
     c.adaptive.first_batch = 16  # of the adaptive runs, until the noise scale is resolved
     c.adaptive.smallest, c.adaptive.largest = 2, 1024  # of the adaptive runs' batches
     c.adaptive.seeds = 3  # runs of every point
-    c.adaptive.goals = (1.0, 0.5)  # of the training loss; reached means strictly below
+    c.adaptive.metric = "loss"  # of the data set's task, on training examples
+    c.adaptive.goals = (1.0, 0.5)  # of that metric; reached means strictly better
     c.adaptive.resolution = 0.03  # of the steps to a goal, as a share
     c.adaptive.parts = 8  # microbatches whose gradients give the noise
     c.adaptive.memory = 100.0  # updates that the live noise scale is an average of, about

@@ -2,14 +2,15 @@
 
 A point is one fixed batch size, or one price r of a step in examples at which the batch follows
 sqrt(r B_simple), eq. D.6. Both train by the same code, at the learning rate that the law A.3 gives
-to the present batch, until the training loss is below the lowest goal. If the noise scale grows
+to the present batch, until a metric on training data, by default the loss, is better than the
+hardest goal. If the noise scale grows
 over training, a fixed batch is too large at first and too small later; what that costs follows from
 gamma, eq. D.5. Fixed batches give the hyperbola of steps against examples, and an adaptive run
 saves as much as it lies below that. It may be more than gamma allows for: a batch that grows lowers
 the temperature, the learning rate over the batch (App. C), as a decay of the rate would.
 
-The loss is evaluated on the first training examples, as many as are held out for validation,
-without dropout or augmentation. A goal is reached at the first evaluation strictly below it.
+The metric is evaluated on the first training examples, as many as are held out for validation,
+without dropout or augmentation. A goal is reached at the first evaluation strictly better than it.
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,11 @@ from scaling.data import sources
 from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.record import RunDir
+from scaling.report.wording import measure_text
 from scaling.signals import Signals
 from scaling.studies.adaptive_batch.record import Crossing, Record, Run
 from scaling.studies.adaptive_batch.savings import gamma_of
-from scaling.studies.shared import batch_name, refuse_goals_of_a_constant
+from scaling.studies.shared import batch_name, metric_of, refuse_goals_of_a_constant
 from scaling.train import planning
 from scaling.train.phases import Rules, Trajectory, train_phases
 from scaling.train.point import Point, data_info, resolve
@@ -43,7 +45,7 @@ DECIDED = {
     "micro_batch": "adaptive.parts says into how many microbatches a batch is cut",
     "noise_scale": "the batch follows it",
     "noise_every": "the noise is measured at every update",
-    "eval.test": "only the training loss is evaluated",
+    "eval.test": "goals are on training data",
     "metrics.weight_distance": "it is of the 'train' study",
     "metrics.tensorboard": "it is of the 'train' study",
 }
@@ -84,13 +86,14 @@ def check(config: ConfigDict) -> None:
         divide over the devices.
     """
     study, adaptive = default_config(config.study), config.adaptive
+    metric = metric_of(config, adaptive.metric, "adaptive.metric")
     for path, why in DECIDED.items():
         section, _, key = path.rpartition(".")
         found, left = ((c[section] if section else c)[key] for c in (config, study))
         if found != left:
             raise UserError(f"{path} is {found!r}, but here {why}; leave it {left!r}.")
     if not adaptive.goals:
-        raise UserError("adaptive.goals is empty; name at least one training loss.")
+        raise UserError(f"adaptive.goals is empty; name at least one training {metric.words}.")
     noise.adaptive_batch(1.0, 1.0, adaptive.smallest, adaptive.largest)  # there is a power of two
     if not adaptive.smallest <= adaptive.first_batch <= adaptive.largest:
         raise UserError(
@@ -115,7 +118,7 @@ def check(config: ConfigDict) -> None:
     for batch in batches:
         point_at(config, batch)
     sources.check_available(info.name, config.data.dir)
-    refuse_goals_of_a_constant(config, "adaptive.goals", adaptive.goals, "loss", "train")
+    refuse_goals_of_a_constant(config, "adaptive.goals", adaptive.goals, adaptive.metric, "train")
 
 
 def _possible_batches(config) -> Sequence[int]:
@@ -159,15 +162,18 @@ def point_at(config: ConfigDict, batch: int) -> Point:
 def rules_of(config: ConfigDict) -> Rules:
     """How the runs of a point go."""
     adaptive, info = config.adaptive, data_info(config.data)
+    better = metric_of(config, adaptive.metric).better
     return Rules(
         first_batch=config.global_batch,
-        goals=tuple(sorted(adaptive.goals, reverse=True)),
+        goals=tuple(sorted(adaptive.goals, reverse=better == "lower")),
         resolution=adaptive.resolution,
         budget=info.steps(config.duration, 1),
         r=adaptive.r[0] if adaptive.r else None,
         smallest=adaptive.smallest,
         largest=adaptive.largest,
         memory=adaptive.memory,
+        metric=adaptive.metric,
+        better=better,
     )
 
 
@@ -188,6 +194,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         status=max((each.status for each in runs), key=STATUSES.index),
         global_batch=rules.first_batch if rules.r is None else None,
         r=rules.r,
+        metric=rules.metric,
         goals=list(rules.goals),
         runs=runs,
         gamma=None if rules.r is None else _mean_gamma(runs),
@@ -225,11 +232,14 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
         if rules.r is not None:
             follows = f"sqrt({rules.r:g} B_simple), {rules.smallest:,} to {rules.largest:,}"
         goals = ", ".join(f"{goal:g}" for goal in rules.goals)
+        metric = metric_of(config, rules.metric)
+        side = "below" if metric.better == "lower" else "above"
+        aim = f"{measure_text(metric, 'train')} {side} {goals}"
         texts.append(
             f"{name}: dry run, nothing is trained\n"
             f"{train_dry_run(point_at(config, rules.first_batch).config)}\n"
             f"{'changes':>10}  {follows}\n"
-            f"{'goals':>10}  training loss below {goals}; at most {rules.budget:,} examples for "
+            f"{'goals':>10}  {aim}; at most {rules.budget:,} examples for "
             f"each of {config.adaptive.seeds} seeds"
         )
     return "\n".join(texts)

@@ -7,9 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Crossing:
-    """The first evaluation strictly below a goal; None where there was none."""
+    """The first evaluation strictly better than a goal; None where there was none."""
 
-    goal: float  # training loss
+    goal: float
     steps: int | None
     examples: int | None
 
@@ -20,14 +20,14 @@ class Run:
 
     seed: int
     status: str  # reached (all goals), target_not_reached or diverged
-    goals: list[Crossing]
+    goals: list[Crossing]  # the easiest first
     schedule: list[tuple[int, int]]  # (first step, batch)
     noise_scale: list[tuple[int, float | None]]  # (step, B_simple; None: not resolved)
 
     @property
     def last(self) -> Crossing | None:
         """The hardest goal, if it was reached."""
-        hardest = min(self.goals, key=lambda crossing: crossing.goal)
+        hardest = self.goals[-1]
         return hardest if hardest.steps is not None else None
 
 
@@ -41,13 +41,14 @@ class Record:
     status: str  # of its worst run
     global_batch: int | None  # fixed
     r: float | None  # adaptive
-    goals: list[float]  # training losses, falling
+    goals: list[float]  # the easiest first
     runs: list[Run]
     gamma: float | None  # of eq. D.5, mean over runs that reached all goals; adaptive
     train_size: int
     learning_rates: dict[str, float]  # batch -> learning rate, eq. A.3
     seconds: dict[str, float]
     devices: dict[str, Any]
+    metric: str = "loss"  # on training data, that the goals are of
 
     @property
     def ends(self) -> list[Crossing]:

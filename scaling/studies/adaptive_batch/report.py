@@ -60,9 +60,8 @@ class Study(records.Study):
     @property
     def goal(self) -> str:
         """The hardest."""
-        return goal_text(
-            self.points[0].directory.metrics["loss"], min(self.points[0].goals), "train"
-        )
+        first = self.points[0]
+        return goal_text(first.directory.metrics[first.metric], first.goals[-1], "train")
 
     @property
     def gamma(self) -> float | None:
@@ -94,7 +93,9 @@ def read(workdir: Workdir) -> Study:
     """
     points = read_points(workdir, Point)
     points.sort(key=lambda p: (p.kind == "adaptive", p.global_batch or 0, p.r or 0))
-    check_alike(workdir.path, points, lambda p: {"goals": p.goals, **p.directory.recipe})
+    check_alike(
+        workdir.path, points, lambda p: {"goals": (p.metric, p.goals), **p.directory.recipe}
+    )
     return Study(workdir.path, points, workdir.unfinished)
 
 
