@@ -35,6 +35,7 @@ class Task(abc.ABC):
       example: name -> (shape, dtype) of the arrays of one example, as `preprocess` gives them.
       num_classes: the model's field of that name.
       unit: what weights count.
+      rows: what examples are called.
       metrics: of an evaluation, by name; the first is the headline. One is "loss".
       needs: names that an example has.
       targets: names that the model does not see.
@@ -48,6 +49,7 @@ class Task(abc.ABC):
     num_classes: int
 
     unit: ClassVar[str] = "examples"
+    rows: ClassVar[str] = "examples"
     metrics: ClassVar[dict[str, Metric]] = {"loss": LOSS}
     needs: ClassVar[tuple[str, ...]] = ("label",)
     targets: ClassVar[tuple[str, ...]] = ("label",)
@@ -232,7 +234,7 @@ class Language(Task):
     start: int = 1
     bytes_per_token: float | None = None
 
-    unit = "tokens"
+    unit, rows = "tokens", "sequences"
     needs = ("tokens",)
     smooths = True
 

@@ -52,9 +52,9 @@ class Axis:
     names: tuple[str, ...] = ()
 
 
-def batches(label: str = "global batch (examples)") -> Axis:
-    """An axis of batch sizes."""
-    return Axis(label, "binary", batch_label)
+def batches(rows: str = "examples", what: str = "global batch") -> Axis:
+    """An axis of batch sizes, in rows as `Study.rows` names them."""
+    return Axis(f"{what} ({rows})", "binary", batch_label)
 
 
 def of_metric(metric: Metric, words: str, **options: Any) -> Axis:

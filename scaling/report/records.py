@@ -28,6 +28,8 @@ class Directory:
     parameters: int | None  # of the model
     recipe: dict[str, Any]  # data, model, optimizer and loss
     unit: str = "examples"  # what the task's weights count
+    rows: str = "examples"  # what its examples are called
+    per_row: int | None = None  # units in each, where these are others
     metrics: dict[str, Metric] = field(default_factory=lambda: dict(OLDER))  # the headline first
 
     @property
@@ -83,6 +85,18 @@ class Study:
     def headline(self) -> tuple[str, Metric]:
         """The metric that stands for all, by its name in the records."""
         return next(iter(self.points[0].directory.metrics.items()))
+
+    @property
+    def rows(self) -> str:
+        """What a batch size counts: examples; sequences of 32 tokens"""
+        first = self.points[0].directory
+        each = f" of {first.per_row:,} {first.unit}" if first.per_row else ""
+        return first.rows + each
+
+    def in_units(self, rows: float | None) -> float | None:
+        """What so many rows hold, such as tokens; None where examples are what counts."""
+        each = self.points[0].directory.per_row
+        return rows * each if rows is not None and each else None
 
     @property
     def loss(self) -> Metric:
@@ -161,9 +175,11 @@ def read_directory(path: Path) -> Directory:
         }
         parameters = resolved.get("model", {}).get("parameters")
         launches = resolved.get("launches", [])
-        task = resolved.get("task", {"unit": "examples", "metrics": {}})
-        metrics = {name: Metric(**metric) for name, metric in task["metrics"].items()} or OLDER
-        return Directory(path, result, config, launches, parameters, recipe, task["unit"], metrics)
+        task = resolved.get("task", {})
+        own = {key: task[key] for key in ("unit", "rows", "per_row") if key in task}
+        metrics = {name: Metric(**metric) for name, metric in task.get("metrics", {}).items()}
+        own |= {"metrics": metrics} if metrics else {}
+        return Directory(path, result, config, launches, parameters, recipe, **own)
 
 
 def _loss_text(config):

@@ -51,6 +51,8 @@ def point_values(point: Point) -> dict[str, Any]:
         "task": {
             "name": point.info.task,
             "unit": point.task.unit,
+            "rows": point.task.rows,
+            "per_row": point.task.amounts(point.task.example).get(point.task.unit),
             "metrics": {name: metric._asdict() for name, metric in point.metrics.items()},
         },
         "devices": device_values(point.devices),

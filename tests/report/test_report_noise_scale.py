@@ -151,6 +151,25 @@ def test_answers(tmp_path, values, parts):
     assert all(part in text for part in parts), text
 
 
+def test_of_a_language_model_it_is_in_sequences_and_tokens(tmp_path):
+    study = one(tmp_path, measured=noise(*curve()))
+    [folder] = [path.parent for path in tmp_path.rglob("resolved.json")]
+    resolved = json.loads((folder / "resolved.json").read_text())
+    loss = {"words": "loss", "better": "lower", "form": "number", "unit": "nats per token"}
+    resolved["task"] = {"unit": "tokens", "rows": "sequences", "per_row": 32}
+    resolved["task"]["metrics"] = {"loss": loss}
+    (folder / "resolved.json").write_text(json.dumps(resolved))
+    study = read_study(study.workdir)
+    text = KIND.answer(study)
+    assert "267 (222 to 334) on average (sequences of 32 tokens, 95% intervals)." in text
+    assert "The average is 8,540 tokens." in text and "the 64 trained with" in text
+    [over_steps], [over_loss] = charts.over_steps([study]), charts.over_loss([study])
+    assert over_steps.y.label == "noise scale B_simple (sequences of 32 tokens)"
+    assert over_loss.x.label == "training loss, falling to the right (nats per token)"
+    assert over_loss.x.scale == "near" and over_loss.x.reverse
+    assert "average in tokens" in KIND.table([study]).cells()[0]
+
+
 def test_cautions(tmp_path):
     write_noise_workdir(tmp_path)
     unresolved = noise([None] * 20, curve()[1], coupled=True)

@@ -76,7 +76,7 @@ def test_points_and_their_names():
         ({"micro_batch": 4}, "adaptive.parts says"),
         ({"noise_scale": False}, "leave it True"),
         ({"noise_every": 2}, "measured at every update"),
-        ({"eval.test": True}, "only the training loss"),
+        ({"eval.test": True}, "only training data"),
         ({"metrics.weight_distance": True}, "of the 'train' study"),
         ({"batch_sizes": (8, 16)}, "name fixed batches in adaptive.batches"),
         ({"duration": "500 steps"}, "write it in epochs or examples"),

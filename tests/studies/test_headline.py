@@ -62,6 +62,7 @@ def language(study, **changes):
 LANGUAGE = {
     "accuracy": {"recipes.names": ("naive",), "batch_sizes": (8, 32)},
     "generalization": {"recipes.names": ("naive",), "batch_sizes": (8, 32)},
+    "advise": {"advise.goal": 2.4},
     "adaptive_batch": {"adaptive.goals": (2.4, 2.2), "adaptive.largest": 64},
     "pareto": {"target.metric": "loss", "pareto.goals": (2.4, 2.2), "batch_sizes": (8, 32)},
 }

@@ -65,7 +65,7 @@ def tested(studies: Sequence[Study]) -> list[Panel]:
             marks = _level(study) + _recipe(study, study.baseline, GREY, ceiling, top)
             if others:
                 marks += _recipe(study, recipe, COLORS[0], ceiling, top)
-            panels.append(Panel(batches(), y, marks, study.named(recipe)))
+            panels.append(Panel(batches(study.rows), y, marks, study.named(recipe)))
     return shown(panels)
 
 
@@ -163,7 +163,7 @@ def _gap(study: Study) -> Panel:
             marks.append(_means(study, points, split, color, label, **look))
     near_0 = study.measure.form == "percent" and study.sign > 0
     y = _axis(study, "", scale="near", include=(0.0,) * near_0)
-    return Panel(batches(), y, marks, study.label)
+    return Panel(batches(study.rows), y, marks, study.label)
 
 
 EPOCHS = Axis("epoch", "near", decimal_label, include=(0.0,))

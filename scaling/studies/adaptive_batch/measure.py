@@ -45,7 +45,7 @@ DECIDED = {
     "micro_batch": "adaptive.parts says into how many microbatches a batch is cut",
     "noise_scale": "the batch follows it",
     "noise_every": "the noise is measured at every update",
-    "eval.test": "goals are on training data",
+    "eval.test": "only training data are evaluated",
     "metrics.weight_distance": "it is of the 'train' study",
     "metrics.tensorboard": "it is of the 'train' study",
 }

@@ -301,7 +301,7 @@ def _schedule(study: Study, point: Point) -> Panel:
         look = {"size": 4 if len(x) < MANY else 2, "hollow": True, "texts": texts}
         marks.append(Points(x, y, color, "B_simple where resolved, same colour", "D", **look))
     steps = Axis("optimizer step", "near", decimal_label, include=(0.0,))
-    return Panel(steps, batches("examples: batch size, B_simple"), marks, study.named(point.name))
+    return Panel(steps, batches(study.rows, "batch size, B_simple"), marks, study.named(point.name))
 
 
 KIND = Kind("Adaptive batch", read, answer, table, sections, cautions)

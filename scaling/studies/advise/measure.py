@@ -35,8 +35,8 @@ from scaling.studies.shared import (
 from scaling.studies.steps_to_target.analysis import Study
 from scaling.train import throughput
 from scaling.train.point import Point, resolve
-from scaling.train.resolved import device_values
 from scaling.train.resolved import dry_run as train_dry_run
+from scaling.train.resolved import point_values
 from scaling.train.single import train_inside
 from scaling.train.tensorboard import check_installed
 
@@ -93,8 +93,8 @@ def _point(config):
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Measure this machine and this task, and advise."""
     point, settings = _point(config), config.advise
-    devices = device_values(point.devices)
-    run.launched({"devices": devices})
+    values = point_values(point)
+    run.launched(values)
     fits, speeds = _device(config)
     tracked = train_inside(point.config, run, f"{name} tracked", signals)
     noise_of_run = from_json(Noise, tracked["noise_scale"])
@@ -136,7 +136,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         network=network_name,
         all_reduce=all_reduce,
         gradient_bytes=_gradient_bytes(point),
-        devices=devices,
+        devices=values["devices"],
         train_size=point.info.sizes["train"],
     )
 

@@ -149,7 +149,7 @@ def answer(study: Study) -> str:
     reasons = dict.fromkeys(reason for option in options for reason in option.extrapolated)
     return (
         f"{subject(study)}, {'; '.join(texts)}. The critical batch size is "
-        f"{listed(known) or 'not measured'}."
+        f"{listed(known) or 'not measured'}{f', in {study.rows}' * bool(known)}."
     ) + f" Extrapolated: {'; '.join(reasons)}." * bool(reasons)
 
 
@@ -250,8 +250,9 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     yield Section("Critical batch size", [Table(CRITICAL, critical), Note(note)])
 
     caption = (
-        "Examples per second of one device against its batch. Beyond the knee a larger batch on "
-        "the device hardly trains faster; beyond what fits, microbatches are accumulated."
+        f"{studies[0].rows.capitalize()} per second of one device against its batch. Beyond the "
+        "knee a larger batch on the device hardly trains faster; beyond what fits, microbatches "
+        "are accumulated."
     )
     devices = Table(DEVICE, _devices(studies), "advise_devices.csv", shown=False)
     picture = Picture("advise_throughput", caption, throughput(studies), "nothing was measured")
@@ -299,11 +300,11 @@ def trade_off(study: Study) -> Panel:
 
 def throughput(studies: Sequence[Study]) -> list[Panel]:
     """Examples per second against the per-device batch, with the knee and the memory's end."""
-    marks = []
+    marks, rows = [], studies[0].rows
     for index, study in enumerate(studies):
         point, (color, marker) = study.point, style_of(index)
         for x, rule, label, dash in (
-            (point.throughput_knee, GREY, "knee, 90% of the most examples per second", "dash"),
+            (point.throughput_knee, GREY, f"knee, 90% of the most {rows} per second", "dash"),
             (point.largest_fitting, COLORS[1], "largest batch that fits the memory", "dot"),
         ):
             if x is not None:
@@ -318,13 +319,13 @@ def throughput(studies: Sequence[Study]) -> list[Panel]:
             "high": [s.examples_per_second * (1 + s.spread / 2) for s in point.throughput],
             "texts": [
                 f"per-device batch {count(s.per_device_batch)}\n{number(s.examples_per_second)} "
-                f"examples per second\n{number(s.seconds)} s per update"
+                f"{rows} per second\n{number(s.seconds)} s per update"
                 for s in point.throughput
             ],
         }
         marks.append(Points(x, y, color, label, marker, 6, **look))
-    rate = Axis("examples per second, one device", tick=decimal_label)
-    return shown([Panel(batches("per-device batch (examples)"), rate, marks)])
+    rate = Axis(f"{rows} per second, one device", tick=decimal_label)
+    return shown([Panel(batches(rows, "per-device batch"), rate, marks)])
 
 
 KIND = Kind(

@@ -149,7 +149,7 @@ def _along(study, point) -> Panel:
     title = study.named(f"batch {count(point.global_batch)}") if len(study.points) > 1 else ""
     zero = " (0 at the left)" if point.snapshots and not point.snapshots[0].examples else ""
     x = Axis(f"examples of the run{zero}")
-    return Panel(x, batches("batch size (examples)"), marks, title or study.label)
+    return Panel(x, batches(study.rows, "batch size"), marks, title or study.label)
 
 
 def _schedule(point, first) -> Line:
@@ -179,7 +179,11 @@ def excess(studies: Sequence[records.Study]) -> list[Panel]:
         marks.append(Rule("#595959", f"tolerance, {number(point.tolerance)}", y=point.tolerance))
         title = study.named(f"batch {count(point.global_batch)}") if len(study.points) > 1 else ""
         axis = Axis(f"validation loss above that at batch {count(point.global_batch)}")
-        panels.append(Panel(batches("batch size of the branch"), axis, marks, title or study.label))
+        panels.append(
+            Panel(
+                batches(study.rows, "batch size of the branch"), axis, marks, title or study.label
+            )
+        )
     return shown(panels)
 
 

@@ -185,7 +185,7 @@ def _slopes(study: Study) -> Panel:
         )
     ends = [slope for point in study.points for slope in point.fitted("log", "slope")]
     axis = Axis("slope of ‖w − w₀‖ against ln t", "near", decimal_label, (0.0, *ends))
-    return Panel(batches(), axis, marks, study.label)
+    return Panel(batches(study.rows), axis, marks, study.label)
 
 
 def layers(studies: Sequence[Study]) -> list[Panel]:

@@ -16,14 +16,14 @@ from scaling.report.charts import (
     Rule,
     Span,
     batches,
+    of_metric,
     shown,
     style_of,
 )
-from scaling.report.wording import count, number
+from scaling.report.wording import count, decimal_label, number
 from scaling.studies.noise_records import Noise, estimate_marks, estimate_text, window_marks
 from scaling.studies.noise_scale.analysis import Point, Study, levels, rise
 
-NOISE_SCALE = Axis("noise scale B_simple (examples)")
 STEPS = Axis("optimizer step")
 MIDDLE = attrgetter("middle")  # of a window
 # Key of an exact value -> marker and label.
@@ -31,6 +31,10 @@ EXACT = {
     "noise_scale": ("D", "B_simple from every example's gradient"),
     "hessian_noise_scale": ("P", "B_noise, which weighs it by the Hessian"),
 }
+
+
+def _noise_scale(studies: Sequence[Study]) -> Axis:
+    return Axis(f"noise scale B_simple ({studies[0].rows})")
 
 
 def over_steps(studies: Sequence[Study]) -> list[Panel]:
@@ -45,7 +49,7 @@ def over_steps(studies: Sequence[Study]) -> list[Panel]:
             name = study.label or point.name
             marks += window_marks(point.noise_scale, MIDDLE, color, label, name, marker)
             marks += _exact(point.noise_scale, color)
-    return shown([Panel(STEPS, NOISE_SCALE, marks)])
+    return shown([Panel(STEPS, _noise_scale(studies), marks)])
 
 
 def _exact(noise: Noise, color: str) -> list[Points]:
@@ -72,17 +76,19 @@ def over_loss(studies: Sequence[Study]) -> list[Panel]:
                 color, marker = style_of(index)[0], MARKERS[place % len(MARKERS)]
             name = study.named(point.name, f"{count(point.parameters)} parameters")
             marks += window_marks(point.noise_scale, place_of, color, name, name, marker)
-    loss = Axis("training loss, falling to the right", reverse=True)
-    return shown([Panel(loss, NOISE_SCALE, marks)])
+    title = "training loss, falling to the right"
+    loss = of_metric(studies[0].loss, title, tick=decimal_label, reverse=True)
+    return shown([Panel(loss, _noise_scale(studies), marks)])
 
 
 def over_variants(studies: Sequence[Study]) -> list[Panel]:
     """One number per run, against the learning rate and against the batch size."""
-    average = "B_simple, average over training (examples)"
+    rows = studies[0].rows
+    average = f"B_simple, average over training ({rows})"
     panels = []
     for kind, of, exponent, axis, guide in (
         ("rate", "learning_rate", -1, Axis("learning rate"), "proportional to 1 / learning rate"),
-        ("batch", "global_batch", 0, batches(), "independent of the batch size"),
+        ("batch", "global_batch", 0, batches(rows), "independent of the batch size"),
     ):
         marks = []
         for index, study in enumerate(studies):
@@ -112,7 +118,7 @@ def _guide(points, of, exponent, color, label) -> list[Line]:
 def temperature(studies: Sequence[Study]) -> list[Panel]:
     """One panel per temperature test, beside the base run."""
     return shown(
-        Panel(STEPS, NOISE_SCALE, _temperature(study, point), study.label)
+        Panel(STEPS, _noise_scale(studies), _temperature(study, point), study.label)
         for study in studies
         for point in study.measured
         if point.dip

@@ -32,9 +32,11 @@ def answer(study: Study) -> str:
     text = (
         f"{subject(study)}, the noise scale B_simple is {estimate_text(noise.start)} at the start "
         f"of training, {estimate_text(noise.end)} at the end, and {estimate_text(noise.level)} on "
-        "average (examples, 95% intervals)."
+        f"average ({study.rows}, 95% intervals)."
     )
     if point.level:
+        if amount := study.in_units(point.level.noise_scale):
+            text += f" The average is {number(amount)} {point.directory.unit}."
         side = "above" if point.level.noise_scale > point.global_batch else "below"
         text += f" That predicts a critical batch size {side} the {batch} trained with."
     return text
@@ -142,7 +144,11 @@ WINDOW = csv_only(-1, *(field.name for field in dataclasses.fields(Window)))
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per run."""
-    return Table(RUNS, of_points(studies), "noise_scale.csv")
+    unit = studies[0].points[0].directory.unit
+    level = lambda study, point: study.in_units(point.level and point.level.noise_scale)
+    beside = [Column(f"average in {unit}", level, key=f"average_{unit}")]
+    shown = beside * (studies[0].in_units(1) is not None)
+    return Table([*RUNS, *shown], of_points(studies), "noise_scale.csv")
 
 
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
@@ -157,9 +163,9 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         yield Section("What it depends on", [Table(TESTS, tests, wrap=True)])
     windows = within(studies, lambda point: getattr(point.noise_scale, "windows", ()))
     note = (
-        "B_simple in examples, with 95% intervals; start and end are the first and the last "
-        "window. Exact: from the gradient of every training example; after the slash B_noise = "
-        "tr(H Sigma) / (G^T H G). Every window is in tables/noise_scale_windows.csv."
+        f"B_simple in {studies[0].rows}, with 95% intervals; start and end are the first and the "
+        "last window. Exact: from the gradient of every training example; after the slash B_noise "
+        "= tr(H Sigma) / (G^T H G). Every window is in tables/noise_scale_windows.csv."
     )
     csv = Table(WINDOW, windows, "noise_scale_windows.csv", shown=False)
     yield Section("Run by run", [table(studies), Note(note), csv])

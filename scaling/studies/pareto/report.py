@@ -120,7 +120,7 @@ def critical_batch(studies: Sequence[Study]) -> list[Panel]:
     pairs = list(zip(studies, colors, strict=True))
     marks = [mark for study, (_, color) in pairs for mark in _noise(study, color)]
     marks += [mark for study, (color, _) in pairs for mark in _critical(study, color)]
-    return shown([Panel(x_axis, Axis("batch size (examples)"), marks)])
+    return shown([Panel(x_axis, Axis(f"batch size ({first.rows})"), marks)])
 
 
 def _noise(study, color) -> list[Mark]:

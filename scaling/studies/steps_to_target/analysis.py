@@ -103,7 +103,7 @@ class Study(records.Study):
     @property
     def unit(self) -> str:
         """What a batch size counts."""
-        return self.log.unit if self.log else "examples"
+        return self.log.unit if self.log else self.rows
 
     @property
     def sizes(self) -> dict[str, float | None]:

@@ -65,7 +65,7 @@ def steps_to_target(studies: Sequence[Study]) -> list[Panel]:
         own = [_steps(study, *style_of(index)) for index, study in enumerate(studies)]
         marks = _an_entry_each(studies, own)
     y_axis = Axis(f"optimizer steps to {shared_goal(studies)}", "binary", steps_label)
-    return shown([Panel(batches(f"global batch ({studies[0].unit})"), y_axis, marks)])
+    return shown([Panel(batches(studies[0].unit), y_axis, marks)])
 
 
 def _an_entry_each(studies, marks: list[list[Mark]]) -> list[Mark]:
@@ -132,7 +132,7 @@ def best_values(studies: Sequence[Study]) -> list[Panel]:
         with_it = [study for study in studies if value.best(study)]
         own = [_best(value, study, *style_of(studies.index(study))) for study in with_it]
         marks = _an_entry_each(with_it, own) if len(studies) > 1 else own[0]
-        panels.append(Panel(batches(), Axis(value.label), marks))
+        panels.append(Panel(batches(studies[0].unit), Axis(value.label), marks))
     return panels
 
 
@@ -242,7 +242,9 @@ def budgets(study: Study) -> list[Panel]:
     for kind in ("steps", "examples"):
         own = [budget for budget in found if budget.kind == kind]
         marks = [mark for i, b in enumerate(own) for mark in _budget(study, b, *style_of(i))]
-        panels.append(Panel(batches(), y_axis, [_goal(study), *marks], f"budget of {kind}"))
+        panels.append(
+            Panel(batches(study.unit), y_axis, [_goal(study), *marks], f"budget of {kind}")
+        )
     return shown(panels)
 
 

@@ -108,4 +108,4 @@ def _panel(size: str, found: Sequence[Growth]) -> Panel:
         look = {"low": low, "high": high, "texts": texts}
         marks.append(Points(x, y, color, growth.name, marker, **look))
     unit = found[0].critical[0][0].unit if found[0].critical else "examples"
-    return Panel(Axis(size), batches(f"critical batch size ({unit})"), marks)
+    return Panel(Axis(size), batches(unit, "critical batch size"), marks)

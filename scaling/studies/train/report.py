@@ -100,7 +100,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     headline, metric = studies[0].headline
     loss = Panel(step, of_metric(studies[0].loss, "training loss", tick=decimal_label))
     held_out = Panel(step, of_metric(metric, measure_text(metric)))
-    noise = Panel(step, Axis("noise scale B_simple (examples)"))
+    noise = Panel(step, Axis(f"noise scale B_simple ({studies[0].rows})"))
     for (study, point), color in zip(runs, shades(len(runs)), strict=True):
         label = study.named(point.directory.name)
         for panel, split, name in ((loss, "train", "loss"), (held_out, "validation", headline)):
