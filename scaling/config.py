@@ -213,7 +213,8 @@ def checked(config: Mapping[str, Any]) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         _check(config, _schema(study), "")
-    later = any(section in config for section in ("search", "recipes", "adaptive", "branch"))
+    sections = "search", "recipes", "adaptive", "branch", "landscape"
+    later = any(section in config for section in sections)
     limits = Limits(0, MOST_SEED - LATER_SEEDS * later, "[]")
     limits.check(f"seed is {config.seed}{', trials use those after it' * later}", config.seed)
     return config

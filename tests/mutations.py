@@ -34,6 +34,9 @@ def tiny(study="train", **changes) -> ConfigDict:
     if study == "generalization":
         c.duration, c.eval.every = "8 steps", "1 epoch"
         c.generalization.fit_from = "1 step"
+    if study == "landscape":
+        c.landscape.line, c.landscape.plane, c.landscape.path = 3, 3, 7
+        c.landscape.weight_decays, c.landscape.directions = (0.0,), 2
     if study == "advise":
         c.advise.largest, c.advise.seconds = 4, 1e-3
     c.model = model_config("mlp", widths=(8,))

@@ -149,7 +149,21 @@ class Span:
     series: str = ""
 
 
-Mark = Line | Band | Points | Rule | Span
+@dataclass(frozen=True)
+class Contours:
+    """A function of two variables, z [len(y), len(x)]: shaded between level lines that have their
+    value on them. Panels with the same levels have the same shades."""
+
+    x: Values
+    y: Values
+    z: Any
+    levels: Values
+    tick: Callable[[float], str] = decimal_label
+    label: str = ""
+    series: str = ""
+
+
+Mark = Line | Band | Points | Rule | Span | Contours
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scaling.files import write_atomically
-from scaling.report.charts import GREY, Band, Line, Mark, Panel, Points, Rule, Span
+from scaling.report.charts import GREY, Band, Contours, Line, Mark, Panel, Points, Rule, Span
 from scaling.report.wording import SYMBOL
 
 DPI = 200  # of the PNG
@@ -172,8 +172,22 @@ def _draw_mark(axes: Axes, mark: Mark) -> Sequence[Artist]:
             )
             ends = np.clip([mark.low, mark.high], *sorted(limits))
             return [shade(*ends, color=mark.color, lw=0, zorder=-1)]
+        case Contours():
+            return list(_draw_contours(axes, mark))
         case Points():
             return list(_draw_points(axes, mark))
+
+
+def _draw_contours(axes, mark):
+    """Shades as far apart as the levels' numbers, and lines."""
+    z = np.where(np.isfinite(mark.z), mark.z, np.finfo(np.float32).max)
+    shades = matplotlib.colormaps["YlGnBu"](np.linspace(0, 0.75, len(mark.levels) + 1))
+    yield axes.contourf(mark.x, mark.y, z, mark.levels, colors=shades, extend="both")
+    lines = axes.contour(mark.x, mark.y, z, mark.levels, colors="k", linewidths=0.5)
+    yield lines
+    axes.clabel(lines, fmt=mark.tick, fontsize=6, inline_spacing=2)
+    axes.set(xlim=(mark.x[0], mark.x[-1]), ylim=(mark.y[0], mark.y[-1]))
+    axes.grid(False)
 
 
 def _draw_points(axes, mark):

@@ -22,6 +22,7 @@ STUDIES = (
     "noise_scale",
     "adaptive_batch",
     "branch",
+    "landscape",
     "train",
 )
 

@@ -99,14 +99,15 @@ def train_inside(config: ConfigDict, run: RunDir, name: str, signals: Signals) -
         return inner.result
 
 
-def last_weights(run: RunDir, point: Point) -> Any:
-    """The parameters that a finished run saved last."""
+def last_variables(run: RunDir, point: Point) -> tuple[Any, Any]:
+    """The parameters and batch statistics that a finished run saved last."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (1, 2)))
     hparams = stacked(point, [{}])
     shapes = jax.eval_shape(lambda keys: initial_trials(point, keys, hparams), keys)
     with contextlib.closing(Checkpoints(run.path / "checkpoints", 1)) as checkpoints:
         _, arrays, _ = checkpoints.restore({"trials": shapes})
-    return jax.tree.map(lambda leaf: leaf[0], arrays["trials"].state.params)
+    state = arrays["trials"].state
+    return jax.tree.map(lambda leaf: leaf[0], (state.params, state.batch_stats))
 
 
 class _LastUpdate(Observer):

@@ -13,6 +13,7 @@ name, one of `STATISTICS`:
     interpolated: between those of two nets (Li 2018, Fig. 2); not beyond them.
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -91,6 +92,12 @@ class Surface:
         shared = tuple(trees), tuple(batch_stats), data, batches, group
         self._shared = replicate(shared, point.devices)
         self._evaluate = on_devices(self._sums, point.devices, (0, None), 0)
+
+    def at(self, trees: Sequence[Any], batch_stats: Sequence[Any]) -> "Surface":
+        """The same task and path through other weights; its program is not compiled again."""
+        other, weights = copy.copy(self), (tuple(trees), tuple(batch_stats))
+        other._shared = (*replicate(weights, self.point.devices), *self._shared[2:])
+        return other
 
     def blocks(self, places: ArrayLike, done: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """(points evaluated so far, name -> metrics [n] of those since) after every call.

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from scaling.report import drawing
-from scaling.report.charts import Axis, Band, Line, Panel, Points, Rule, Span, batches
+from scaling.report.charts import Axis, Band, Contours, Line, Panel, Points, Rule, Span, batches
 from scaling.report.drawing import SVG, draw, save
 from scaling.report.wording import between, subscripts
 
@@ -40,6 +40,22 @@ def test_axes_hold_the_data_and_not_every_interval():
     band = Band([1.0, 1e6], [1.0, 1.0], [1e6, 1e6], "#000000")
     assert panel(far, band).scale("y") == scale
     assert panel(Rule("#000000", y=5000.0)).scale("y").high > 5000
+
+
+def test_contours_on_the_same_levels_have_the_same_shades():
+    x, levels = [-1.0, 0.0, 1.0], [0.5, 1.0, 2.0]
+    panels = []
+    for height in (1.0, 3.0):
+        z = [[height * (a * a + b * b) for a in x] for b in x]
+        z[0][0] = float("inf")  # a loss that is not finite is above all levels
+        marks = [Contours(x, x, z, levels), Points([0.0], [0.0], "#000000")]
+        panels.append(Panel(Axis("a", "near"), Axis("b", "near"), marks))
+    figure = draw(panels).figure
+    shades = [axes.collections[0].get_facecolors().tolist() for axes in figure.axes[:2]]
+    assert shades[0] == shades[1] and len(shades[0]) == len(levels) + 1
+    figure.draw_without_rendering()
+    assert [axes.get_xlim() for axes in figure.axes] == [(-1, 1)] * 2
+    assert {text.get_text() for text in figure.axes[0].texts} <= {"0.5", "1", "2"}
 
 
 def test_intervals_without_an_end_run_out_of_the_figure():

@@ -26,7 +26,7 @@ from scaling.train.feed import ResidentFeed
 from scaling.train.planning import run_once
 from scaling.train.point import data_info, resolve, task_of
 from scaling.train.resolved import dry_run as train_dry_run
-from scaling.train.single import last_weights, train_point
+from scaling.train.single import last_variables, train_point
 from scaling.train.step import init_state
 
 # Examples whose gradients are in memory at once, for the exact values.
@@ -166,7 +166,7 @@ def _exact(point, run, finished, signals, name) -> dict[str, noise.Exact | None]
     if signals.received:
         raise Interrupted(signals.received, f"after the training of {name}, which is saved.")
     if finished:
-        exact["end"] = _exact_at(point, feed.data, last_weights(run, point))
+        exact["end"] = _exact_at(point, feed.data, last_variables(run, point)[0])
     return exact
 
 

@@ -1,0 +1,39 @@
+"""The loss around and between nets of a small and a large batch (Keskar 2016, Li 2018).
+
+    python launch.py --config=configs/landscape.py:digits        # about a minute on two CPU cores
+    python -m scaling.data.prepare fashion_mnist
+    python launch.py --config=configs/landscape.py:fashion_mlp   # F1 at a quarter of its width
+    python launch.py --config=configs/landscape.py --config.landscape.of=RUN,RUN
+
+RUN is the folder of a finished training run of any config, runs/my_config/bs256: nothing is trained
+then. Each net is moved along the same random directions, normalised by its own filters; the paths
+between two nets go on beyond both.
+"""
+
+from scaling.config import default_config, model_config
+from scaling.errors import look_up
+
+
+def _digits(c):
+    c.model = model_config("mlp", widths=(32, 32), norm="batch")
+    c.batch_sizes, c.landscape.durations = (32, 1024), ("30 epochs", "90 epochs")
+    c.title = "Loss surfaces on digits, an MLP 32-32 with batch norm"
+
+
+def _fashion_mlp(c):
+    c.data.name = "fashion_mnist"
+    c.model = model_config("mlp", widths=(128,) * 5, norm="batch")
+    c.batch_sizes, c.landscape.durations = (128, 8192), ("20 epochs", "60 epochs")
+    c.landscape.plane = 51
+    c.title = "Loss surfaces on Fashion-MNIST, F1 with 128 units"
+
+
+TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp}
+
+
+def get_config(task: str = "digits"):
+    c = default_config("landscape")
+    c.optim.name, c.optim.momentum = "nesterov", 0.9
+    c.optim.base_lr, c.schedule.name = 0.1, "cosine"
+    look_up("task", task, TASKS)(c)
+    return c

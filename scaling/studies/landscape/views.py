@@ -1,0 +1,135 @@
+"""What the surfaces of a record show: lines, planes, paths and widths."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling.report.records import Directory
+from scaling.studies.landscape.record import Net, Record
+
+RISE = 0.5  # of the loss above that at the weights: how far away that is, is the half-width
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Point(Record):
+    """Nets that are compared, with the arrays of their surfaces."""
+
+    directory: Directory
+    arrays: dict[str, Any]  # name of the file -> places [P, D], then metrics [P]
+
+    @property
+    def views(self) -> list["View"]:
+        """One per net that did not diverge."""
+        alive = [net for net in self.nets if not net.diverged]
+        return [View(self, index, net) for index, net in enumerate(alive)]
+
+    @property
+    def label(self) -> str:
+        """What distinguishes it from other points."""
+        return "" if self.weight_decay is None else f"weight decay {self.weight_decay:g}"
+
+    def values(self, file: str, metric: str) -> np.ndarray:
+        """A metric at all places [P]."""
+        return self.arrays[file][1 + self.metrics.index(metric)]
+
+    def path(self, kind: str, split: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """(shares of the way, values) of "line" or "arc"; None where there are no two nets."""
+        file = f"{kind}_{split}"
+        if file not in self.arrays:
+            return None
+        return self.arrays[file][0][:, 0], self.values(file, metric)
+
+    def at(self, share: float) -> float | None:
+        """The training loss at a share of the line between the nets."""
+        path = self.path("line", "train", "loss")
+        if path is None or not path[0][0] <= share <= path[0][-1]:
+            return None
+        value = float(np.interp(share, *path))
+        return value if np.isfinite(value) else None
+
+    @property
+    def between(self) -> float | None:
+        """The highest training loss on the line between the nets."""
+        path = self.path("line", "train", "loss")
+        return None if path is None else float(path[1][(path[0] >= 0) & (path[0] <= 1)].max())
+
+
+@dataclass(frozen=True)
+class Width:
+    """Half-width of a minimum.
+
+    Attributes:
+      mean: over directions and their two sides; where the rise lies beyond the line, its end.
+      deviation: sample standard deviation of the directions.
+      reached: whether all sides rise so far.
+    """
+
+    mean: float
+    deviation: float
+    reached: bool
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A net and what is around it."""
+
+    point: Point
+    index: int  # among the nets that did not diverge
+    net: Net
+
+    @property
+    def name(self) -> str:
+        """Of the net: batch 8,192."""
+        return self.net.name
+
+    def lines(self, split: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """(alpha [line], values [directions, line])."""
+        point, file = self.point, f"net{self.index}_{split}"
+        number, count = point.line, len(point.seeds)
+        values = point.values(file, metric)[: count * number].reshape(count, number)
+        return point.arrays[file][0][:number, 0], values
+
+    def plane(self, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """(alpha [n], values [n, n], the first direction first) on training examples."""
+        side, skipped = self.point.plane, self.point.line * len(self.point.seeds)
+        if side == 1:
+            return None
+        file = f"net{self.index}_train"
+        values = self.point.values(file, metric)[skipped:].reshape(side, side)
+        return self.point.arrays[file][0][skipped::side, 0], values
+
+    def centre(self, split: str, metric: str) -> float:
+        """A metric at the weights."""
+        _, values = self.lines(split, metric)
+        return float(values[0, values.shape[1] // 2])
+
+    @property
+    def width(self) -> Width:
+        """How far from the weights the training loss has risen by `RISE`."""
+        alpha, values = self.lines("train", "loss")
+        middle = len(alpha) // 2
+        sides = np.concatenate([values[:, middle::-1], values[:, middle:]], 1)
+        sides = sides.reshape(len(values), 2, middle + 1)
+        found = [[_crossing(alpha[middle:], side) for side in pair] for pair in sides]
+        places = np.array([[place or alpha[-1] for place in pair] for pair in found])
+        reached = all(place is not None for pair in found for place in pair)
+        return Width(float(places.mean()), float(places.mean(1).std(ddof=1)), reached)
+
+    @property
+    def beyond(self) -> float | None:
+        """The training loss half-way beyond the net, on the line from the other one; None of nets
+        in between."""
+        ends = {0: -0.5, len(self.point.views) - 1: 1.5}
+        return self.point.at(ends[self.index]) if self.index in ends else None
+
+
+def _crossing(alpha, losses):
+    """Where the losses of one side have first risen, by linear interpolation; None: nowhere."""
+    risen = np.where(np.isfinite(losses), losses, np.inf) - losses[0] - RISE
+    above = np.flatnonzero(risen > 0)
+    if not above.size:
+        return None
+    k = int(above[0])
+    share = -risen[k - 1] / (risen[k] - risen[k - 1]) if np.isfinite(risen[k]) else 1.0
+    return float(alpha[k - 1] + share * (alpha[k] - alpha[k - 1]))

@@ -1,0 +1,233 @@
+"""The study of landscapes, on tiny nets in this process."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from configs.landscape import TASKS, get_config
+from scaling.config import default_config, model_config
+from scaling.errors import UserError
+from scaling.record import RunDir
+from scaling.report.drawing import draw
+from scaling.report.records import read_workdir
+from scaling.signals import Interrupted, Signals
+from scaling.studies.landscape import charts
+from scaling.studies.landscape import measure as landscape
+from scaling.studies.landscape.report import KIND
+from scaling.studies.landscape.views import RISE
+from scaling.studies.running import points_of, run_study
+
+
+def _config(**changes):
+    c = default_config("landscape")
+    c.devices, c.batch_sizes, c.data.train_size = 1, (32, 128), 256
+    c.model, c.duration = model_config("mlp", widths=(8,), norm="batch"), "2 epochs"
+    own = c.landscape
+    own.weight_decays, own.durations = (0.0,), ("3 epochs", "6 epochs")
+    own.line, own.plane, own.path, own.directions = 9, 5, 13, 2
+    own.examples = 200
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def _run(path, **changes):
+    run_study(_config(**changes), path, None, lambda text: None)
+    return KIND.read(read_workdir(path))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    _run(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def studied(workdir):
+    return KIND.read(read_workdir(workdir))
+
+
+@pytest.fixture(scope="module")
+def as_trained(tmp_path_factory):
+    """With the statistics of training at the nets themselves."""
+    changes = {"landscape.statistics": "interpolated", "landscape.examples": None}
+    return _run(tmp_path_factory.mktemp("trained"), **changes).points[0]
+
+
+def test_the_places_of_the_nets_have_the_recorded_metrics(as_trained):
+    point = as_trained
+    for view in point.views:
+        for metric in point.metrics:
+            for split, recorded in (("train", view.net.train), ("test", view.net.held_out)):
+                at = view.centre(split, metric)
+                assert at == pytest.approx(recorded[metric], rel=1e-4, abs=1e-6)
+                for kind in ("line", "arc"):
+                    shares, values = point.path(kind, split, metric)
+                    assert (shares[0], shares[-1]) == (0, 1)  # no variance is negative there
+                    end = values[-1 if view.index else 0]
+                    assert end == pytest.approx(recorded[metric], rel=1e-3, abs=1e-6)
+    first, last = (view.net for view in point.views)
+    assert first.train["loss"] != pytest.approx(last.train["loss"], rel=0.01)
+
+
+def test_paths_lines_and_planes_meet(studied):
+    """Where they cross, the loss is one, with statistics recomputed."""
+    (point,) = studied.points
+    shares, _ = point.path("line", "train", "loss")
+    assert shares.tolist() == [-1 + k / 4 for k in range(13)]
+    for view in point.views:
+        centre, (alpha, plane) = view.centre("train", "loss"), view.plane("loss")
+        assert point.at(float(view.index)) == pytest.approx(centre, rel=1e-4)
+        arc = dict(zip(*point.path("arc", "train", "loss"), strict=True))
+        assert arc[view.index] == pytest.approx(centre, rel=1e-3)
+        _, (one, two) = view.lines("train", "loss")
+        assert alpha.tolist() == [-1, -0.5, 0, 0.5, 1]
+        assert plane[:, 2] == pytest.approx(one[::2], rel=1e-5)
+        assert plane[2, :] == pytest.approx(two[::2], rel=1e-5)
+        assert one != pytest.approx(two, rel=1e-3)
+        assert view.net.direction_norms == pytest.approx([1, 1], abs=0.2)
+    assert [view.beyond for view in point.views] == [point.at(-0.5), point.at(1.5)]
+
+
+class _StopAfter(Signals):
+    """Asked to stop after it was looked at so often."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    @property
+    def received(self):
+        self.looks -= 1
+        return 2 if self.looks < 0 else None
+
+
+def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
+    (config,) = points_of(_config()).values()
+    stopped, record = [], None
+    while record is None:
+        with RunDir(tmp_path / "wd0") as run:
+            run.begin(json.loads(config.to_json_best_effort()))
+            try:
+                record = landscape.measure(config, run, "wd0", _StopAfter(9))
+            except Interrupted as reason:
+                stopped.append(str(reason))
+    assert len(stopped) > 4 and any("places of net0_train" in text for text in stopped)
+    files = sorted(path.name for path in (workdir / "wd0").glob("*.npz"))
+    assert len(files) == 10
+    for name in files:
+        with np.load(workdir / "wd0" / name) as a, np.load(tmp_path / "wd0" / name) as b:
+            assert a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files), name
+
+
+def test_weights_of_finished_runs(tmp_path):
+    c = default_config()
+    c.devices, c.batch_sizes, c.duration, c.data.train_size = 1, (32, 64), "2 epochs", 256
+    c.model = model_config("mlp", widths=(6,))
+    run_study(c, tmp_path / "runs", None, lambda text: None)
+    runs = [str(tmp_path / "runs" / name) for name in ("bs32", "bs64")]
+    changes = {"landscape.of": tuple(runs), "landscape.examples": None, "landscape.plane": 1}
+    (point,) = _run(tmp_path / "out", **changes).points
+    assert point.directory.name == "runs" and point.statistics == "none"
+    for path, view in zip(runs, point.views, strict=True):
+        result = json.loads((tmp_path / "runs" / path / "result.json").read_text())
+        assert view.centre("test", "loss") == pytest.approx(result["test"]["loss"], rel=1e-5)
+        assert view.name == path and view.plane("loss") is None
+    told = lambda *paths: _refusal(**{"landscape.of": paths})
+    assert "holds no finished run; name the folder of one" in told(str(tmp_path / "runs"))
+    assert "keeps no weights" in told(str(tmp_path / "out" / "runs"))
+    assert "name each run once" in told(runs[0], runs[0])
+    other = tmp_path / "other"
+    shutil.copytree(runs[1], other)
+    recorded = json.loads((other / "config.json").read_text())
+    recorded["model"]["widths"] = [7]
+    (other / "config.json").write_text(json.dumps(recorded))
+    assert "differ (model.widths: [6] there" in told(runs[0], str(other))
+
+
+def _refusal(**changes):
+    with pytest.raises(UserError) as error:
+        for config in points_of(_config(**changes)).values():
+            landscape.check(config)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"landscape.of": ("runs/none",)}, "names runs/none, which holds no finished run"),
+        ({"landscape.line": 10}, "make it a multiple of 2, plus 1, such as 11"),
+        ({"landscape.path": 24}, "make it a multiple of 6, plus 1, such as 25"),
+        ({"landscape.durations": ("1 epoch",)}, "names 1 and there are 2 batch sizes"),
+        ({"landscape.statistics": "froze"}, "did you mean 'frozen'"),
+        ({"batch_sizes": (32, 32)}, "name each batch size once"),
+        ({"metrics.weight_distance": True}, "is of single runs"),
+    ],
+)
+def test_what_cannot_be_is_told(changes, words):
+    assert words in _refusal(**changes)
+
+
+def _with(study, loss):
+    """The point with losses of a function of alpha and of the net's index on all lines."""
+    (point,) = study.points
+    number, count = point.line, len(point.seeds)
+    for index in range(2):
+        alpha = point.arrays[f"net{index}_train"][0][:number, 0]
+        values = point.arrays[f"net{index}_train"][1 + point.metrics.index("loss")]
+        values[: number * count] = np.tile(loss(alpha, index), count)
+    return point
+
+
+def test_half_widths_of_parabolas_and_of_what_is_flat(workdir):
+    study = KIND.read(read_workdir(workdir))
+    # Piecewise linear between points: exact for |alpha|.
+    point = _with(study, lambda alpha, index: 0.1 + (2 if index else 4) * RISE * np.abs(alpha))
+    assert [view.width.mean for view in point.views] == pytest.approx([1 / 4, 1 / 2])
+    assert point.views[0].width.deviation == pytest.approx(0) and point.views[0].width.reached
+    point = _with(
+        study, lambda alpha, index: 0.1 + 0 * alpha if index else np.where(alpha, np.nan, 0)
+    )
+    assert [view.width.mean for view in point.views] == pytest.approx([1 / 4, 1])
+    assert not point.views[1].width.reached
+    assert "over 1.00 for batch 128 (weight decay 0)" in KIND.answer(study)
+
+
+def test_report(studied):
+    titles, *rows = KIND.table([studied]).cells()
+    assert [row[:3] for row in rows] == [["0", "batch 32", "24"], ["0", "batch 128", "12"]]
+    assert "half-width" in titles and KIND.answer(studied).count(". ") <= 2
+    sections = list(KIND.sections([studied]))
+    pictures = [b for section in sections for b in section.blocks if hasattr(b, "panels")]
+    assert [len(picture.panels) for picture in pictures] == [2, 2, 2, 2, 2]
+    for picture in pictures:
+        draw(picture.panels).figure.draw_without_rendering()
+    notes = [b.text for section in sections for b in section.blocks if hasattr(b, "text")]
+    for words in ("over 256 training examples", "200 training examples", "seeds 1, 2", "‖w‖ "):
+        assert words in notes[0]
+    places = sections[-1].blocks[-1]
+    assert len(places.rows) == 2 * (2 * 18 + 25) + 4 * 13
+    assert list(KIND.cautions(studied)) == []
+
+
+def test_a_surface_that_is_gone_is_told(workdir, tmp_path):
+    (tmp_path / "wd0").mkdir()
+    for path in (workdir / "wd0").glob("*.*"):
+        content = path.read_bytes() if path.is_file() else b""
+        if path.is_file() and path.name != "line_train.npz":
+            (tmp_path / "wd0" / path.name).write_bytes(content)
+    with pytest.raises(UserError, match=r"lacks line_train.npz"):
+        KIND.read(read_workdir(tmp_path))
+
+
+def test_levels():
+    assert charts.levels_of(np.array([0.1, 1.0, 20.0, np.inf])) == [0.2, 0.5, 1, 2, 5, 10]
+    assert charts.levels_of(np.array([0.0, 0.4])) == pytest.approx([0.04 * k for k in range(1, 10)])
+    assert charts.levels_of(np.array([0.3, 0.3])) == [0.3]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shipped_configs(task):
+    for point in points_of(get_config(task)).values():
+        assert len(landscape.nets_of(point)) == 2
