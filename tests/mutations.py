@@ -26,17 +26,21 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.duration, c.eval.every = "2 steps", "1 step"
     if study == "noise_scale":
         c.duration, c.noise.dip_from, c.noise.dip_to = "10 steps", "1 steps", "9 steps"
-    if study in ("accuracy", "generalization"):
+    if study in ("accuracy", "generalization", "sharpness"):
         c.recipes.seeds, c.recipes.warmup, c.recipes.names = 2, "1 step", ("lars+warmup",)
         c.optim.base_batch = 8
     if study == "accuracy":
         c.accuracy.trials = 2
-    if study == "generalization":
+    if study in ("generalization", "sharpness"):
         c.duration, c.eval.every = "8 steps", "1 epoch"
+    if study == "generalization":
         c.generalization.fit_from = "1 step"
     if study == "landscape":
         c.landscape.line, c.landscape.plane, c.landscape.path = 3, 3, 7
         c.landscape.weight_decays, c.landscape.directions = (0.0,), 2
+    if study == "sharpness":
+        c.sharpness.examples, c.sharpness.batch, c.sharpness.draws = 64, 32, 2
+        c.sharpness.steps, c.sharpness.products, c.sharpness.subspace = 2, 6, 2
     if study == "advise":
         c.advise.largest, c.advise.seconds = 4, 1e-3
     c.model = model_config("mlp", widths=(8,))

@@ -239,7 +239,15 @@ def test_seeds_that_jax_would_take_for_others():
 
 @pytest.mark.parametrize(
     "study",
-    ["steps_to_target", "pareto", "accuracy", "generalization", "adaptive_batch", "branch"],
+    [
+        "steps_to_target",
+        "pareto",
+        "accuracy",
+        "generalization",
+        "sharpness",
+        "adaptive_batch",
+        "branch",
+    ],
 )
 def test_seeds_of_trials_do_not_wrap(study):
     most = 2**32 - 1 - LATER_SEEDS

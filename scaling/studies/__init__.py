@@ -18,6 +18,7 @@ STUDIES = (
     "steps_to_target",
     "accuracy",
     "generalization",
+    "sharpness",
     "pareto",
     "noise_scale",
     "adaptive_batch",

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from scaling import recipes
-from scaling.config import checked
+from scaling.config import checked, default_config
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.record import RunDir
@@ -60,6 +60,20 @@ def points(config: ConfigDict) -> list[ConfigDict]:
             point.recipes.names = tuple(aliases)
             points.append(point)
     return points
+
+
+def points_on_grid(config: ConfigDict) -> list[ConfigDict]:
+    """`points` of a study that evaluates at steps that grow by its key `resolution`.
+
+    Raises:
+      UserError: see `points`; an evaluation interval of single runs is set.
+    """
+    if config.eval.every != default_config(config.study).eval.every:
+        raise UserError(
+            f"eval.every is {config.eval.every!r}, but this study evaluates on a grid of its own; "
+            f"set {config.study}.resolution instead."
+        )
+    return points(config)
 
 
 def name(config: ConfigDict) -> str:

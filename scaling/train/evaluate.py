@@ -47,12 +47,13 @@ class HeldOut:
         rows = {
             kind + name: values
             for kind, each in variables.items()
-            for name, values in self._metrics(each).items()
+            for name, values in self.metrics(each).items()
         }
         run.append(metric_lines(self.split, step, rows, trial=trial))
         return {name: float(value[0]) for name, value in rows.items()}
 
-    def _metrics(self, variables):
+    def metrics(self, variables: tuple[Any, Any]) -> dict[str, np.ndarray]:
+        """The metrics of (params, batch_stats), name -> [1]."""
         lead = jax.tree.map(lambda leaf: leaf[None, None], variables)
         weights = replicate(lead, self.point.devices)
         calls = self._feed.evaluation(self.split)

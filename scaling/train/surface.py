@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 
 from scaling.directions import arc, line, shifted
 from scaling.errors import UserError
+from scaling.tasks import Task
 from scaling.train.evaluate import metrics_of
 from scaling.train.feed import ResidentFeed, evaluation_size, index_batches
 from scaling.train.point import Point
@@ -40,6 +41,15 @@ PATHS = {
 STATISTICS = ("recomputed", "frozen", "interpolated")
 BLOCK = 4  # points in one call of a device: more do not gain on a CPU
 GROUP = 5000  # examples that batch statistics are recomputed over
+
+
+def in_one_group(task: Task) -> Task:
+    """The task on one device, with batch norm over all examples of a call where it was in ghost
+    batches; running statistics mean the same for both."""
+    model = task.model.clone(axis_name=None)
+    if getattr(model, "norm", None) == "ghost":
+        model = model.clone(norm="batch", ghost_batch=None)
+    return dataclasses.replace(task, model=model)
 
 
 class Surface:
@@ -77,10 +87,7 @@ class Surface:
                 f"Data set {point.info.name!r} is streamed; a landscape reads its examples again "
                 "and again, so choose one that stays on the devices."
             )
-        model = point.task.model.clone(axis_name=None)
-        if statistics == "recomputed" and getattr(model, "norm", None) == "ghost":
-            model = model.clone(norm="batch", ghost_batch=None)  # one group
-        self.point, self._task = point, dataclasses.replace(point.task, model=model)
+        self.point, self._task = point, in_one_group(point.task)
         self._path, self._block, self._statistics = PATHS[path], block, statistics
         feed, sizes = ResidentFeed(point), point.info.sizes
         data, _ = feed.evaluation(split, 1)[0]

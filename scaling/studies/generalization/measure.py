@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from scaling.config import default_config
 from scaling.crossings import History, next_evaluation
 from scaling.diffusion import Diffusion, fit_diffusion
 from scaling.errors import UserError
@@ -30,21 +29,7 @@ from scaling.train.trials import Observer, ToTheEnd, Training, seconds_of
 
 START, END = "layers at the start", "layers at the end"
 
-name = recipe_points.name
-
-
-def points(config: ConfigDict) -> list[ConfigDict]:
-    """One config for each batch size and recipe.
-
-    Raises:
-      UserError: see `recipe_points.points`; an evaluation interval of single runs is set.
-    """
-    if config.eval.every != default_config(config.study).eval.every:
-        raise UserError(
-            f"eval.every is {config.eval.every!r}, but this study evaluates on a grid of its own; "
-            "set generalization.resolution instead."
-        )
-    return recipe_points.points(config)
+points, name = recipe_points.points_on_grid, recipe_points.name
 
 
 def check(config: ConfigDict) -> None:

@@ -1,0 +1,48 @@
+"""Do large batches find sharp minima (Keskar 2016), and do measures that a rescaled layer leaves
+unchanged say the same (Andriushchenko 2023)?
+
+    python launch.py --config=configs/sharpness.py:digits       # two minutes on two CPU cores
+    python -m scaling.data.prepare fashion_mnist
+    python launch.py --config=configs/sharpness.py:fashion_mlp  # F1 at a quarter of its width
+    python launch.py --config=configs/sharpness.py:keskar       # F1, Adam, 256 and a tenth
+
+Every net is measured where its training loss first is 0.01 or less, and after the last update.
+"""
+
+from scaling.config import default_config, model_config
+from scaling.errors import look_up
+
+
+def _digits(c):
+    c.model = model_config("mlp", widths=(32, 32), norm="batch")
+    c.batch_sizes, c.optim.base_batch = (32, 128, 512), 32
+    c.optim.name, c.optim.base_lr = "nesterov", 0.05
+    c.duration, c.recipes.seeds, c.recipes.names = "150 epochs", 3, ("naive", "sqrt+gbn")
+    c.title = "Sharpness on digits, an MLP 32-32 with batch norm"
+
+
+def _fashion_mlp(c):
+    c.data.name = "fashion_mnist"
+    c.model = model_config("mlp", widths=(128,) * 5, norm="batch")
+    c.batch_sizes, c.optim.base_batch = (128, 512, 2048, 8192), 128
+    c.optim.name, c.optim.base_lr = "nesterov", 0.1
+    c.duration, c.recipes.seeds = "100 epochs", 3
+    c.title = "Sharpness on Fashion-MNIST, F1 with 128 units"
+
+
+def _keskar(c):
+    c.data.name = "fashion_mnist"
+    c.model = model_config("mlp", widths=(512,) * 5, norm="batch")
+    c.batch_sizes, c.optim.base_batch = (256, 5500), 256
+    c.optim.name, c.optim.base_lr = "adam", 1e-3
+    c.duration, c.recipes.names = "100 epochs", ("naive",)
+    c.title = "Sharpness on Fashion-MNIST, F1 with Adam (Keskar 2016, Tables 2 to 4)"
+
+
+TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar}
+
+
+def get_config(task: str = "digits"):
+    c = default_config("sharpness")
+    look_up("task", task, TASKS)(c)
+    return c

@@ -1,0 +1,95 @@
+"""The form of result.json."""
+
+from dataclasses import dataclass
+
+from scaling.studies import recipe_records
+
+END = "end"  # after the last update
+
+# Names of measures.
+TOP, LEAST, TRACE = "largest eigenvalue", "smallest eigenvalue", "trace"  # of the Hessian
+ADAPTIVE_TOP = "largest eigenvalue of |w| H |w|"
+FLATNESS = "relative flatness"  # Petzka 2021, summed over the kernels
+
+
+def keskar(eps: float, dimensions: int | None) -> str:
+    """Keskar 2016, Metric 2.1, in all directions or a random subspace."""
+    return f"φ, ε {eps:g}" + (f", {dimensions} directions" if dimensions else "")
+
+
+def average(rho: float, normalised: bool) -> str:
+    """Mean rise of the loss when each weight w moves by N(0, (rho w)^2) (Andriushchenko 2023)."""
+    return f"average rise, ρ {rho:g}" + (", logits normalised" if normalised else "")
+
+
+def worst(rho: float) -> str:
+    """Largest rise of the loss when the moves over the weights have norm rho (Kwon 2021)."""
+    return f"worst rise, ρ {rho:g}"
+
+
+def at_loss(loss: float) -> str:
+    """The name of the place where the training loss is first seen at or below a value."""
+    return f"loss {loss:g}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of one net; None where it is not finite.
+
+    Attributes:
+      invariant: the same after a layer in front of batch norm is rescaled.
+      low, high: 95% interval of a random estimate, bounds of an eigenvalue; None: neither.
+    """
+
+    name: str
+    invariant: bool
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Net:
+    """The weights of a run at one place."""
+
+    place: str  # "loss 0.01": where the training loss is first seen at or below it; or "end"
+    step: int
+    train_loss: float  # of the evaluation there: of as many examples as the validation split has
+    loss: float | None  # of the examples measured on, with the batch statistics of the measures
+    score: float  # the task's headline metric, on `Record.split`
+    measures: list[Measure]  # none where the loss is not finite near the weights
+
+    def value(self, name: str) -> float | None:
+        """Of a measure."""
+        return next((m.value for m in self.measures if m.name == name), None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed."""
+
+    seed: int
+    status: str  # complete or diverged
+    diverged_at: int | None  # step
+    nets: list[Net]  # none of a run that diverged
+
+    def net(self, place: str) -> Net | None:
+        """The net at a place; None where the run did not come there."""
+        return next((net for net in self.nets if net.place == place), None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record(recipe_records.Record):
+    """One batch size under one recipe."""
+
+    split: str  # test, or validation where the test split is not read
+    places: list[str]
+    examples: int  # of the training set, the first ones, measured on
+    statistics: str  # of batch norm: recomputed over these, frozen, or none
+    batch: int  # examples of each worst case
+    parameters: int  # weights that are moved and differentiated by: all
+    runs: list[Run]
+
+    def nets(self, place: str) -> dict[int, Net]:
+        """Seed -> net at a place."""
+        return {run.seed: net for run in self.runs if (net := run.net(place))}

@@ -1,0 +1,309 @@
+"""Raw and invariant measures of sharpness by batch: Keskar 2016, Andriushchenko 2023."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from scaling.report.blocks import Note, Picture, Section
+from scaling.report.charts import (
+    MARKERS,
+    Axis,
+    Line,
+    Panel,
+    Points,
+    batches,
+    of_metric,
+    shades,
+    shown,
+    style_of,
+)
+from scaling.report.kind import Kind, about_all
+from scaling.report.records import Workdir
+from scaling.report.tables import Column, Table, csv_only, of_points, within
+from scaling.report.wording import count, listed, metric_value, number, subject
+from scaling.studies.recipe_records import Spread, compared_by, read_points
+from scaling.studies.sharpness.analysis import Point, Ratio, Row, Study, ratio, verdict
+from scaling.studies.sharpness.record import ADAPTIVE_TOP, END, TOP
+
+KINDS = {False: "raw", True: "invariant"}
+
+
+def read(workdir: Workdir) -> Study:
+    """The study in one work directory.
+
+    Raises:
+      UserError: records that cannot be read, or points that do not belong together.
+    """
+    alike = "split", "places", "examples", "statistics", "batch", "metric"
+    return Study(workdir.path, read_points(workdir, Point, *alike), workdir.unfinished)
+
+
+def place_text(place: str) -> str:
+    """at a training loss of 0.01; after the last update"""
+    return (
+        "after the last update" if place == END else f"at a training {place.replace(' ', ' of ')}"
+    )
+
+
+def score_words(study: Study) -> str:
+    """test error"""
+    return f"{study.points[0].split} {study.measure.words}"
+
+
+def answer(study: Study) -> str:
+    """What raw and invariant measures say of the large batch, at one loss and at one budget, and
+    which rank nets by test error."""
+    recipe, place, small = study.baseline, study.main, study.small
+    rows, large = study.rows(place), study.large(recipe)
+    kinds = {invariant: [row for row in rows if row.invariant == invariant] for invariant in KINDS}
+    said = {invariant: verdict(kinds[invariant], recipe) for invariant in KINDS}
+    text = f"{subject(study)}, {place_text(place)},"
+    if large is None or not all(words for words, _ in said.values()):
+        return f"{text} no larger batch has measures to compare."
+    agree = "agree" if said[False][0] == said[True][0] else "disagree"
+    text = (
+        f"{text} batch {count(large.global_batch)} ({recipe}) is {said[False][0]} than batch "
+        f"{count(small.global_batch)} by raw measures ({said[False][1]}), which change where a "
+        f"layer is rescaled and the net stays the same function, and {said[True][0]} by invariant "
+        f"ones ({said[True][1]}), which do not: they {agree}."
+    )
+    end = ratio(large, small, END, TOP)
+    if place != END and end:
+        text += (
+            f" After the last update, at training losses that differ, its {TOP} is "
+            f"{number(end.value)} times that of the small batch."
+        )
+    best = [max(filter(_ranked, kinds[k]), key=_ranked_by, default=None) for k in KINDS]
+    if None in best:
+        return text
+    named = [f"{KINDS[row.invariant]} {row.name} (τ = {signed(_ranked_by(row))})" for row in best]
+    return f"{text} Of all nets the {score_words(study)} ranks most like {listed(named)}."
+
+
+def _ranked(row):
+    return row.agreement.every is not None
+
+
+def _ranked_by(row):
+    return row.agreement.every
+
+
+def signed(value: float) -> str:
+    """−0.33"""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def ratio_text(found: Ratio) -> str:
+    """3.4 (2.9 to 4.1), the range over seeds"""
+    return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
+
+
+def spread_text(text: Callable[[float], str], spread: Spread) -> str:
+    """1.23 ± 0.04, the latter to two digits."""
+    deviation = "" if spread.sd is None else f" ± {text(float(f'{spread.sd:.2g}'))}"
+    return text(spread.mean) + deviation
+
+
+values = partial(spread_text, number)
+
+
+def cautions(study: Study) -> list[str]:
+    """One sentence each."""
+    first, several = study.points[0], len(study.batches) > 1
+    texts = about_all(
+        study.points,
+        (
+            "some seeds diverged; the numbers are of the others.",
+            lambda p: any(not run.nets for run in p.runs),
+        ),
+        (
+            "the loss is not finite near some nets, which have no measures.",
+            lambda p: any(not net.measures for run in p.runs for net in run.nets),
+        ),
+        *(
+            (
+                f"some seeds did not come to a training {place.replace(' ', ' of ')}; train longer "
+                "to compare them there.",
+                lambda p, place=place: len(p.nets(place)) < len(p.nets(END)),
+            )
+            for place in first.places
+            if place != END
+        ),
+    )
+    if several and len(first.places) == 1:
+        texts.append(
+            "After one budget batch sizes end at different losses, on which every measure depends; "
+            "set sharpness.losses."
+        )
+    if first.statistics == "frozen":
+        texts.append(
+            "Batch statistics are frozen: the loss that is measured is steeper than that in "
+            "training."
+        )
+    return texts
+
+
+def table(studies: Sequence[Study]) -> Table:
+    """A row per point."""
+    study = studies[0]
+    place, score = study.main, partial(metric_value, study.measure)
+    of = lambda value: lambda s, p: p.spread(place, value)
+    columns = [
+        Column("batch", "global_batch", count),
+        Column("recipe", "recipes", ", ".join),
+        Column("measured", lambda s, p: place_text(place), str),
+        Column("nets", lambda s, p: f"{len(p.nets(place))} of {len(p.runs)}", str),
+        Column("training loss", of(lambda net: net.loss), values),
+        Column(score_words(study), of(lambda net: net.score), partial(spread_text, score)),
+        *(Column(name, lambda s, p, name=name: p.measured(place, name), values) for name in SHOWN),
+    ]
+    return Table(columns, of_points(studies))
+
+
+SHOWN = (TOP, ADAPTIVE_TOP)
+
+
+def _comparison(studies: Sequence[Study], place: str) -> Table:
+    """A row per measure: raw and invariant ones side by side."""
+    tau = lambda key: lambda s, row: getattr(row.agreement, key)
+    recipes = dict.fromkeys(recipe for study in studies for recipe in study.recipes)
+    columns = [
+        Column("measure", "name", str),
+        Column("kind", lambda s, row: KINDS[row.invariant], str, "kind"),
+        Column("small batch", "small", values),
+        *(
+            Column(
+                f"{recipe}, large / small",
+                lambda s, row, recipe=recipe: row.ratios.get(recipe),
+                ratio_text,
+                f"ratio_{recipe}",
+            )
+            for recipe in recipes
+        ),
+        Column(f"τ with {score_words(studies[0])}", tau("every"), signed, "tau"),
+        Column("τ between batches", tau("between"), signed, "tau_between"),
+        Column("τ within", tau("within"), signed, "tau_within"),
+    ]
+    rows: list[tuple[Study, Row]] = [(s, row) for s in studies for row in s.rows(place)]
+    return Table(columns, rows, f"sharpness_{place.replace(' ', '_')}.csv")
+
+
+def _chosen(study: Study) -> list[str]:
+    """Measures that are drawn: two raw ones, two invariant ones."""
+    names = study.names()
+    of = lambda invariant: [name for name, kind in names.items() if kind == invariant]
+    raw, invariant = of(False), of(True)
+    keskar = [name for name in raw if name.startswith("φ")]
+    rises = [name for name in invariant if name.startswith(("average", "worst"))]
+    return [*raw[:1], *keskar[:1], *invariant[:1], *rises[:1]]
+
+
+def _title(study, name):
+    return study.named(f"{name} ({KINDS[study.names()[name]]})")
+
+
+def by_batch(study: Study, place: str) -> list[Panel]:
+    """Measures against the batch, a line per recipe."""
+    return shown(_by_batch(study, place, name) for name in _chosen(study))
+
+
+def _by_batch(study, place, name):
+    marks = []
+    for index, recipe in enumerate(study.recipes):
+        color, marker = style_of(index)
+        found = [(p, p.measured(place, name)) for p in study.points_of(recipe)]
+        found = [(p, spread) for p, spread in found if spread and spread.mean > 0]
+        each = [[net.value(name) for net in p.nets(place).values()] for p, _ in found]
+        each = [[value for value in seeds if value is not None] for seeds in each]
+        x, y = [p.global_batch for p, _ in found], [spread.mean for _, spread in found]
+        texts = [
+            f"{p.directory.name}\n{name}: {values(spread)}\n{len(p.nets(place))} seeds"
+            for p, spread in found
+        ]
+        look = {"low": list(map(min, each)), "high": list(map(max, each)), "texts": texts}
+        marks.append(Line(x, y, color, dash="dash" if index % 2 else "solid", series=recipe))
+        look |= {"size": 5 + 1.5 * index, "hollow": index > 0}  # some lie on each other
+        marks.append(Points(x, y, color, recipe, marker, **look))
+    return Panel(batches(), Axis("", "decimal"), marks, _title(study, name))
+
+
+def by_score(study: Study, place: str) -> list[Panel]:
+    """The test error against measures, a mark per net."""
+    return shown(_by_score(study, place, name) for name in _chosen(study))
+
+
+def _by_score(study, place, name):
+    colors = dict(zip(study.batches, shades(len(study.batches)), strict=True))
+    shapes = {recipe: MARKERS[i % len(MARKERS)] for i, recipe in enumerate(study.recipes)}
+    text, marks = partial(metric_value, study.measure), []
+    for point in study.points:
+        nets = [(net.value(name), net.score) for net in point.nets(place).values()]
+        nets = [(value, score) for value, score in nets if value is not None and value > 0]
+        batch, recipe = f"batch {count(point.global_batch)}", point.recipes[0]
+        texts = [f"{batch}, {recipe}\n{name}: {number(v)}\n{text(score)}" for v, score in nets]
+        x, y = [value for value, _ in nets], [score for _, score in nets]
+        label = f"{batch}, {', '.join(point.recipes)}"
+        marks.append(Points(x, y, colors[point.global_batch], label, shapes[recipe], texts=texts))
+    axis = of_metric(study.measure, score_words(study), scale="near")
+    title = study.named(KINDS[study.names()[name]])
+    return Panel(Axis(name, "decimal"), axis, marks, title)
+
+
+def sections(studies: Sequence[Study]) -> Iterator[Section]:
+    """The page from top to bottom."""
+    for place in dict.fromkeys(place for study in studies for place in study.places):
+        those = [study for study in studies if place in study.places]
+        yield Section(f"Measures {place_text(place)}", list(_place(those, place)))
+    note = (
+        "Means ± standard deviations over the seeds. The training loss is that of the examples "
+        "that are measured on. Every net with every measure, its interval or bounds is in "
+        "tables/sharpness.csv."
+    )
+    nets = [(*row, net) for row in within(studies, lambda p: p.runs) for net in row[-1].nets]
+    rows = [(*row, measure) for row in nets for measure in row[-1].measures]
+    columns = [
+        *csv_only(1, "global_batch", "recipe", "recipes", "learning_rate"),
+        *csv_only(2, "seed"),
+        *csv_only(3, "place", "step", "train_loss", "loss", "score"),
+        *csv_only(4, "name", "invariant", "value", "low", "high"),
+    ]
+    every = Table(columns, rows, "sharpness.csv", shown=False)
+    yield Section("Point by point", [table(studies), Note(note), every])
+
+
+def _place(studies, place):
+    """What is shown of the nets at a place."""
+    first = studies[0].points[0]
+    norm = "" if first.statistics == "none" else f" with {first.statistics} batch statistics"
+    spot = place.replace(" ", "_")
+    yield _comparison(studies, place)
+    for study in studies:
+        small = study.small and count(study.small.global_batch)
+        yield Note(study.noted(f"Small batch {small}, large {count(study.batches[-1])}."))
+    yield Note(
+        "Ratios: of the means over seeds, and in brackets the range over paired seeds. τ: "
+        f"Kendall's rank correlation with the {score_words(studies[0])}, 1 where the sharper of "
+        "any two nets is the worse; of all nets, of the means of the batch sizes, and within a "
+        f"batch size, the mean over those. Measured on the first {count(first.examples)} training "
+        f"examples{norm}, worst rises on batches of {count(first.batch)} of them; "
+        f"{count(first.parameters)} weights. φ: Keskar 2016, Metric 2.1. Average rises: each "
+        "weight w moves by N(0, (ρ w)²). Worst rises: the moves over the weights have norm ρ. "
+        "Relative flatness: Petzka 2021, summed over layers."
+    )
+    nothing = "no net has a positive measure"
+    caption = f"Measures {place_text(place)} against the batch; bars are the range over seeds."
+    panels = [panel for study in studies for panel in by_batch(study, place)]
+    yield Picture(f"sharpness_batch_{spot}", caption, panels, nothing)
+    caption = f"The {score_words(studies[0])} against measures {place_text(place)}; a mark per net."
+    panels = [panel for study in studies for panel in by_score(study, place)]
+    yield Picture(f"sharpness_error_{spot}", caption, panels, nothing)
+
+
+def details(study: Study) -> dict[str, list[str]]:
+    """The small batch and the seeds."""
+    return {
+        "goal": [f"ratios relative to batch {count(study.base_batch)}"],
+        "seeds": [study.seeds],
+    }
+
+
+KIND = Kind("Sharpness", read, answer, table, sections, cautions, details, compared_by)
