@@ -61,6 +61,15 @@ WORKERS = flags.DEFINE_integer(
 WORKER = flags.DEFINE_bool(
     "worker", False, "run as one of several processes on a workdir, on points that no other runs"
 )
+ON = flags.DEFINE_string(
+    "on", None, "ray[:ADDRESS], run each point of a study as a task of a Ray cluster"
+)
+GPUS_PER_POINT = flags.DEFINE_float(
+    "gpus_per_point", None, "with --on: of a task; default: 1 where there are any", 0
+)
+CPUS_PER_POINT = flags.DEFINE_float("cpus_per_point", 1, "with --on: of a task", 0)
+RETRIES = flags.DEFINE_integer("retries", 3, "with --on: of a point whose machine was lost", 0)
+OF_ENGINE = (GPUS_PER_POINT, CPUS_PER_POINT, RETRIES)
 REPORT = flags.DEFINE_list(
     "report", None, "WORKDIR[,WORKDIR...], write the report of finished studies and run nothing"
 )
@@ -120,6 +129,10 @@ def main(_) -> None:
         stop_with_parent()
         run_study(config, workdir, POINTS.value, say, worker=True)
         return
+    if ON.value is not None:
+        run_on_engine(config, points, workdir, say)
+        write_report([workdir], workdir, say)
+        return
     workers = workers_for(config, workdir)
     if workers > 1:
         for point in points.values():
@@ -131,6 +144,30 @@ def main(_) -> None:
     if DEVICES.value:
         say(f"On {DEVICES.value} simulated devices: times are not those of real devices.")
     write_report([workdir], workdir, say)
+
+
+def run_on_engine(config, points: dict[str, ConfigDict], workdir: Path, say) -> None:
+    """The unfinished points on the engine of --on, the largest batch first."""
+    from scaling.fleet import run_on_ray
+    from scaling.studies.running import points_of, study_of
+
+    engine, _, address = ON.value.partition(":")
+    if engine != "ray":
+        raise UserError(f"--on={ON.value} is no engine; write --on=ray or --on=ray:HOST:PORT.")
+    for point in points.values():
+        study_of(config).check(point)
+    places, workdir = list(points_of(config)), workdir.resolve()
+    left = [name for name in reversed(points) if not (workdir / name / "result.json").exists()]
+    commands = {}
+    for name in left:
+        i = places.index(name)
+        own = (f"--points={i}:{i + 1}", f"--workdir={workdir}", "--worker")  # the last flags count
+        commands[name] = [sys.executable, *sys.argv, *own]
+    if config.title:
+        say(config.title)
+    if commands:
+        share = {"gpus": GPUS_PER_POINT.value, "cpus": CPUS_PER_POINT.value}
+        run_on_ray(address or None, commands, workdir, say, **share, retries=RETRIES.value)
 
 
 def workdirs_in(path: Path) -> list[Path]:
@@ -300,6 +337,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"--{named[1].name} runs nothing; remove --{named[0].name}.")
     if FIT.value is None and (unread := [f.name for f in OF_FIT if f.present]):
         raise UserError(f"--{unread[0]} is about the logs of --fit=FILE; remove it.")
+    if ON.value is None and (unread := [f.name for f in OF_ENGINE if f.present]):
+        raise UserError(f"--{unread[0]} is about the cluster of --on=ray; remove it.")
     if not named:
         raise UserError(f"There is no config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:

@@ -1,6 +1,6 @@
 """What the documents quote from the committed records, one module per part of a document."""
 
-from quoted import goyal, hoffer, kjv, mccandlish, merrill, readme, shallue, you, zhang
+from quoted import goyal, hoffer, kjv, mccandlish, merrill, openclipart, readme, shallue, you, zhang
 
-MODULES = (shallue, kjv, zhang, mccandlish, merrill, hoffer, goyal, you, readme)
+MODULES = (shallue, kjv, openclipart, zhang, mccandlish, merrill, hoffer, goyal, you, readme)
 SECTIONS = [section for module in MODULES for section in module.SECTIONS]
