@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -324,6 +325,9 @@ def test_the_answer_says_whether_measures_disagree(by_hand):
     assert [row.name for row in rows] == ["R", "I"]
     assert verdict(rows, "naive")[0] == "in part sharper, in part flatter"
     assert verdict([], "naive") == ("", "")
+    open_ = replace(rows[0], ratios={"naive": Ratio(0.9, 0.5, 1.5)})
+    assert verdict([open_], "naive") == ("neither sharper nor flatter", "0.9 to 0.9 times")
+    assert verdict([open_, rows[0]], "naive") == ("sharper", "4.83 to 4.83 times")
 
 
 def test_a_report_of_the_records(study, tmp_path):

@@ -166,10 +166,11 @@ class Study(recipe_records.Study):
 
 def verdict(rows: Sequence[Row], recipe: str) -> tuple[str, str]:
     """(what the measures of the rows say of the large batch, the range of their ratios); "" twice
-    where none has a ratio."""
+    where none has a ratio. Those whose seeds do not agree count only where no other does."""
     found = [row.ratios[recipe] for row in rows if row.ratios.get(recipe)]
     if not found:
         return "", ""
+    found = [ratio for ratio in found if ratio.direction] or found
     said = {ratio.direction for ratio in found} - {""}
     values = sorted(ratio.value for ratio in found)
     words = {0: "neither sharper nor flatter", 1: next(iter(said), "")}
