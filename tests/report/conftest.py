@@ -7,6 +7,7 @@ from synthetic import HOSTILE, edit_result, write_workdir
 from synthetic_accuracy import write_accuracy_workdir
 from synthetic_branch import write_branch_workdir
 from synthetic_generalization import LAYERS, write_generalization_workdir
+from synthetic_landscape import write_landscape_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 from synthetic_train import write_train_run
@@ -75,6 +76,7 @@ def every_kind(tmp_path_factory):
         write_generalization_workdir(
             folder / "distances", (128, 1024), (HOSTILE,), title=HOSTILE, seeds=2, layers=layers
         ),
+        write_landscape_workdir(folder / "landscape", HOSTILE, (HOSTILE, f"{HOSTILE} 2")),
         write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
     ]
     write_train_run(folder / "train" / "bs64", 64, 0.03, title=HOSTILE)
