@@ -72,19 +72,17 @@ def answer(study: Study) -> str:
             f" After the last update, at training losses that differ, its {TOP} is "
             f"{number(end.value)} times that of the small batch."
         )
-    best = [max(filter(_ranked, kinds[k]), key=_ranked_by, default=None) for k in KINDS]
-    if None in best:
+    taus = {
+        KINDS[k]: [row.agreement.every for row in kinds[k] if row.agreement.every is not None]
+        for k in KINDS
+    }
+    if not all(taus.values()):
         return text
-    named = [f"{KINDS[row.invariant]} {row.name} (τ = {signed(_ranked_by(row))})" for row in best]
-    return f"{text} Of all nets the {score_words(study)} ranks most like {listed(named)}."
-
-
-def _ranked(row):
-    return row.agreement.every is not None
-
-
-def _ranked_by(row):
-    return row.agreement.every
+    named = [f"{signed(min(of))} to {signed(max(of))} for {kind} ones" for kind, of in taus.items()]
+    return (
+        f"{text} Kendall's τ between a measure and the {score_words(study)} of all nets is "
+        f"{listed(named)}."
+    )
 
 
 def signed(value: float) -> str:
