@@ -621,7 +621,7 @@ def _unknown(name: str, root: Path) -> UserError:
 
 
 def _missing(name: str, root: Path) -> UserError:
-    if INFOS[name].streaming:
+    if name in _TFDS_NAMES:
         archives = " from the two ILSVRC2012 archives" if name == "imagenet" else ""
         manual = " --manual_dir=DIR" if name == "imagenet" else ""
         how = (
