@@ -134,9 +134,27 @@ class Task(abc.ABC):
         """`score` in training, and the new batch statistics.
 
         Args:
+          positions, key: see `outputs_in_training`.
+          hparams: "label_smoothing".
+        """
+        outputs, updated = self.outputs_in_training(params, batch_stats, batch, positions, key)
+        self._check(outputs, batch)
+        scores, weights = self.score(outputs, batch, hparams["label_smoothing"])
+        return scores, weights, updated
+
+    def outputs_in_training(
+        self,
+        params: Variables,
+        batch_stats: Variables,
+        batch: Arrays,
+        positions: jax.Array,
+        key: jax.Array,
+    ) -> tuple[jax.Array, Variables]:
+        """Of the model with dropout, on the batch's own statistics; and the new running ones.
+
+        Args:
           positions: [N] indices in the global batch (dropout keys depend on them).
           key: of this update.
-          hparams: "label_smoothing".
         """
         outputs, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -146,9 +164,7 @@ class Task(abc.ABC):
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        self._check(outputs, batch)
-        scores, weights = self.score(outputs, batch, hparams["label_smoothing"])
-        return scores, weights, updated.get("batch_stats", batch_stats)
+        return outputs, updated.get("batch_stats", batch_stats)
 
     def outputs(self, params: Variables, batch_stats: Variables, batch: Arrays) -> jax.Array:
         """Of the model without dropout, on the running statistics."""

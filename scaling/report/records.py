@@ -82,6 +82,16 @@ class Study:
         return self.points[0].directory.recipe
 
     @property
+    def metric(self) -> str:
+        """The one that the study is about, of points that name one."""
+        return self.points[0].metric
+
+    @property
+    def measure(self) -> Metric:
+        """Its words, form and direction."""
+        return self.points[0].directory.metrics[self.metric]
+
+    @property
     def headline(self) -> tuple[str, Metric]:
         """The metric that stands for all, by its name in the records."""
         return next(iter(self.points[0].directory.metrics.items()))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from scaling.crossings import Metric
 from scaling.errors import UserError
 from scaling.paired import mean_and_deviation
 from scaling.report import records
@@ -90,16 +89,6 @@ class Point:
 @dataclass(frozen=True, eq=False)
 class Study(records.Study):
     """Points by batch, then in the order of the recipes."""
-
-    @property
-    def metric(self) -> str:
-        """By which recipes are compared."""
-        return self.points[0].metric
-
-    @property
-    def measure(self) -> Metric:
-        """Its words, form and direction."""
-        return self.points[0].directory.metrics[self.metric]
 
     @property
     def sign(self) -> int:

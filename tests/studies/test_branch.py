@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from compare import StopAfter
 
 from configs.branch import get_config
 from scaling.config import default_config, model_config
@@ -129,28 +130,11 @@ def test_what_is_left_are_records(studied):
     )
 
 
-class _StopAfter(Signals):
-    """A signal at the n-th look."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def received(self):
-        self.looks -= 1
-        return 15 if self.looks < 0 else None
-
-    @received.setter
-    def received(self, value):
-        pass
-
-
 @pytest.mark.parametrize("looks", [1, 3, 6, 10, 14])
 def test_stopped_anywhere_it_resumes_to_the_same_result(studied, tmp_path, looks):
     (config,) = points_of(_config()).values()
     results = []
-    for signals in (_StopAfter(looks), Signals()):
+    for signals in (StopAfter(looks), Signals()):
         with RunDir(tmp_path / "bs8") as run:
             run.begin(json.loads(config.to_json_best_effort()))
             try:

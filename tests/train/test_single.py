@@ -2,18 +2,17 @@
 
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
-from compare import same_runs, weights
+from compare import StopAfter, same_runs, weights
 from ml_collections import ConfigDict
 
 from scaling.config import default_config, model_config
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
-from scaling.signals import Interrupted, Signals
+from scaling.signals import Interrupted
 from scaling.studies.running import run_study
 from scaling.train import evaluate, population
 from scaling.train.single import train_point
@@ -129,23 +128,11 @@ def _study(workdir, duration, **changes):
     return said
 
 
-class _StopAfter(Signals):
-    """As if a signal came once so many calls of the program are done."""
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    @property
-    def received(self):
-        self.looks -= 1
-        return signal.SIGUSR1 if self.looks < 0 else None
-
-
 def _stopped(run_path, config, looks):
     with RunDir(run_path) as run:
         run.begin(json.loads(config.to_json_best_effort()))
         with pytest.raises(Interrupted):
-            train_point(config, run, "test", _StopAfter(looks))
+            train_point(config, run, "test", StopAfter(looks))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +165,7 @@ def test_a_stopped_run_goes_on_longer_and_the_shorter_result_is_kept_until_then(
     asked = json.loads(longer.to_json_best_effort())
     with RunDir(run) as held, pytest.raises(Interrupted):
         held.begin(asked, lambda run, duration: True)
-        train_point(longer, held, "test", _StopAfter(2))
+        train_point(longer, held, "test", StopAfter(2))
     assert (run / "shorter.json").read_bytes() == result and not (run / "result.json").exists()
     with pytest.raises(UserError, match="can be made longer, not shorter"):
         _study(tmp_path / "short", "8 steps")

@@ -190,18 +190,12 @@ class Loss:
     normalised: bool = False
 
     def __call__(self, variables: Any, chunk: Any) -> tuple[jax.Array, jax.Array]:
-        (params, stats), (batch, mask) = variables, chunk
+        batch, mask = chunk
         if self.train:
-            outputs, _ = self.task.model.apply(
-                {"params": params, "batch_stats": stats},
-                self.task.inputs(batch),
-                train=True,
-                positions=jnp.arange(len(mask)),
-                rngs={"dropout": jax.random.key(0)},
-                mutable=["batch_stats"],
-            )
+            call = *variables, batch, jnp.arange(len(mask)), jax.random.key(0)
+            outputs, _ = self.task.outputs_in_training(*call)
         else:
-            outputs = self.task.outputs(params, stats, batch)
+            outputs = self.task.outputs(*variables, batch)
         if self.normalised:
             outputs = sharpness.normalised(outputs)
         scores, weights = self.task.score(outputs, batch)

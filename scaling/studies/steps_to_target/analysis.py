@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from scaling import fits
-from scaling.crossings import Metric, best_of, fewest_of
+from scaling.crossings import best_of, fewest_of
 from scaling.errors import UserError
 from scaling.minima import noise_of
 from scaling.ratios import Ratio, critical_batch_ratio
@@ -59,16 +59,6 @@ class Study(records.Study):
     """One question asked at several batch sizes, in rising order."""
 
     points: list[Point]
-
-    @property
-    def metric(self) -> str:
-        """The metric that the goal is about."""
-        return self.points[0].metric
-
-    @property
-    def measure(self) -> Metric:
-        """Its words, form and direction."""
-        return self.points[0].directory.metrics[self.metric]
 
     @property
     def goal(self) -> float:
