@@ -126,8 +126,8 @@ def main(_) -> None:
         return
     workdir = workdir or Path(default_workdir())
     if WORKER.value:
-        stop_with_parent()
-        run_study(config, workdir, POINTS.value, say, worker=True)
+        reported = stop_with_parent() and ON.value is None  # an engine reports what a task says
+        run_study(config, workdir, POINTS.value, say, worker=True, reported=reported)
         return
     if ON.value is not None:
         run_on_engine(config, points, workdir, say)
@@ -149,7 +149,7 @@ def main(_) -> None:
 def run_on_engine(config, points: dict[str, ConfigDict], workdir: Path, say) -> None:
     """The unfinished points on the engine of --on, the largest batch first."""
     from scaling.fleet import run_on_ray
-    from scaling.studies.running import points_of, study_of
+    from scaling.studies.running import points_of, study_of, unfinished
 
     engine, _, address = ON.value.partition(":")
     if engine != "ray":
@@ -157,9 +157,8 @@ def run_on_engine(config, points: dict[str, ConfigDict], workdir: Path, say) -> 
     for point in points.values():
         study_of(config).check(point)
     places, workdir = list(points_of(config)), workdir.resolve()
-    left = [name for name in reversed(points) if not (workdir / name / "result.json").exists()]
     commands = {}
-    for name in left:
+    for name in reversed(unfinished(config, workdir, POINTS.value)):
         i = places.index(name)
         own = (f"--points={i}:{i + 1}", f"--workdir={workdir}", "--worker")  # the last flags count
         commands[name] = [sys.executable, *sys.argv, *own]
@@ -192,7 +191,7 @@ def workers_for(config, workdir: Path) -> int:
     if not one_per_core(config.study) or DEVICES.value or jax.default_backend() != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(WORKERS.value or cores, unfinished(config, workdir, POINTS.value))
+    return min(WORKERS.value or cores, len(unfinished(config, workdir, POINTS.value)))
 
 
 def set_up_jax(devices: int | None) -> None:

@@ -166,4 +166,4 @@ def _run(name, command, workdir, folder, gpus):
         return host, None
     if code not in (0, 2):
         raise LostPoint(f"exit code {code} on {host}: {' / '.join(last)}")
-    return host, " / ".join(last) or f"exit code {code}"
+    return host, " / ".join(last) if code else "another process is at work on it"

@@ -59,15 +59,20 @@ def _relay(worker, say):
         say(line.rstrip("\n"))
 
 
-def stop_with_parent() -> None:
+def stop_with_parent() -> bool:
     """In a worker of `run_workers`: end as if interrupted when the process that started it is gone.
 
     One that a person or a scheduler started has no such pipe, and nobody to end with.
+
+    Returns:
+      Whether there is such a process.
     """
 
     def watch():
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+    piped = stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
+    if piped:
         threading.Thread(target=watch, daemon=True).start()
+    return piped

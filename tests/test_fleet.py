@@ -38,7 +38,7 @@ def test_bad_input_is_not_tried_again(tmp_path):
     _, error = task(tmp_path, "print('error: no such data'); raise SystemExit(2)")
     assert error == "error: no such data"
     _, error = task(tmp_path, "pass")  # a worker that left its point to another
-    assert error == "exit code 0"
+    assert error.startswith("another process is at work on it")
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(143)", "import os; os.kill(os.getpid(), 9)"])
@@ -50,6 +50,7 @@ def test_a_lost_point_is_tried_again(tmp_path, end):
 def test_what_a_share_of_a_gpu_sets(tmp_path):
     show = (
         "import os; print([f'{k}={v}' for k, v in os.environ.items() if k[:3] in ('JAX', 'XLA')])"
+        "; exit(2)"
     )
     assert "JAX_PLATFORMS=cpu" in task(tmp_path, show, gpus=0)[1]
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.450" in task(tmp_path, show, gpus=0.5)[1]
@@ -68,6 +69,14 @@ def test_a_sentence_for_what_cannot_be(tmp_path, flags, message):
         pytest.importorskip("ray")
     code, _, err = launch(*TINY, *flags, f"--workdir={tmp_path}")
     assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_a_task_of_a_scheduler_tells_what_a_worker_leaves_to_its_parent(tmp_path):
+    """Records of another config in the workdir: not done, whatever is there."""
+    flags = (f"--workdir={tmp_path}", "--worker", "--points=0:1")
+    assert launch(*TINY, *flags)[0] == 0
+    code, _, err = launch(*TINY, *flags, "--config.search.trials=3")
+    assert code == 2 and "search.trials" in err and "Traceback" not in err
 
 
 def test_ray_is_not_imported_without_it():

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from scaling.config import checked
 from scaling.errors import UserError
-from scaling.record import RunDir
+from scaling.record import InUse, RunDir
 from scaling.report import point_line
 from scaling.signals import Interrupted, Signals
 from scaling.studies import part as module_of
@@ -63,13 +63,15 @@ def run_study(
     part: str | None,
     say: Callable[[str], None],
     worker: bool = False,
+    reported: bool = False,
 ) -> None:
     """Measure every point that is not finished, the largest batch first.
 
     Args:
       part: a slice of the points, see `points_of`.
-      worker: leave out points that another process holds or that cannot be measured; the process
-        that started the workers measures or reports those.
+      worker: leave out points that another process holds.
+      reported: leave out those that cannot be measured too; the process that started the workers
+        reports them.
 
     Raises:
       UserError: see `points_of`, `RunDir` and the study's `measure`.
@@ -89,8 +91,11 @@ def run_study(
             try:
                 with RunDir(workdir / name) as run:
                     _measure(study, point, run, name, signals, say, worker)
-            except UserError:
+            except InUse:
                 if not worker:
+                    raise
+            except UserError:
+                if not reported:
                     raise
 
 
@@ -112,6 +117,7 @@ def _asked(study, point):
     return json.loads(point.to_json_best_effort()), goes_on and partial(goes_on, point)
 
 
-def unfinished(config: ConfigDict, workdir: Path, part: str | None) -> int:
-    """How many of the study's points have no result yet."""
-    return sum(not (workdir / name / "result.json").exists() for name in points_of(config, part))
+def unfinished(config: ConfigDict, workdir: Path, part: str | None) -> list[str]:
+    """The study's points that have no result yet."""
+    names = points_of(config, part)
+    return [name for name in names if not (workdir / name / "result.json").exists()]

@@ -1,10 +1,12 @@
 """The study of landscapes, on tiny nets in this process."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+from compare import StopAfter
 
 from configs.landscape import TASKS, get_config
 from scaling.config import default_config, model_config
@@ -12,10 +14,10 @@ from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.report.drawing import draw
 from scaling.report.records import read_workdir
-from scaling.signals import Interrupted, Signals
+from scaling.signals import Interrupted
 from scaling.studies.landscape import charts
 from scaling.studies.landscape import measure as landscape
-from scaling.studies.landscape.report import KIND
+from scaling.studies.landscape.report import KIND, answer
 from scaling.studies.landscape.views import RISE
 from scaling.studies.running import points_of, run_study
 
@@ -72,6 +74,20 @@ def test_the_places_of_the_nets_have_the_recorded_metrics(as_trained):
     assert first.train["loss"] != pytest.approx(last.train["loss"], rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "losses, barrier", [((9, 1, 2, 3, 9), 0), ((9, 1, 5, 3, 9), 2), ((9, 3, 3, 3, 9), 0)]
+)
+def test_a_barrier_is_above_both_nets(studied, losses, barrier):
+    """Beyond them does not count."""
+    (point,) = studied.points
+    metrics = [np.array(losses, float)] * len(point.metrics)
+    places = np.array([-1, 0, 0.5, 1, 2])[:, None]
+    path = point.arrays | {"line_train": [places, *metrics]}
+    assert dataclasses.replace(point, arrays=path).barrier == barrier
+    text = answer(dataclasses.replace(studied, points=[dataclasses.replace(point, arrays=path)]))
+    assert ("rises above the worse one's by 2" in text) == bool(barrier)
+
+
 def test_paths_lines_and_planes_meet(studied):
     """Where they cross, the loss is one, with statistics recomputed."""
     (point,) = studied.points
@@ -91,18 +107,6 @@ def test_paths_lines_and_planes_meet(studied):
     assert [view.beyond for view in point.views] == [point.at(-0.5), point.at(1.5)]
 
 
-class _StopAfter(Signals):
-    """Asked to stop after it was looked at so often."""
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    @property
-    def received(self):
-        self.looks -= 1
-        return 2 if self.looks < 0 else None
-
-
 def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
     (config,) = points_of(_config()).values()
     stopped, record = [], None
@@ -110,7 +114,7 @@ def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
         with RunDir(tmp_path / "wd0") as run:
             run.begin(json.loads(config.to_json_best_effort()))
             try:
-                record = landscape.measure(config, run, "wd0", _StopAfter(9))
+                record = landscape.measure(config, run, "wd0", StopAfter(9))
             except Interrupted as reason:
                 stopped.append(str(reason))
     assert len(stopped) > 4 and any("places of net0_train" in text for text in stopped)

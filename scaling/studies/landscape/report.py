@@ -61,12 +61,17 @@ def answer(study: records.Study) -> str:
         f"{subject(study)}, the training loss rises by {RISE:g} at this distance from the weights, "
         f"in units of their filters' norms: {'; '.join(texts)}."
     )
-    between = [(point, point.between) for point in points if point.between is not None]
-    if between:
-        highest = [
-            number(value) + (f" ({point.label})" if point.label else "") for point, value in between
-        ]
-        text += f" On the straight line between the nets it rises to {listed(highest)}."
+    barriers = [(point, point.barrier) for point in points if point.barrier is not None]
+    rises = [
+        number(value) + (f" ({point.label})" if point.label else "")
+        for point, value in barriers
+        if value
+    ]
+    if rises:
+        above = f"it rises above the worse one's by {listed(rises)}"
+        text += f" On the straight line between the nets {above}."
+    elif barriers:
+        text += " On the straight line between the nets it is nowhere above the worse one's."
     return text
 
 

@@ -49,10 +49,14 @@ class Point(Record):
         return value if np.isfinite(value) else None
 
     @property
-    def between(self) -> float | None:
-        """The highest training loss on the line between the nets."""
+    def barrier(self) -> float | None:
+        """How far the training loss between the nets, on the line, rises above that of both; 0
+        where it does not."""
         path = self.path("line", "train", "loss")
-        return None if path is None else float(path[1][(path[0] >= 0) & (path[0] <= 1)].max())
+        if path is None:
+            return None
+        losses = path[1][(path[0] > -1e-6) & (path[0] < 1 + 1e-6)]
+        return float(losses.max() - max(losses[0], losses[-1]))
 
 
 @dataclass(frozen=True)
