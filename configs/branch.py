@@ -8,7 +8,7 @@ From each snapshot of one run, training goes on at 1, 2, 4, ... times its batch 
 number of examples, with a learning rate in proportion (SGD) or to the square root (Adam). The
 largest batch that ends with no more than 0.01 of extra loss is the critical one there; beside it
 the noise scale B_simple, which should predict it. Digits take two minutes on two CPU cores,
-Fashion-MNIST about ten, the language model about half an hour.
+Fashion-MNIST about ten; the language model takes longer, see --dry_run.
 """
 
 from configs.kjv_lm import SMALL
