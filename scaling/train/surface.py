@@ -14,7 +14,6 @@ name, one of `STATISTICS`:
 """
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,9 +25,9 @@ from numpy.typing import ArrayLike
 
 from scaling.directions import arc, line, shifted
 from scaling.errors import UserError
-from scaling.tasks import Task
 from scaling.train.evaluate import metrics_of
 from scaling.train.feed import ResidentFeed, evaluation_size, index_batches
+from scaling.train.losses import in_one_group
 from scaling.train.point import Point
 from scaling.train.step import on_devices, replicate, shard
 
@@ -41,15 +40,6 @@ PATHS = {
 STATISTICS = ("recomputed", "frozen", "interpolated")
 BLOCK = 4  # points in one call of a device: more do not gain on a CPU
 GROUP = 5000  # examples that batch statistics are recomputed over
-
-
-def in_one_group(task: Task) -> Task:
-    """The task on one device, with batch norm over all examples of a call where it was in ghost
-    batches; running statistics mean the same for both."""
-    model = task.model.clone(axis_name=None)
-    if getattr(model, "norm", None) == "ghost":
-        model = model.clone(norm="batch", ghost_batch=None)
-    return dataclasses.replace(task, model=model)
 
 
 class Surface:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -41,11 +40,11 @@ from scaling.signals import Interrupted, Signals
 from scaling.studies import recipe_points
 from scaling.studies.sharpness import record
 from scaling.studies.sharpness.record import END, Measure, Net, Record, Run, at_loss
-from scaling.tasks import Classification, Language, Task
+from scaling.tasks import Classification, Language
 from scaling.train.evaluate import HeldOut
 from scaling.train.feed import ResidentFeed
+from scaling.train.losses import has_statistics, loss_over
 from scaling.train.point import Point, resolve
-from scaling.train.surface import in_one_group
 from scaling.train.trials import Observer, Outcome, ToTheEnd, Training, seconds_of
 
 STATISTICS = ("recomputed", "frozen")
@@ -173,37 +172,6 @@ def _nets(
         yield Net(**saved | {"measures": measures})
 
 
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """((params, batch statistics), (examples, mask)) -> (sum of losses, of weights), as
-    `scaling.curvature` has it. Those of one task and form are equal, and share their programs.
-
-    Attributes:
-      form: of the task, as text.
-      train: whether batch statistics are those of the examples.
-      normalised: whether logits are centred and divided by their norm.
-    """
-
-    form: str
-    task: Task = dataclasses.field(compare=False)
-    train: bool
-    normalised: bool = False
-
-    def __call__(self, variables: Any, chunk: Any) -> tuple[jax.Array, jax.Array]:
-        batch, mask = chunk
-        if self.train:
-            call = *variables, batch, jnp.arange(len(mask)), jax.random.key(0)
-            outputs, _ = self.task.outputs_in_training(*call)
-        else:
-            outputs = self.task.outputs(*variables, batch)
-        if self.normalised:
-            outputs = sharpness.normalised(outputs)
-        scores, weights = self.task.score(outputs, batch)
-        weights = jnp.ones_like(scores["loss"]) if weights is None else weights
-        total = lambda values: jnp.sum(jnp.where(mask > 0, values, 0.0))
-        return total(scores["loss"]), total(weights)
-
-
 class Gauge:
     """Measures the nets of a point.
 
@@ -217,19 +185,10 @@ class Gauge:
         self.point, self.settings, self.count = point, point.config.sharpness, _examples(point)
         self.split = "test" if point.config.eval.test else "validation"
         self._shapes = jax.tree.structure(point.variables())
-        with_norm = bool(jax.tree.leaves(point.variables()[1]))
-        self.statistics = self.settings.statistics if with_norm else "none"
-        task, train = in_one_group(point.task), self.statistics == "recomputed"
-        if train and getattr(task.model, "dropout", 0):
-            task = dataclasses.replace(task, model=task.model.clone(dropout=0.0))
-        self.loss = Loss(repr(task), task, train)
-        feed = ResidentFeed(point)
-        self._held_out = HeldOut(point, self.split, feed)
-        index = {"index": np.arange(self.count)}
-        self.examples = jax.tree.map(np.asarray, point.preprocess(feed.data, index))
-        # Statistics of all are of one chunk.
-        rows = self.count if train else min(self.count, point.config.eval.batch)
-        self.chunks = in_chunks(self.examples, rows)
+        found = loss_over(point, self.count, self.settings.statistics == "recomputed")
+        self.loss, self.examples, self.chunks = found
+        self.statistics = self.settings.statistics if has_statistics(point) else "none"
+        self._held_out = HeldOut(point, self.split, ResidentFeed(point))
         # The same directions for all nets.
         self.keys = jax.random.split(jax.random.key(point.config.seed), 5)
 
