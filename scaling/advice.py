@@ -13,13 +13,23 @@ minimum at B = B_crit, where their product is least (McCandlish et al. 2018, arX
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from scaling.batch import BatchPlan, plans
-from scaling.comms import BEST, Network, all_reduce_seconds, nearest_published, step_seconds
+from scaling.comms import (
+    BEST,
+    JITTER,
+    DeviceFit,
+    Network,
+    all_reduce_seconds,
+    expected_maximum,
+    fit_device,
+    step_seconds,
+)
 from scaling.errors import UserError
 from scaling.fits import StepsFit, rounded
 
@@ -55,28 +65,23 @@ class Throughput:
     per_device_batches: Sequence[int]  # increasing
     seconds: Sequence[float]
 
-    def compute(self, per_device_batch: int) -> tuple[BatchPlan, float]:
-        """The layout of one update on one device and its seconds, measured or estimated.
+    @functools.cached_property
+    def fit(self) -> DeviceFit:
+        """Seconds of an update, t0 + b / r."""
+        return fit_device(self.per_device_batches, self.seconds)
 
-        Linear between measured batches. Below the smallest, its time, since an underutilised device
-        is hardly faster. Above the largest, gradient accumulation with the fastest of the equal
-        microbatches, within the measured range if the batch divides that way. Each is counted with
-        an optimizer update, so the true time is slightly shorter.
+    def compute(self, per_device_batch: int) -> tuple[BatchPlan, float]:
+        """The layout of one update on one device and its seconds by the fit.
+
+        Above the largest measured batch, gradient accumulation with the fewest equal microbatches.
+        Each is counted with an optimizer update, so the true time is slightly shorter.
 
         Raises:
           UserError: a batch below 1.
         """
-        smallest, largest = self.per_device_batches[0], self.per_device_batches[-1]
-        layouts = [p for p in plans(per_device_batch, 1) if p.micro_batch <= largest]
-        if per_device_batch <= largest:
-            layouts = layouts[:1]
-        measured = [p for p in layouts if p.micro_batch >= smallest] or layouts
-        best = min(measured, key=self._seconds)
-        return best, self._seconds(best)
-
-    def _seconds(self, plan: BatchPlan) -> float:
-        one = float(np.interp(plan.micro_batch, self.per_device_batches, self.seconds))
-        return plan.accum_steps * one
+        largest = self.per_device_batches[-1]
+        plan = next(p for p in plans(per_device_batch, 1) if p.micro_batch <= largest)
+        return plan, plan.accum_steps * self.fit.device.seconds(plan.micro_batch)
 
     def knee(self, share: float) -> int:
         """The smallest per-device batch that reaches `share` of the best throughput."""
@@ -185,9 +190,11 @@ class Option:
     cost: float
     cost_low: float
     cost_high: float | None
-    efficiency: float  # weak scaling: time without the all-reduce, over the step time
+    efficiency: float  # weak scaling: one device's time over the step time
     extrapolated: tuple[str, ...]  # reasons, in short phrases
     learning_rate: float | None = None  # to start from
+    # Of the published range of jitter, which is in the intervals of hours and cost too.
+    efficiency_interval: tuple[float, float] | None = None
 
     @property
     def device_hours(self) -> float:
@@ -206,6 +213,7 @@ def plans_table(
     overlap: float = 0.0,
     multiple: int = 1,
     accumulate: bool = True,
+    jitter: tuple[float, float] = JITTER,
 ) -> list[Option]:
     """Every device count with every global batch that it divides, by devices, then by batch.
 
@@ -220,6 +228,8 @@ def plans_table(
       overlap: share of the all-reduce hidden behind the backward pass of the last microbatch.
       multiple: that per-device batches must be multiples of, such as a ghost batch.
       accumulate: whether per-device batches may exceed the largest one measured.
+      jitter: range of the standard deviation of a device's time, as a share of its mean: all wait
+        for the slowest. Its middle gives hours and costs, its ends widen their intervals.
 
     Raises:
       UserError: no batch divides over any device count, and as `scaling.comms.step_seconds`.
@@ -234,17 +244,27 @@ def plans_table(
             "batches that are multiples of a device count."
         )
     work = curve, throughput, network, gradient_bytes
-    return [_option(*work, *pair, price_per_device_hour, overlap) for pair in pairs]
+    return [_option(*work, *pair, price_per_device_hour, overlap, jitter) for pair in pairs]
 
 
-def _option(curve, throughput, network, gradient_bytes, devices, batch, price, overlap) -> Option:
+def _option(
+    curve, throughput, network, gradient_bytes, devices, batch, price, overlap, jitter
+) -> Option:
     plan, compute = throughput.compute(batch // devices)
     # Gradients are sent during the backward pass of the last microbatch only.
     last = compute / plan.accum_steps
-    step = compute + step_seconds(last, gradient_bytes, devices, network, overlap) - last
+    exposed = step_seconds(last, gradient_bytes, devices, network, overlap) - last
+    seconds = lambda cv: compute * (1 + cv * expected_maximum(devices)) + exposed
+    step, soonest, latest = map(seconds, (sum(jitter) / 2, *jitter))
     steps, (fewest, most) = curve.steps(batch), curve.steps_interval(batch)
-    hours = step / 3600  # of one step
-    cost = hours * devices * price
+    hours = steps * step / 3600
+    hours_low = fewest * soonest / 3600
+    hours_high = None if most is None else most * latest / 3600
+    rate = devices * price
+    efficiencies = compute / latest, compute / soonest
+    reasons = list(_reasons(curve.critical, throughput, plan, batch))
+    if devices > 1:
+        reasons.append(_of_devices(devices, efficiencies, jitter))
     return Option(
         devices=devices,
         global_batch=batch,
@@ -254,30 +274,36 @@ def _option(curve, throughput, network, gradient_bytes, devices, batch, price, o
         step_seconds=step,
         compute_seconds=compute,
         all_reduce_seconds=all_reduce_seconds(gradient_bytes, devices, network, BEST),
-        hours=steps * hours,
-        hours_low=fewest * hours,
-        hours_high=None if most is None else most * hours,
-        cost=steps * cost,
-        cost_low=fewest * cost,
-        cost_high=None if most is None else most * cost,
+        hours=hours,
+        hours_low=hours_low,
+        hours_high=hours_high,
+        cost=hours * rate,
+        cost_low=hours_low * rate,
+        cost_high=None if hours_high is None else hours_high * rate,
         efficiency=compute / step,
-        extrapolated=tuple(_reasons(curve.critical, throughput, plan, devices, batch)),
+        efficiency_interval=efficiencies,
+        extrapolated=tuple(reasons),
     )
 
 
-def _reasons(critical, throughput, plan, devices, batch) -> Iterator[str]:
-    """What lies outside the measured range."""
+def _reasons(critical, throughput, plan, batch) -> Iterator[str]:
+    """What lies outside the range measured on one device."""
     low, high = critical.range
     if not low <= batch <= high:
         span = f"{low:,.0f} to {high:,.0f}" if low < high else f"{low:,.0f}"
         yield f"batch outside the {span} of the {critical.source}"
-    if devices > 1:
-        yield (
-            "more devices than the 1 measured: modelled without jitter or stragglers "
-            f"({nearest_published(devices)})"
-        )
     if plan.micro_batch < throughput.per_device_batches[0]:
         yield "per-device batch below the smallest measured"
+
+
+def _of_devices(devices, efficiencies, jitter) -> str:
+    """That several are more than were measured, and by how much that may be off."""
+    low, high = (f"{efficiency:.0%}" for efficiency in efficiencies)
+    cause = " to ".join(f"{share:.0%}" for share in jitter)
+    return (
+        f"{devices:,} devices where 1 was measured: efficiency {low} to {high}, for a jitter of "
+        f"{cause}"
+    )
 
 
 def front(options: Iterable[Option]) -> list[Option]:

@@ -1,4 +1,11 @@
-"""Time of a gradient all-reduce, and the resulting scaling efficiency.
+"""Seconds of an update on n devices, b examples on each, and of its parts:
+
+    T(b, n) = (t0 + b / r) (1 + cv e(n)) + max(0, AR - h c)
+
+t0 is what an update takes whatever its batch, r the examples per second of a device beyond it; e(n)
+the expected maximum of n standard normal variables: all wait for the slowest, whose time varies by
+`cv` of the mean; AR an all-reduce of the gradients, of which the backward pass, h = 2/3 of the
+compute c, may hide a part. Examples per second are n b / T, or what the input gives if less.
 
 A message of m bytes takes `latency + m / bandwidth`, independent of other traffic. An all-reduce is
 a number of sequential messages and a number of bytes through the link of the busiest device. For S
@@ -8,19 +15,19 @@ bytes over n devices:
     ring                 2 (n - 1)    2 (n - 1) / n S
     halving_doubling     2 log2 n     2 (n - 1) / n S
     recursive_doubling   log2 n       log2(n) S
+    tree                 2 log2 n     2 S / 0.92
 
 Ring: Patarasuk & Yuan 2009 (J. Parallel Distrib. Comput. 69), who show that no algorithm sends
 fewer bytes. Halving and doubling: Rabenseifner 2004 (LNCS 3036). Comparison of all three: Thakur,
-Rabenseifner & Gropp 2005 (Int. J. High Perform. Comput. Appl. 19).
+Rabenseifner & Gropp 2005 (Int. J. High Perform. Comput. Appl. 19). Tree: two binary trees, each of
+half the bytes, at 0.92 of the bandwidth (NVIDIA's NCCL 2.30, src/graph/tuning.cc).
 
 If n is not a power of two, the last two algorithms first fold the excess devices into others and
 send them the result at the end: 2 messages and 2 S bytes more, as in MPICH. "best" is the fastest
-of the three, as libraries choose by size and number of devices.
+of the four, as libraries choose by size and number of devices: beyond some 64 nodes never a ring.
 
-A real all-reduce is slower: the model leaves out the additions, launch overhead, shared links and
-links below their nominal bandwidth, and stragglers. No term grows with the probability that one of
-many devices is late, so thousands of devices appear nearly free: `PUBLISHED` compares measurements
-on many devices with the model.
+A real all-reduce is slower: the model leaves out the additions, shared links and links below their
+nominal bandwidth. `scaling.published` compares the whole with published measurements.
 """
 
 import dataclasses
@@ -37,6 +44,10 @@ FROM_0, ABOVE_0 = Limits(0, ends="[)"), Limits(0)  # and finite
 # The backward pass's share of a gradient's time: about twice the operations of the forward pass.
 BACKWARD_SHARE = 2 / 3
 BEST = "best"
+# cv, the range of published tables: Kurth 2018 .025 and .072, Horovod .033 to .037, Goyal .091,
+# ResNet-50 of MLPerf .093.
+JITTER = (0.03, 0.10)
+Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Link:
 
     latency: float  # seconds per message
     bandwidth: float  # bytes per second that a device sends, while receiving as many
+    call: float = 0.0  # seconds of every all-reduce, to start it
 
     def __post_init__(self):
         FROM_0.check(f"The latency of a link is {self.latency} seconds", self.latency)
@@ -70,26 +82,26 @@ Network = Link | Nodes
 PERFECT = Link(latency=0.0, bandwidth=math.inf)
 
 # Nominal bandwidths, as stated by vendors, in one direction. All-reduces achieve less: `fit_link`.
-# Latencies of NVLink, PCIe and networks are those per ring step with which NVIDIA's NCCL chooses
-# its algorithm (hwLat, Simple protocol, in src/graph/tuning.cc at commit 01afd20).
-_NVLINK_LATENCY, _PCIE_LATENCY, _NET_LATENCY = 3.4e-6, 5.7e-6, 9.6e-6
-NVLINK3 = Link(_NVLINK_LATENCY, 300e9)  # NVIDIA A100 data sheet: 600 GB/s, both directions
-NVLINK4 = Link(_NVLINK_LATENCY, 450e9)  # NVIDIA H100 data sheet: 900 GB/s, both directions
+# Latencies of NVLink, PCIe and networks, and of a call's start, are those with which NVIDIA's NCCL
+# chooses its algorithm (hwLat and baseLat, Simple protocol, in src/graph/tuning.cc at 5067397c).
+NVLINK_LATENCY, _PCIE_LATENCY, NET_LATENCY, _CALL = 3.4e-6, 5.7e-6, 14.0e-6, 8.4e-6
+NVLINK3 = Link(NVLINK_LATENCY, 300e9, _CALL)  # NVIDIA A100 data sheet: 600 GB/s, both directions
+NVLINK4 = Link(NVLINK_LATENCY, 450e9, _CALL)  # NVIDIA H100 data sheet: 900 GB/s, both directions
 NETWORKS: dict[str, Network] = {
     "perfect": PERFECT,
     "nvlink3": NVLINK3,
     "nvlink4": NVLINK4,
     # NVIDIA A100 and H100 data sheets: 64 and 128 GB/s over 16 lanes, both directions.
-    "pcie4": Link(_PCIE_LATENCY, 32e9),
-    "pcie5": Link(_PCIE_LATENCY, 64e9),
+    "pcie4": Link(_PCIE_LATENCY, 32e9, _CALL),
+    "pcie5": Link(_PCIE_LATENCY, 64e9, _CALL),
     # IEEE 802.3 and InfiniBand names state the rate: 10, 100, 200 and 400 Gbit/s.
-    "10gbe": Link(_NET_LATENCY, 1.25e9),
-    "100gbe": Link(_NET_LATENCY, 12.5e9),
-    "infiniband-hdr": Link(_NET_LATENCY, 25e9),
-    "infiniband-ndr": Link(_NET_LATENCY, 50e9),
+    "10gbe": Link(NET_LATENCY, 1.25e9, _CALL),
+    "100gbe": Link(NET_LATENCY, 12.5e9, _CALL),
+    "infiniband-hdr": Link(NET_LATENCY, 25e9, _CALL),
+    "infiniband-ndr": Link(NET_LATENCY, 50e9, _CALL),
     # NVIDIA DGX user guides: 8 GPUs and 8 adapters, of 200 (A100) and 400 Gbit/s (H100).
-    "dgx-a100": Nodes(8, inside=NVLINK3, between=Link(_NET_LATENCY, 200e9)),
-    "dgx-h100": Nodes(8, inside=NVLINK4, between=Link(_NET_LATENCY, 400e9)),
+    "dgx-a100": Nodes(8, inside=NVLINK3, between=Link(NET_LATENCY, 200e9)),
+    "dgx-h100": Nodes(8, inside=NVLINK4, between=Link(NET_LATENCY, 400e9)),
     # Google Cloud, TPU v4: all-reduce bandwidth per pod 1.1 PB/s, pod of 4,096 chips. About 1 us
     # per hop: Austin et al. 2025, How to Scale Your Model. One ring through the whole torus has
     # more hops than a ring along each axis.
@@ -111,7 +123,7 @@ def all_reduce_seconds(
       size_bytes: of the gradients, as sent.
       devices: number that share the batch; a single one takes no time.
       network: a `Link` or `Nodes`.
-      algorithm: "ring", "halving_doubling", "recursive_doubling" or "best".
+      algorithm: "ring", "halving_doubling", "recursive_doubling", "tree" or "best".
 
     Raises:
       UserError: unknown algorithm, a negative size or fewer than 1 device.
@@ -122,7 +134,8 @@ def all_reduce_seconds(
 
     def over(link, count):
         terms = [cost(size_bytes, count) for cost in costs]
-        return min(messages * link.latency + sent / link.bandwidth for messages, sent in terms)
+        moved = min(messages * link.latency + sent / link.bandwidth for messages, sent in terms)
+        return moved + link.call * (count > 1)
 
     if isinstance(network, Link):
         return over(network, devices)
@@ -130,15 +143,27 @@ def all_reduce_seconds(
     return inside + over(network.between, math.ceil(devices / network.devices_per_node))
 
 
+def expected_maximum(count: int) -> float:
+    """Of `count` independent standard normal variables, within 5% (Blom 1958)."""
+    return float(scipy.stats.norm.ppf((count - 0.375) / (count + 0.25)))
+
+
 def step_seconds(
-    compute_seconds: float, size_bytes: float, devices: int, network: Network, overlap: float = 0.0
+    compute_seconds: float,
+    size_bytes: float,
+    devices: int,
+    network: Network,
+    overlap: float = 0.0,
+    jitter: float = 0.0,
 ) -> float:
-    """Seconds of one update: gradients, and the exposed part of the fastest all-reduce.
+    """Seconds of one update: gradients, the wait for the slowest device, and the exposed part of
+    the fastest all-reduce.
 
     Args:
       compute_seconds: of one device's gradients; with accumulation, of the last microbatch.
       overlap: share of the all-reduce hidden behind the backward pass, 0 to 1; at most the time of
         the backward pass, `BACKWARD_SHARE` of the compute, is hidden.
+      jitter: standard deviation of a device's compute, as a share of its mean.
 
     Raises:
       UserError: compute that is not positive, an overlap outside 0 to 1, and as
@@ -147,61 +172,141 @@ def step_seconds(
     ABOVE_0.check(f"The compute time is {compute_seconds} seconds", compute_seconds)
     UP_TO_ONE.check(f"The overlap is {overlap}", overlap)
     reduce = all_reduce_seconds(size_bytes, devices, network, BEST)
-    return compute_seconds + reduce - min(overlap * reduce, BACKWARD_SHARE * compute_seconds)
+    waiting = compute_seconds * jitter * expected_maximum(devices)
+    hidden = min(overlap * reduce, BACKWARD_SHARE * compute_seconds)
+    return compute_seconds + waiting + reduce - hidden
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """A published weak-scaling efficiency of many devices, with the model's inputs for that run.
+class Device:
+    """Seconds of an update on one device by its batch b: t0 + b / r."""
+
+    fixed_seconds: float  # t0
+    seconds_per_example: float  # 1 / r
+
+    def seconds(self, batch: float) -> float:
+        """Of an update."""
+        return self.fixed_seconds + batch * self.seconds_per_example
+
+    @property
+    def half_rate_batch(self) -> float:
+        """The batch with half the peak rate, n_half = t0 r (Hockney & Jesshope 1981); infinite
+        where examples take no time."""
+        examples = self.seconds_per_example
+        return self.fixed_seconds / examples if examples else math.inf
+
+    def batch_at(self, share: float) -> float:
+        """The batch with a share of the peak rate, 0 < share < 1."""
+        return self.half_rate_batch * share / (1 - share)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceFit:
+    """A `Device` fitted to measured times, and 95% intervals; None of fewer than three batches, and
+    of n_half where it is infinite.
 
     Attributes:
-      measured: in percent, as published.
-      compute_seconds: of one update without communication.
-      size_bytes: of the gradients.
+      deviation: the largest of a measured time from the line, relative to it.
     """
 
-    devices: int
-    measured: str
-    compute_seconds: float
-    size_bytes: float
-    network: Network
-
-    def modelled(self, overlap: float) -> float:
-        """The model's efficiency of the same run, 0 to 1."""
-        run = self.compute_seconds, self.size_bytes, self.devices, self.network
-        return self.compute_seconds / step_seconds(*run, overlap)
-
-    def __str__(self) -> str:
-        """Such as "256 GPUs: about 90% measured, 88 to 100% modelled", without and with overlap."""
-        percent = [round(100 * self.modelled(overlap), 6) for overlap in (0.0, 1.0)]
-        low, high = map(math.floor, percent)
-        return f"{self.devices:,} GPUs: {self.measured} measured, {low} to {high}% modelled"
+    device: Device
+    fixed_seconds: Interval | None
+    seconds_per_example: Interval | None
+    half_rate_batch: Interval | None
+    deviation: float
 
 
-PUBLISHED = (
-    # Goyal et al. 2017 (arXiv:1706.02677): ResNet-50, 25 million gradients, 8,192 images in 0.256 s
-    # (90 epochs in an hour) at about 90% of the throughput of separate servers of 8 GPUs, so links
-    # inside a server are perfect here; 50 Gbit/s each.
-    Published(256, "about 90%", 0.230, 4 * 25e6, Nodes(8, PERFECT, Link(_NET_LATENCY, 6.25e9))),
-    # Kurth et al. 2018 (arXiv:1810.01993), float32. We counted the gradients in the authors' code.
-    # Tiramisu on Piz Daint: 1.20 images/s on one P100, one per node; Cray Aries, 10 GB/s; 7.5
-    # million gradients.
-    Published(5_300, "79.0%", 1 / 1.20, 4 * 7.5e6, Link(_NET_LATENCY, 10e9)),
-    # DeepLabv3+ on Summit: 0.87 images/s on one V100, 6 per node; NVLink 2, 50 GB/s between two;
-    # two InfiniBand adapters of 100 Gbit/s per node; about 44 million gradients.
-    Published(
-        27_360,
-        "90.7%",
-        1 / 0.87,
-        4 * 44e6,
-        Nodes(6, Link(_NVLINK_LATENCY, 50e9), Link(_NET_LATENCY, 25e9)),
-    ),
-)
+def fit_device(batches: Sequence[float], seconds: Sequence[float]) -> DeviceFit:
+    """t0 and r from measured times, by non-negative least squares of relative errors.
+
+    Intervals are those of linear regression, by Student's t, that of n_half by the delta method.
+    They count what the line misses as noise. Of a single batch, t0 is taken as 0.
+
+    Args:
+      batches: [k] per device.
+      seconds: [k] of an update, positive.
+    """
+    batches, seconds = np.asarray(batches, float), np.asarray(seconds, float)
+    terms = np.stack([np.ones_like(batches), batches], 1) / seconds[:, None]
+    if len(set(batches)) < 2:
+        device = Device(0.0, float(np.median(seconds / batches)))
+    else:
+        device = Device(*_least_squares(terms))
+    misses = terms @ [device.fixed_seconds, device.seconds_per_example] - 1
+    deviation = float(np.abs(misses).max())
+    freedom = len(batches) - 2
+    if freedom < 1 or len(set(batches)) < 2:
+        return DeviceFit(device, None, None, None, deviation)
+    covariance = np.linalg.inv(terms.T @ terms) * (misses @ misses) / freedom
+    quantile = scipy.stats.t.ppf(0.975, freedom)
+
+    def interval(value, *slopes):
+        """Of a number, from its derivatives by t0 and by 1 / r."""
+        far = float(quantile * math.sqrt(np.array(slopes) @ covariance @ slopes))
+        return max(0.0, value - far), value + far
+
+    fixed, each, half = device.fixed_seconds, device.seconds_per_example, device.half_rate_batch
+    halved = interval(half, 1 / each, -half / each) if each else None
+    return DeviceFit(device, interval(fixed, 1, 0), interval(each, 0, 1), halved, deviation)
 
 
-def nearest_published(devices: int) -> Published:
-    """The measurement with the nearest number of devices, by ratio."""
-    return min(PUBLISHED, key=lambda run: abs(math.log(run.devices / devices)))
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """Seconds of an update on several devices, term by term.
+
+    Attributes:
+      fixed, examples: t0 and b / r of a device.
+      waiting: for the slowest device.
+      all_reduce: what the backward pass does not hide of it.
+      input: that an update waits for its examples.
+      examples_per_second: of all devices.
+    """
+
+    fixed: float
+    examples: float
+    waiting: float
+    all_reduce: float
+    input: float
+    examples_per_second: float
+
+    @property
+    def bound(self) -> str:
+        """The term that takes longest."""
+        terms = dataclasses.asdict(self)
+        del terms["examples_per_second"]
+        return max(terms, key=terms.get)
+
+
+def forecast(
+    device: Device,
+    per_device_batch: int,
+    devices: int,
+    network: Network,
+    size_bytes: float,
+    overlap: float = 0.0,
+    jitter: float = 0.0,
+    input_rate: float = math.inf,
+) -> Forecast:
+    """T(b, n) and its terms.
+
+    Args:
+      input_rate: examples per second that the input gives, over all devices.
+
+    Raises:
+      UserError: as `step_seconds`.
+    """
+    compute, rows = device.seconds(per_device_batch), per_device_batch * devices
+    step = step_seconds(compute, size_bytes, devices, network, overlap, jitter)
+    waiting = compute * jitter * expected_maximum(devices)
+    longest = max(step, rows / input_rate)
+    return Forecast(
+        device.fixed_seconds,
+        compute - device.fixed_seconds,
+        waiting,
+        step - compute - waiting,
+        longest - step,
+        rows / longest,
+    )
 
 
 def fit_link(sizes: Sequence[float], seconds: Sequence[float], devices: int) -> Link:
@@ -219,14 +324,19 @@ def fit_link(sizes: Sequence[float], seconds: Sequence[float], devices: int) -> 
       UserError: long messages take no longer than short ones.
     """
     terms = np.array([_ring(size, devices) for size in sizes]) / np.reshape(seconds, (-1, 1))
-    unit = np.linalg.norm(terms, axis=0)  # scales few messages and billions of bytes
-    latency, per_byte = scipy.optimize.nnls(terms / unit, np.ones(len(terms)))[0] / unit
+    latency, per_byte = _least_squares(terms)
     if per_byte == 0:
         raise UserError(
             f"All-reduces of {max(sizes):.3g} bytes took no longer than those of "
             f"{min(sizes):.3g}, so they do not determine the bandwidth; measure larger ones."
         )
-    return Link(latency=float(latency), bandwidth=float(1 / per_byte))
+    return Link(latency=latency, bandwidth=1 / per_byte)
+
+
+def _least_squares(terms: np.ndarray) -> list[float]:
+    """The non-negative numbers [2] whose products with terms [k, 2] are nearest to 1."""
+    unit = np.linalg.norm(terms, axis=0)  # scales few messages and billions of bytes
+    return (scipy.optimize.nnls(terms / unit, np.ones(len(terms)))[0] / unit).tolist()
 
 
 # (size in bytes, devices) -> (messages, bytes).
@@ -246,6 +356,11 @@ def _recursive_doubling(size: float, devices: int) -> tuple[float, float]:
     return rounds + 2 * folds, (rounds + 2 * folds) * size
 
 
+def _tree(size: float, devices: int) -> tuple[float, float]:
+    rounds, folds = _rounds(devices)
+    return 2 * (rounds + folds), 2 * size / 0.92 * (devices > 1)
+
+
 def _rounds(devices: int) -> tuple[int, bool]:
     """log2 of the largest power of two <= devices, and whether devices exceed it."""
     rounds = int(devices).bit_length() - 1
@@ -256,5 +371,6 @@ _COSTS = {
     "ring": (_ring,),
     "halving_doubling": (_halving_doubling,),
     "recursive_doubling": (_recursive_doubling,),
-    BEST: (_ring, _halving_doubling, _recursive_doubling),
+    "tree": (_tree,),
+    BEST: (_ring, _halving_doubling, _recursive_doubling, _tree),
 }

@@ -262,6 +262,45 @@ def test_the_critical_batch_sizes_of_zhang_2024():
     assert [model for model, fit in fits_.items() if fit.doubts] == ["151M"]
 
 
+# Epochs to the target by batch size, of many seeds each: MLPerf's reference convergence points,
+# mlcommons/logging training_4.0.0/rcps_resnet.json (LARS, 75.9%) and mlcommons/hpc deepcam
+# rcps_deepcam.json (LAMB, mean IoU .82); training sets of 1,281,167 and 121,266 examples.
+MLPERF = {
+    "ResNet-50": (
+        1_281_167,
+        {
+            1632: 35.0,
+            3264: 35.2,
+            4096: 40.0,
+            8192: 42.0,
+            13056: 45.4,
+            32768: 56.0,
+            49152: 68.0,
+            58880: 80.0,
+            65536: 84.5,
+        },
+        47_500,
+        34.6,
+    ),
+    "DeepCAM": (121_266, {128: 9.0, 256: 9.0, 512: 11.5, 1024: 13.0, 2048: 22.9}, 1150, 7.7),
+}
+
+
+@pytest.mark.parametrize("task", MLPERF)
+def test_the_critical_batch_sizes_of_mlperf(task):
+    """Against a straight line: examples to the target are E_min (1 + B / B_crit)."""
+    size, epochs, published, fewest = MLPERF[task]
+    batches = np.array(list(epochs), float)
+    reached = np.array(list(epochs.values()))
+    fit = fit_steps(batches, reached * size / batches)
+    low, high = fit.b_crit_interval
+    assert low < published < high < 4 * low
+    relative = np.stack([np.ones_like(batches), batches], 1) / reached[:, None]
+    (start, per_example), *_ = np.linalg.lstsq(relative, np.ones_like(batches))
+    assert fit.b_crit == pytest.approx(start / per_example, rel=0.1)
+    assert fit.e_min / size == pytest.approx(fewest, rel=0.05)
+
+
 def test_the_band_has_the_shape_of_its_batches():
     fit = fit_steps(BATCH, noisy(BATCH, 0.1, seed=2))
     low, high = fit.band(BATCH.reshape(2, 5))

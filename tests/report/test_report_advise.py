@@ -37,7 +37,7 @@ def test_the_answer_names_what_is_recommended(study):
     assert f"minutes, for {best['cost']:.3g} EUR, at learning rate" in text
     assert f"least cost: batch {cheap['global_batch']:,} on 1 device in " in text
     assert "900 (above 600) by the noise scale and 512 (400 to 700) by the fit" in text
-    assert text.count("Extrapolated: modelled (256 GPUs: about 90% measured") == 1
+    assert text.count("Extrapolated: several devices: efficiency 90% to 97%.") == 1
     assert list(KIND.cautions(study)) == []
     assert len(KIND.table([study]).cells()) == 1 + len(study.point.front)
 
@@ -146,7 +146,7 @@ def test_tables(workdir, tmp_path):
     with open(tmp_path / "tables" / "advise_devices.csv", newline="") as file:
         fits = {int(row["per_device_batch"]): row["fits"] for row in csv.DictReader(file)}
     assert fits[512] == "True" and fits[1024] == "False"
-    assert "modelled (256 GPUs: about 90% measured, 88 to 100% modelled)" in text
+    assert "several devices: efficiency 90% to 97%" in text
     assert "<td>least time and knee</td>" in text and "over pcie4" in text
 
 
