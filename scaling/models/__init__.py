@@ -20,10 +20,12 @@ from flax.traverse_util import flatten_dict
 from scaling.errors import UserError, call_users, look_up, nearest, refuse_unread
 from scaling.models.alexnet import GROUPS, AlexNet
 from scaling.models.cnn import SIZES, ShallowCNN, SimpleCNN
+from scaling.models.deeplab import DeepCAM, DeepLab
 from scaling.models.lstm import LSTM
 from scaling.models.mlp import MLP
 from scaling.models.norm import FEWEST_VALUES, KINDS, GhostBatchNorm, GroupNorm, groups_of
 from scaling.models.resnet import ResNet
+from scaling.models.tiramisu import Tiramisu
 from scaling.models.transformer import ACTIVATIONS, Transformer
 from scaling.models.transformer import SIZES as TRANSFORMERS
 from scaling.models.vgg import LAYERS, VGG
@@ -37,6 +39,9 @@ MODELS = {
     "vgg": VGG,
     "transformer": Transformer,
     "lstm": LSTM,
+    "tiramisu": Tiramisu,
+    "deeplab": DeepLab,
+    "deepcam": DeepCAM,
 }
 OWN = tuple(MODELS)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

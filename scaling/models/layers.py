@@ -13,6 +13,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 # He et al. 2015, as in the ResNet papers; also for ReLU MLPs.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+he_uniform = nn.initializers.he_uniform()
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -24,6 +25,7 @@ class Conv(nn.Module):
       kernel_size: height and width.
       stride: of both axes.
       groups: number of channel groups, each convolved separately.
+      dilation: of the kernel, in pixels between its taps ("atrous" above 1).
       method: implementation; all agree to float tolerance (see `convolve`).
       dtype: of the computation; parameters are float32.
     """
@@ -33,6 +35,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = False
     groups: int = 1
+    dilation: int = 1
     kernel_init: nn.initializers.Initializer = he_normal
     method: str = "auto"
     dtype: jnp.dtype = jnp.float32
@@ -46,17 +49,65 @@ class Conv(nn.Module):
             )
         shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        y = convolve(x.astype(self.dtype), kernel, self.stride, self.method)
+        y = convolve(x.astype(self.dtype), kernel, self.stride, self.method, self.dilation)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, method: str = "auto") -> jax.Array:
+class ConvTranspose(nn.Module):
+    """Transposed 2-D convolution that doubles height and width, NHWC, SAME padding.
+
+    As `flax.linen.ConvTranspose` with strides (2, 2), whose gradient XLA computes on a CPU more
+    than thirty times slower: here a plain convolution of the image with zeros between its pixels.
+    Attributes as in `Conv`.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer = he_normal
+    method: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y = convolve_transposed(x.astype(self.dtype), kernel, self.method)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+def convolve_transposed(x: jax.Array, kernel: jax.Array, method: str = "auto") -> jax.Array:
+    """`lax.conv_transpose` with strides (2, 2) and SAME padding, [N, H, W, C] -> [N, 2H, 2W, F].
+
+    Args:
+      kernel: [kh, kw, C, F], kh and kw odd, 3 or more.
+      method: of `convolve`.
+    """
+    if _method(method) == "xla":
+        return lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=NHWC)
+    between = (1, 0, 1)  # a zero before every pixel
+    zeros = jnp.zeros((), x.dtype)
+    return convolve(lax.pad(x, zeros, ((0, 0, 0), between, between, (0, 0, 0))), kernel, 1, method)
+
+
+def _method(name):
+    """The method that `auto` stands for here."""
+    backend = "forward_only" if jax.default_backend() == "cpu" else "xla"
+    return backend if name == "auto" else name
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, method: str = "auto", dilation: int = 1
+) -> jax.Array:
     """SAME convolution of [N, H, W, C] with [kh, kw, C, F].
 
     With a kernel [kh, kw, C / groups, F] it is grouped: group g of the filters has group g of the
-    channels as input. All methods but xla loop over the groups.
+    channels as input. All methods but xla loop over the groups; where each is one channel and one
+    filter, over the taps.
 
     Methods:
       xla: `lax.conv_general_dilated`; best on GPUs and TPUs.
@@ -68,69 +119,71 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, method: str = "au
         one, slow on every backend; this becomes a batched matrix product.
       auto: forward_only on CPU, xla elsewhere.
     """
-    if method == "auto":
-        method = "forward_only" if jax.default_backend() == "cpu" else "xla"
+    method = _method(method)
     if method == "xla":
-        return _conv(x, kernel, stride, "SAME")
+        return _conv(x, kernel, stride, "SAME", dilation)
     groups = x.shape[-1] // kernel.shape[2]
+    if groups > 1 and groups == x.shape[-1] == kernel.shape[3]:
+        taps = _shifted(x, kernel.shape, stride, dilation)
+        return sum(map(jnp.multiply, taps, kernel.reshape(-1, groups)))
     if groups > 1:
         pairs = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-        return jnp.concatenate([convolve(*pair, stride, method) for pair in pairs], -1)
+        return jnp.concatenate([convolve(*pair, stride, method, dilation) for pair in pairs], -1)
     if kernel.shape[:2] == (1, 1):
         return jnp.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
     if method == "forward_only":
-        return _conv_forward_only(x, kernel, stride)
+        return _conv_forward_only(x, kernel, stride, dilation)
     if method == "patches":
-        return _conv_patches(x, kernel, stride)
+        patches = jnp.concatenate(_shifted(x, kernel.shape, stride, dilation), axis=-1)
+        return patches @ kernel.reshape(-1, kernel.shape[3])
     raise ValueError(f"unknown convolution method {method!r}")
 
 
-def _conv(x, kernel, stride, padding, rhs_dilation=(1, 1)):
+def _conv(x, kernel, stride, padding, dilation):
+    if padding == "SAME":
+        padding = _same_padding(x.shape, kernel.shape, stride, dilation)
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         padding,
-        rhs_dilation=rhs_dilation,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=NHWC,
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
 
 
-def _same_padding(shape, kernel_shape, stride):
-    return lax.padtype_to_pads(shape[1:3], kernel_shape[:2], (stride, stride), "SAME")
+def _same_padding(shape, kernel_shape, stride, dilation):
+    window = [(size - 1) * dilation + 1 for size in kernel_shape[:2]]
+    return lax.padtype_to_pads(shape[1:3], window, (stride, stride), "SAME")
 
 
-def _conv_patches(x, kernel, stride):
-    kh, kw, _, features = kernel.shape
-    pads = _same_padding(x.shape, kernel.shape, stride)
+def _shifted(x, kernel_shape, stride, dilation):
+    """The pixels under each tap of a kernel, in its order, [N, out_h, out_w, C] each."""
+    pads = _same_padding(x.shape, kernel_shape, stride, dilation)
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     out_h, out_w = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
-    shifted = [
-        padded[
-            :, i : i + (out_h - 1) * stride + 1 : stride, j : j + (out_w - 1) * stride + 1 : stride
-        ]
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    patches = jnp.concatenate(shifted, axis=-1)
-    return patches @ kernel.reshape(-1, features)
+    rows, columns = (
+        [slice(i, i + (out - 1) * stride + 1, stride) for i in range(0, size * dilation, dilation)]
+        for size, out in zip(kernel_shape[:2], (out_h, out_w), strict=True)
+    )
+    return [padded[:, row, column] for row in rows for column in columns]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_forward_only(x, kernel, stride):
-    return _conv(x, kernel, stride, "SAME")
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv_forward_only(x, kernel, stride, dilation):
+    return _conv(x, kernel, stride, "SAME", dilation)
 
 
-def _forward(x, kernel, stride):
-    return _conv_forward_only(x, kernel, stride), (x, kernel)
+def _forward(x, kernel, stride, dilation):
+    return _conv_forward_only(x, kernel, stride, dilation), (x, kernel)
 
 
-def _backward(stride, residuals, dy):
+def _backward(stride, dilation, residuals, dy):
     x, kernel = residuals
     kh, kw = kernel.shape[:2]
     height, width = x.shape[1:3]
-    (top, bottom), (left, right) = _same_padding(x.shape, kernel.shape, stride)
+    (top, bottom), (left, right) = _same_padding(x.shape, kernel.shape, stride, dilation)
 
     # dx: dy, dilated with stride - 1 zeros between its pixels, convolved with the flipped kernel.
     dilated = lax.pad(
@@ -139,16 +192,14 @@ def _backward(stride, residuals, dy):
         ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)),
     )
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    before = (kh - 1 - top, kw - 1 - left)
+    before = ((kh - 1) * dilation - top, (kw - 1) * dilation - left)
     after = (height - dilated.shape[1] + top, width - dilated.shape[2] + left)
-    dx = _conv(dilated, flipped, 1, tuple(zip(before, after, strict=True)))
+    dx = _conv(dilated, flipped, 1, tuple(zip(before, after, strict=True)), dilation)
 
     # dkernel: x convolved with dy as the kernel; examples are the input channels, channels the
     # examples. The barriers keep XLA from folding the transposes back into the slow form.
     columns, window = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
-    dkernel = _conv(
-        columns, window, 1, ((top, bottom), (left, right)), rhs_dilation=(stride, stride)
-    )
+    dkernel = _conv(columns, window, dilation, ((top, bottom), (left, right)), stride)
     return dx, dkernel[:, :kh, :kw].transpose(1, 2, 0, 3)
 
 

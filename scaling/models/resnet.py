@@ -38,7 +38,7 @@ class Block(nn.Module):
     norm: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, positions: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, positions: jax.Array | None) -> jax.Array:
         if self.bottleneck:
             layers = [
                 (self.filters, 1, 1),
@@ -86,6 +86,8 @@ class ResNet(nn.Module):
       width: factor on the filters of all but the first convolution.
       zero_init_residual: last norm scale of every block initialised at zero (Goyal 2017, 5.1).
       dropout: between the convolutions of a block (Wide ResNet).
+      remat: compute each block again in the backward pass in place of keeping its activations
+        (Chen 2016, arXiv:1604.06174).
     """
 
     num_classes: int
@@ -96,6 +98,7 @@ class ResNet(nn.Module):
     dropout: float = 0.0
     norm: str = "batch"
     ghost_batch: int | None = None
+    remat: bool = False
     axis_name: str | None = None
     conv_method: str = "auto"
     dtype: jnp.dtype = jnp.float32
@@ -115,6 +118,7 @@ class ResNet(nn.Module):
                 name=name,
             )
 
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         bottleneck, stages, filters, projection = self._shape()
         if bottleneck:
             x = conv(64, (7, 7), 2, name="stem")(x)
@@ -125,10 +129,10 @@ class ResNet(nn.Module):
         if bottleneck:
             x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
         for stage, blocks in enumerate(stages):
-            for block in range(blocks):
-                x = Block(
+            for i in range(blocks):
+                x = block(
                     filters * self.width * 2**stage,
-                    2 if stage and not block else 1,
+                    2 if stage and not i else 1,
                     bottleneck,
                     self.preactivation,
                     projection,
@@ -136,8 +140,8 @@ class ResNet(nn.Module):
                     self.dropout,
                     conv,
                     norm,
-                    name=f"stage{stage + 1}_block{block + 1}",
-                )(x, train=train, positions=positions)
+                    name=f"stage{stage + 1}_block{i + 1}",
+                )(x, train, positions)
         if self.preactivation:
             x = nn.relu(norm(name="final_norm")(x, train=train))
         x = x.mean((1, 2), dtype=jnp.float32)

@@ -24,6 +24,9 @@ MODELS = {
     "vgg": "a VGG",
     "transformer": "a Transformer",
     "lstm": "an LSTM",
+    "tiramisu": "Tiramisu",
+    "deeplab": "DeepLabv3+",
+    "deepcam": "DeepCAM's net",
 }
 SPLITS = {"validation": "validation", "train": "training", "": ""}  # "": of a log, not known
 SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # typeset with subscripts

@@ -288,10 +288,10 @@ def step_flops(point: Point, plan: BatchPlan) -> float:
     loop's body would be counted once.
     """
     model = point.task.model
-    if hasattr(model, "conv_method"):  # the operations of the model, not of a way to compute it
-        model = model.clone(conv_method="xla")
-    if hasattr(model, "ghost_batch"):  # one device stands for all: no group may span several
-        model = model.clone(ghost_batch=None)
+    # The operations of the model, not of a way to compute it; and one device stands for all, so no
+    # group may span several.
+    neutral = {"conv_method": "xla", "remat": False, "ghost_batch": None}
+    model = model.clone(**{name: v for name, v in neutral.items() if hasattr(model, name)})
     one = dataclasses.replace(plan, accum_steps=1, devices=1)
     task = dataclasses.replace(point.task, model=model)
     mapped, shapes = _gradient_program(dataclasses.replace(point, task=task), one)

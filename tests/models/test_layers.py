@@ -5,16 +5,28 @@ import pytest
 from jax import lax
 
 from scaling.errors import UserError
-from scaling.models.layers import Conv, Dropout, convolve, max_pool_2x2, max_pool_3x3
+from scaling.models.layers import (
+    Conv,
+    ConvTranspose,
+    Dropout,
+    convolve,
+    convolve_transposed,
+    max_pool_2x2,
+    max_pool_3x3,
+)
 
 
-def _direct(x, kernel, stride, groups=1):
+def _direct(x, kernel, stride, groups=1, dilation=1):
     """SAME convolution written out in float64."""
     if groups > 1:
         pairs = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
-        return np.concatenate([_direct(*pair, stride) for pair in pairs], -1)
+        return np.concatenate([_direct(*pair, stride, 1, dilation) for pair in pairs], -1)
     n, h, w, _ = x.shape
-    kh, kw, _, f = kernel.shape
+    taps, (c, f) = kernel.shape[:2], kernel.shape[2:]
+    spread = np.zeros((*((size - 1) * dilation + 1 for size in taps), c, f))
+    spread[::dilation, ::dilation] = kernel
+    kernel = spread
+    kh, kw = kernel.shape[:2]
     out_h, out_w = -(-h // stride), -(-w // stride)
     pad_h = max((out_h - 1) * stride + kh - h, 0)
     pad_w = max((out_w - 1) * stride + kw - w, 0)
@@ -30,37 +42,83 @@ def _direct(x, kernel, stride, groups=1):
 
 @pytest.mark.parametrize("method", ["xla", "forward_only", "patches"])
 @pytest.mark.parametrize(
-    "size, kernel, stride, groups",
+    "size, kernel, stride, groups, dilation",
     [
-        (8, 3, 1, 1),
-        (8, 3, 2, 1),
-        (7, 3, 2, 1),
-        (8, 5, 1, 1),
-        (9, 7, 2, 1),
-        (8, 1, 1, 1),
-        (7, 1, 2, 1),
-        (13, 5, 4, 1),
-        (8, 3, 1, 2),
-        (7, 3, 2, 3),
-        (7, 1, 1, 2),
+        (8, 3, 1, 1, 1),
+        (8, 3, 2, 1, 1),
+        (7, 3, 2, 1, 1),
+        (8, 5, 1, 1, 1),
+        (9, 7, 2, 1, 1),
+        (8, 1, 1, 1, 1),
+        (7, 1, 2, 1, 1),
+        (13, 5, 4, 1, 1),
+        (8, 3, 1, 2, 1),
+        (7, 3, 2, 3, 1),
+        (7, 1, 1, 2, 1),
+        (8, 3, 1, 1, 2),
+        (7, 5, 1, 1, 3),
+        (9, 3, 2, 1, 2),
+        (10, 3, 2, 2, 4),
+        (8, 1, 1, 1, 2),
     ],
 )
-def test_convolution_and_its_gradients(method, size, kernel, stride, groups):
+def test_convolution_and_its_gradients(method, size, kernel, stride, groups, dilation):
     rng = np.random.RandomState(0)
     x = rng.randn(2, size, size + 1, 3 * groups).astype(np.float32)
     w = rng.randn(kernel, kernel, 3, 4 * groups).astype(np.float32)
-    expected = _direct(x, w, stride, groups)
-    np.testing.assert_allclose(convolve(x, w, stride, method), expected, rtol=1e-4, atol=1e-4)
+    _check_convolution(x, w, method, stride, groups, dilation)
+
+
+@pytest.mark.parametrize("method", ["xla", "forward_only", "patches"])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])
+def test_convolution_of_every_channel_alone(method, stride, dilation):
+    rng = np.random.RandomState(0)
+    x, w = (rng.randn(*shape).astype(np.float32) for shape in ((2, 8, 7, 5), (3, 3, 1, 5)))
+    _check_convolution(x, w, method, stride, 5, dilation)
+    text = jax.jit(lambda x, w: convolve(x, w, stride, method, dilation)).lower(x, w).as_text()
+    assert ("stablehlo.convolution" in text) == (method == "xla")  # not one for each channel
+
+
+def _check_convolution(x, w, method, stride, groups, dilation):
+    """Against `_direct`, and its gradients against derivatives along directions."""
+    direct = lambda x, w: _direct(x, w, stride, groups, dilation)
+    ours = lambda x, w: convolve(x, w, stride, method, dilation)
+    rng, expected = np.random.RandomState(1), direct(x, w)
+    np.testing.assert_allclose(ours(x, w), expected, rtol=1e-4, atol=1e-4)
 
     # A convolution is linear in each argument: its derivative along a direction is exact.
     dy = rng.randn(*expected.shape).astype(np.float32)
-    loss = lambda x, w: jnp.sum(convolve(x, w, stride, method) * dy)
+    loss = lambda x, w: jnp.sum(ours(x, w) * dy)
     close = lambda a, b: np.testing.assert_allclose(np.sum(a), np.sum(b), rtol=1e-3, atol=1e-3)
     dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w)
     for _ in range(3):
         u, v = rng.randn(*x.shape), rng.randn(*w.shape)
-        close(dx * u, _direct(u, w, stride, groups) * dy)
-        close(dw * v, _direct(x, v, stride, groups) * dy)
+        close(dx * u, direct(u, w) * dy)
+        close(dw * v, direct(x, v) * dy)
+
+
+@pytest.mark.parametrize("method", ["xla", "forward_only", "patches"])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_transposed_convolution_and_its_gradients_against_lax(method, kernel):
+    rng = np.random.RandomState(0)
+    shapes = (2, 4, 5, 3), (kernel, kernel, 3, 4), (2, 8, 10, 4)
+    x, w, dy = (rng.randn(*shape).astype(np.float32) for shape in shapes)
+    theirs = lambda x, w: lax.conv_transpose(x, w, (2, 2), "SAME")
+    ours = lambda x, w: convolve_transposed(x, w, method)
+    np.testing.assert_allclose(ours(x, w), theirs(x, w), rtol=1e-4, atol=1e-4)
+    gradients = (
+        jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) * dy), (0, 1))(x, w) for f in (ours, theirs)
+    )
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_transposed_convolution_is_a_plain_one_on_a_cpu():
+    """Zeros between pixels as `lhs_dilation` would take XLA's slow way."""
+    x, w = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 4))
+    loss = lambda x, w: jnp.sum(convolve_transposed(x, w, "forward_only") ** 2)
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
+    assert text.count("stablehlo.convolution") == 3 and "lhs_dilate = [2, 2]" not in text
 
 
 def test_patches_under_vmap_are_matrix_products():
@@ -105,6 +163,18 @@ def test_conv_parameters_are_flax_ones(groups):
     shapes = lambda m: jax.tree.map(jnp.shape, m.init(jax.random.key(0), x))
     flax_one = nn.Conv(4, (3, 3), feature_group_count=groups)
     assert shapes(Conv(4, (3, 3), use_bias=True, groups=groups)) == shapes(flax_one)
+
+
+def test_transposed_convolutions_have_flax_parameters_and_a_bias():
+    from flax import linen as nn
+
+    x, key = jnp.ones((1, 4, 4, 6)), jax.random.key(0)
+    ours, flax_one = ConvTranspose(5, use_bias=True), nn.ConvTranspose(5, (3, 3), (2, 2))
+    variables = ours.init(key, x)
+    shapes = lambda variables: jax.tree.map(jnp.shape, variables)
+    assert shapes(variables) == shapes(flax_one.init(key, x))
+    variables["params"]["bias"] += 3.0
+    np.testing.assert_allclose(ours.apply(variables, x), flax_one.apply(variables, x), rtol=1e-5)
 
 
 def test_groups_that_do_not_divide_the_channels_are_told():
