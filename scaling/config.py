@@ -79,6 +79,7 @@ LIMITS = {
     "model.middle": Limits(0, 100, "[]"),
     "optim.base_lr": RATE,
     "optim.base_batch": COUNT,
+    "optim.lag": Limits(0, 16, "[]"),
     "schedule.decay_factors": search.LIMITS["decay_factor"],
     "schedule.batch_factors": search.LIMITS["decay_factor"],
     "noise_every": COUNT,
@@ -130,6 +131,8 @@ def default_config(study: str = "train") -> ConfigDict:
     # Likewise of an exponential average of the weights, see scaling/optim/averaging.py. It is
     # evaluated beside the last weights, its metrics are ewa_loss and so on; None: no average.
     c.optim.ewa_half_life = placeholder(str)
+    # Updates between computing a gradient and applying it, see scaling/optim/lag.py; None: 0.
+    c.optim.lag = placeholder(int)
     # None: the default of the optimizer. A value that the optimizer does not use is an error.
     for name in (
         "momentum",

@@ -1,6 +1,6 @@
 """Optimizers by name; all hyperparameters may be traced.
 
-Eleven functions (learning_rate, mask, *, hyperparameters). Defaults are those of the method's
+Twelve functions (learning_rate, mask, *, hyperparameters). Defaults are those of the method's
 paper, where it states them. Parameters are assumed to be float32.
 
 Weight decay applies to the tensors where `mask` is True. It is coupled (L2: added to the gradient,
@@ -25,7 +25,7 @@ import optax.contrib
 from jax.typing import ArrayLike
 
 from scaling.errors import look_up, refuse_unread
-from scaling.optim.lars import LearningRate, Mask, decayed, larc, lars
+from scaling.optim.lars import LearningRate, Mask, decayed, larc, lars, scale_by_larc
 
 
 def build_optimizer(
@@ -85,6 +85,23 @@ def _nesterov(learning_rate, mask, *, momentum=0.9, weight_decay=0.0):
 
 def _adam(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
     return _coupled(optax.scale_by_adam(b1, b2, eps), learning_rate, mask, weight_decay)
+
+
+def _larc_adam(
+    learning_rate,
+    mask,
+    *,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    trust_coefficient=0.002,
+    fallback=1 / 16000,
+):
+    """Adam on gradients that LARC has scaled, as Kurth et al. 2018 train."""
+    local = scale_by_larc(learning_rate, trust_coefficient=trust_coefficient, fallback=fallback)
+    direction = optax.chain(optax.masked(local, mask), optax.scale_by_adam(b1, b2, eps))
+    return _coupled(direction, learning_rate, mask, weight_decay)
 
 
 def _adamw(learning_rate, mask, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01):
@@ -177,6 +194,7 @@ OPTIMIZERS = {
     "muon": _muon,
     "lars": lars,
     "larc": larc,
+    "larc_adam": _larc_adam,
     "optax_lars": _optax_lars,
 }
 # Hyperparameters of each optimizer, with defaults.

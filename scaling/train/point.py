@@ -21,6 +21,7 @@ from scaling.models import OWN, build_model, check_statistics, couples_examples,
 from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.averaging import averaging
 from scaling.optim.build import HYPERPARAMETERS
+from scaling.optim.lag import lagged
 from scaling.optim.rules import decay_of_half_life, scale_adam
 from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.tasks import Task
@@ -275,8 +276,16 @@ def data_info(data: ConfigDict) -> sources.DataInfo:
 def _numbers(config, info, searched):
     """The optimizer's numbers at this batch size."""
     optim, known = config.optim, look_up("optimizer", config.optim.name, HYPERPARAMETERS)
-    fixed = ("name", "base_lr", "base_batch", "scaling_rule", "b2_half_life", "ewa_half_life")
-    numbers = given({key: optim[key] for key in optim if key not in fixed})
+    words = (
+        "name",
+        "base_lr",
+        "base_batch",
+        "scaling_rule",
+        "b2_half_life",
+        "ewa_half_life",
+        "lag",
+    )
+    numbers = given({key: optim[key] for key in optim if key not in words})
     half_life = optim.b2_half_life
     if half_life:
         if "b2" in numbers or "b2" in searched:
@@ -358,6 +367,7 @@ def _optimization(config, info, total_steps, searched):
         values = {k: hparams[k] for k in (*clock, *shape)}
         rate = make_schedule(schedule.name, warmup_shape=schedule.warmup_shape, **values)
         tx = build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers})
+        tx = lagged(tx, optim.lag or 0)
         return averaging(tx, hparams["ewa_decay"]) if "ewa_decay" in hparams else tx, rate
 
     return hparams, make_optimizer

@@ -62,6 +62,16 @@ def adam(b1, b2, eps, weight_decay):
     return update
 
 
+def larc_adam(trust_coefficient, fallback, **adams):
+    def update(w, g, t, memory, kernel):
+        g = g + adams["weight_decay"] * kernel * w
+        local = trust_coefficient * norm(w.ravel()) / norm(g.ravel())
+        share = local / RATES[t] if kernel and local < RATES[t] else 1.0
+        return adam(**adams | {"weight_decay": 0.0})(w, share * g, t, memory, kernel)
+
+    return update
+
+
 def adamw(b1, b2, eps, weight_decay):
     def update(w, g, t, memory, kernel):
         r = adam_direction(g, t, memory, b1, b2, eps)
@@ -133,6 +143,7 @@ CASES = {
     "momentum": (heavy_ball, {"momentum": 0.7, "weight_decay": 0.3}),
     "nesterov": (nesterov, {"momentum": 0.7, "weight_decay": 0.3}),
     "adam": (adam, ADAM),
+    "larc_adam": (larc_adam, ADAM | {"trust_coefficient": 0.1, "fallback": 1e-3}),
     "adamw": (adamw, ADAM),
     "lamb": (lamb, ADAM),
     "novograd": (novograd, ADAM),

@@ -140,7 +140,7 @@ def _stopped(run_path, config, looks):
     [
         {"noise_scale": True, "metrics.weight_distance": True},
         {"schedule.name": "step", "schedule.boundaries": ("5 steps", "9 steps")},
-        {"schedule.warmup": "6 steps", "optim.name": "adam", "optim.base_lr": 0.01},
+        {"schedule.warmup": "6 steps", "optim.name": "adam", "optim.base_lr": 0.01, "optim.lag": 1},
     ],
 )
 def test_a_finished_run_goes_on_as_if_it_had_been_as_long_from_the_start(tmp_path, changes):
