@@ -164,6 +164,9 @@ def default_config(study: str = "train") -> ConfigDict:
     # microbatches. With one microbatch per device it is free and measured at every update.
     c.noise_every = placeholder(int)
 
+    c.sharpness = ConfigDict()
+    c.sharpness.track = False  # batch sharpness at evaluations, see scaling/train/gradients.py
+
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0
     c.loss.gradient_noise = 0.0  # variance of a random factor, of mean 1, on example gradients

@@ -543,17 +543,23 @@ def batch_sharpness(loss: Loss, params: Any, chunks: Any, tensors: Any = None) -
     """E[g^T H g] / E|g|^2, g and H of a batch; one for each chunk (Andreyev and Beneventano
     2024, arXiv:2412.20553).
 
-    The interval is that of a ratio of means, by the delta method. At the edge of stability of SGD
-    it is 2 / rate.
+    At the edge of stability of SGD it is 2 / rate.
 
     Raises:
       ValueError: there are fewer than two chunks.
     """
     program = _Program(loss, _kept(params, tensors))
-    curvatures, squares = np.asarray(_along_gradients(program, params, chunks), float)
-    ratio = float(curvatures.mean() / squares.mean())
-    rest = (curvatures - ratio * squares) / squares.mean()
-    return Estimate.about(ratio, rest, len(rest))
+    return ratio_of_means(*np.asarray(_along_gradients(program, params, chunks), float))
+
+
+def ratio_of_means(tops: Array, bottoms: Array) -> Estimate:
+    """mean(tops) / mean(bottoms) of pairs [N], [N], with an interval by the delta method.
+
+    Raises:
+      ValueError: there are fewer than two.
+    """
+    ratio = float(tops.mean() / bottoms.mean())
+    return Estimate.about(ratio, (tops - ratio * bottoms) / bottoms.mean(), len(tops))
 
 
 @functools.partial(jax.jit, static_argnums=0)

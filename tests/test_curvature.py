@@ -431,6 +431,15 @@ def test_batch_sharpness_of_a_quadratic():
     assert found.standard_error < 1e-6 and found.products == 4
 
 
+def test_gradient_descent_that_neither_grows_nor_falls_has_the_batch_sharpness_of_the_edge():
+    """On a quadratic, at the rate 2 / lambda: along the top eigenvector w becomes -w."""
+    h, w = np.array([1.0, 2, 5], np.float32), np.array([1.0, -1, 0.5], np.float32)
+    loss = lambda w, h: (0.5 * jnp.sum(h * w * w), jnp.float32(1))
+    for _ in range(60):
+        w = w - np.float32(2 / 5) * h * w
+    assert batch_sharpness(loss, w, np.tile(h, (2, 1))).value == pytest.approx(edge(2 / 5))
+
+
 def test_batch_sharpness_is_a_ratio_of_means():
     """Batches of linear regression with Hessians of their own."""
     rng = np.random.default_rng(5)

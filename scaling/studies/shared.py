@@ -105,7 +105,7 @@ def priced_plan(
 
 def refuse_keys_of_single_runs(config: ConfigDict) -> None:
     """UserError for what a population does not do."""
-    for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale"):
+    for key in ("metrics.weight_distance", "metrics.tensorboard", "noise_scale", "sharpness.track"):
         if value_at(config, key):
             raise UserError(f"{key} is of single runs, not of this study; leave it False here.")
 

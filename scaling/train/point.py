@@ -24,6 +24,7 @@ from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.lag import lagged
 from scaling.optim.rules import decay_of_half_life, scale_adam
 from scaling.optim.schedules import SHAPES, WARMUPS
+from scaling.recipes import SGD
 from scaling.tasks import Task
 from scaling.train.memory import check_size
 from scaling.train.step import AXIS, MakeOptimizer
@@ -129,6 +130,9 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
             "False."
         )
 
+    if config.sharpness.track:
+        _check_tracked(config, info)
+
     task = task_of(config, info)
     check_statistics(task.model, inputs_of(task), config.global_batch)
     if not task.smooths and (config.loss.label_smoothing or "label_smoothing" in searched):
@@ -210,6 +214,22 @@ def _check_augmented(info):
         raise UserError(
             f"data.augment crops and flips images with labels of the whole, and {info.name} has "
             f"{', '.join(info.example)} for {info.task}; set it to 'none'."
+        )
+
+
+def _check_tracked(config, info):
+    """Batches can be measured again, and the edge of stability of the optimizer is known."""
+    told = "or set sharpness.track to False"
+    if info.streaming:
+        raise UserError(
+            f"sharpness.track measures batches on the side, and {info.name} is streamed; use a "
+            f"data set in memory, {told}."
+        )
+    if config.optim.name not in SGD or config.optim.lag:
+        raise UserError(
+            f"sharpness.track is compared with the edge of stability of SGD, and optim.name is "
+            f"{config.optim.name!r}, optim.lag {config.optim.lag}; use {', '.join(SGD[:-1])} or "
+            f"{SGD[-1]} without a lag, {told}."
         )
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.train.checkpoint import Checkpoints
+from scaling.train.gradients import SharpnessTracker
 from scaling.train.planning import stacked
 from scaling.train.point import Point, resolve
 from scaling.train.population import placements
@@ -39,6 +40,7 @@ def train_point(
     point = resolve(config)
     updates = _LastUpdate()
     noise = NoiseTracker(point.global_batch) if config.noise_scale else None
+    sharpness = SharpnessTracker(point) if config.sharpness.track else None
     folder = run.path / "tensorboard" if config.metrics.tensorboard else None
     board = TensorBoard(folder, noise) if folder else None
     training = Training(
@@ -53,7 +55,7 @@ def train_point(
         means=(),
         updates=True,
         ends=("test",) if config.eval.test else (),
-        observers=[each for each in (updates, noise, board) if each],
+        observers=[each for each in (updates, noise, sharpness, board) if each],
         folder="",
     )
     training.place()

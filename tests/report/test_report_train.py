@@ -1,4 +1,5 @@
 import csv
+import json
 
 import pytest
 from readers import read_study
@@ -50,6 +51,23 @@ def test_curves_are_those_of_the_metrics_thinned(workdir):
     line = next(mark for mark in error.marks if isinstance(mark, Line))
     assert line.x == list(range(100, 1001, 100)) and line.y[0] == 0.001
     assert next(iter(scale.marks)).y == (30.0, 90.0)
+
+
+def test_batch_sharpness_between_the_levels(tmp_path):
+    write_train_run(tmp_path / "w" / "bs64", 64, 0.03)
+    with (tmp_path / "w" / "bs64" / "metrics.jsonl").open("a") as file:
+        for step in (100, 200):
+            row = {"step": step, "split": "validation", "batch_sharpness": step / 20}
+            row |= {"batch_sharpness_error": 1.0, "edge_small_batch": 20.0}
+            file.write(json.dumps(row | {"edge_large_batch": 40.0 * step / 100}) + "\n")
+    write_train_run(tmp_path / "w" / "bs128", 128, 0.03)
+    _, section, _ = KIND.sections([read_study(tmp_path / "w")])
+    picture, note = section.blocks
+    (panel,) = picture.panels
+    small, large, curve, points = panel.marks
+    assert (small.y, large.y, curve.y) == ([20, 20], [40, 80], [5, 10])
+    assert (points.low, points.high) == ([4, 9], [6, 11])
+    assert note.text.endswith("bs64 0.5 times 20 and 0.125 times 80.")
 
 
 def test_nothing_to_show(tmp_path):

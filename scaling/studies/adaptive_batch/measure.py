@@ -48,6 +48,7 @@ DECIDED = {
     "eval.test": "only training data are evaluated",
     "metrics.weight_distance": "it is of the 'train' study",
     "metrics.tensorboard": "it is of the 'train' study",
+    "sharpness.track": "it is of the 'train' study",
 }
 
 

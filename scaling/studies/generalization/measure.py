@@ -23,7 +23,7 @@ from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.studies import recipe_points
 from scaling.studies.generalization.record import Curve, Layer, Norms, Record, Run
-from scaling.train.layers import LayerNorms
+from scaling.train.gradients import LayerNorms
 from scaling.train.point import Point, resolve
 from scaling.train.trials import Observer, ToTheEnd, Training, seconds_of
 

@@ -23,7 +23,6 @@ LIMITS = {
 def section(c: ConfigDict) -> None:
     """Add its keys, at their defaults."""
     recipes.section(c, "naive", "sqrt+gbn", "lars")
-    c.sharpness = ConfigDict()
     # Nets are measured where the training loss is first seen at or below each of these, which makes
     # batch sizes comparable, and after the last update.
     c.sharpness.losses = (0.01,)

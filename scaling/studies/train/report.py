@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from scaling.crossings import best_of
-from scaling.report.blocks import Picture, Section
+from scaling.report.blocks import Note, Picture, Section
 from scaling.report.charts import Axis, Line, Panel, Points, of_metric, shades, shown
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
@@ -16,6 +16,8 @@ from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
 
 MOST = 300  # points of a curve
+# Columns of evaluations, where it is tracked.
+SHARPNESS, EDGES = "batch_sharpness", ("edge_small_batch", "edge_large_batch")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,9 +26,13 @@ class Point(Record):
 
     directory: Directory
 
+    @cached_property
+    def _rows(self):
+        return list(jsonl(self.directory.path / "metrics.jsonl"))
+
     def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """(steps, values) from metrics.jsonl, every n-th row where there are more than MOST."""
-        rows = list(jsonl(self.directory.path / "metrics.jsonl"))
+        rows = self._rows
         rows = [row for row in rows if row["split"] == split and row.get(name) is not None]
         rows = rows[:: -(-len(rows) // MOST) or 1]
         return [row["step"] for row in rows], [row[name] for row in rows]
@@ -117,7 +123,36 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     panels = shown([loss, held_out, noise])
     picture = Picture("runs", caption, panels, "metrics.jsonl has no finite values")
     yield Section("Curves", [picture])
+    if any(point.curve("validation", SHARPNESS)[0] for _, point in runs):
+        yield Section("Batch sharpness", list(_sharpness(runs)))
     yield Section("Run by run", [table(studies)])
+
+
+def _sharpness(runs) -> Iterator[Note | Picture]:
+    """Batch sharpness of every run that has it, between where small and large batches settle."""
+    panel, ends = Panel(Axis("optimizer step"), Axis("batch sharpness", tick=decimal_label)), []
+    for (study, point), color in zip(runs, shades(len(runs)), strict=True):
+        label, (x, y) = study.named(point.directory.name), point.curve("validation", SHARPNESS)
+        if not x:
+            continue
+        errors = point.curve("validation", f"{SHARPNESS}_error")[1]
+        edges = [point.curve("validation", name) for name in EDGES]
+        for edge, dash in zip(edges, ("dash", "dot"), strict=True):
+            panel.marks.append(Line(*edge, color, dash=dash, series=label))
+        panel.marks.append(Line(x, y, color, width=1, series=label))
+        pairs = list(zip(y, errors, strict=True))
+        bars = {"low": [v - e for v, e in pairs], "high": [v + e for v, e in pairs]}
+        texts = [f"{label}, step {count(s)}: {number(v)}" for s, v in zip(x, y, strict=True)]
+        panel.marks.append(Points(x, y, color, label, size=3, texts=texts, **bars))
+        shares = [f"{number(y[-1] / at[-1])} times {number(at[-1])}" for _, at in edges if at]
+        ends.append(f"{label} {' and '.join(dict.fromkeys(shares))}")
+    caption = (
+        "The curvature along a batch's gradient, ± its standard error. Dashed: where a small batch "
+        "settles, 2(1−b)/η at momentum b and learning rate η; dotted: a large one, at the edge of "
+        "stability of the whole gradient. Without momentum both are 2/η."
+    )
+    yield Picture("batch_sharpness", caption, shown([panel]), "no run has a batch sharpness")
+    yield Note(f"At the last evaluation batch sharpness is, of the levels: {'; '.join(ends)}.")
 
 
 KIND = Kind("Single runs", read, answer, table, sections, cautions)
