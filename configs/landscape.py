@@ -17,6 +17,7 @@ from scaling.errors import look_up
 def _digits(c):
     c.model = model_config("mlp", widths=(32, 32), norm="batch")
     c.batch_sizes, c.landscape.durations = (32, 1024), ("30 epochs", "90 epochs")
+    c.landscape.map, c.landscape.map_steps, c.landscape.map_examples = 9, 30, 500
     c.title = "Loss surfaces on digits, an MLP 32-32 with batch norm"
 
 
@@ -24,7 +25,7 @@ def _fashion_mlp(c):
     c.data.name = "fashion_mnist"
     c.model = model_config("mlp", widths=(128,) * 5, norm="batch")
     c.batch_sizes, c.landscape.durations = (128, 8192), ("20 epochs", "60 epochs")
-    c.landscape.plane = 51
+    c.landscape.plane, c.landscape.map, c.landscape.map_steps = 51, 21, 60
     c.title = "Loss surfaces on Fashion-MNIST, F1 with 128 units"
 
 

@@ -53,12 +53,13 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def step(self, step: int, loss: float) -> None:
-        """`step` updates are done."""
+    def step(self, step: int, loss: float | None) -> None:
+        """`step` updates are done; None: without a loss to show."""
         start, first = self._start
         seconds = time.perf_counter() - start
         rate = f"{(step - first) * self._batch / seconds:,.0f}" if seconds > 0 else "-"
-        self._update(completed=step, loss=f"{loss:.4f}", rate=rate)
+        text = "-" if loss is None else f"{loss:.4f}"
+        self._update(completed=step, loss=text, rate=rate)
 
     def validation(self, value: float | None) -> None:
         """The headline metric of the newest evaluation; None: all trials diverged."""

@@ -30,7 +30,21 @@ class Picture:
     nothing: str
 
 
-Block = Note | Table | Picture
+@dataclass(frozen=True)
+class Reliefs:
+    """Surfaces over squares, side by side, to turn with the pointer; on the page alone.
+
+    Attributes:
+      titles: of each.
+      heights: of each, [n][n] from 0 to 1, rows from left to right.
+    """
+
+    caption: str
+    titles: Sequence[str]
+    heights: Sequence[Sequence[Sequence[float]]]
+
+
+Block = Note | Table | Picture | Reliefs
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import hashlib
 import html
 from pathlib import Path
 
-from scaling.report.blocks import Block, Note, Picture, Section
+from scaling.report.blocks import Block, Note, Picture, Reliefs, Section
 from scaling.report.charts import style_of
 from scaling.report.contents import Content
 from scaling.report.tables import Table
@@ -101,6 +101,18 @@ def _block(block: Block, images) -> str:
         case Picture():
             caption = f"<figcaption>{text(block.caption)}</figcaption>"
             return f"<figure>{images[block.name]}{caption}</figure>"
+        case Reliefs():
+            return _reliefs(block)
+
+
+def _reliefs(block: Reliefs) -> str:
+    parts = [
+        f'<div><b>{text(title)}</b><canvas width="640" height="560" data-heights="'
+        f'{[[round(999 * value) for value in row] for row in rows]}"></canvas></div>'
+        for title, rows in zip(block.titles, block.heights, strict=True)
+    ]
+    caption = f"<figcaption>{text(block.caption)}</figcaption>"
+    return f'<figure><div class="reliefs">{"".join(parts)}</div>{caption}</figure>'
 
 
 def _table(table: Table) -> str:

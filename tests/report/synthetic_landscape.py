@@ -19,6 +19,12 @@ def write_landscape_workdir(path, title="Landscapes", names=("batch 32", "batch 
             "held_out": ends,
             "norm": 20.0,
             "direction_norms": [0.9, 0.9],
+            "track": {
+                "steps": [0, 50, 100],
+                "coordinates": [[2.0, 0.5], [1.0, -0.5], [0.0, 0.0]],
+                "explained": [0.8, 0.1],
+            },
+            "histogram": {"edge": 0.5, "counts": [1, 10, 30, 10, 1]},
         }
         for name in names
     ]
@@ -35,6 +41,9 @@ def write_landscape_workdir(path, title="Landscapes", names=("batch 32", "batch 
         "line": 5,
         "plane": 3,
         "reach": 1.0,
+        "map": 3,
+        "map_steps": 20,
+        "map_examples": 200,
         "train_size": 50_000,
         "seconds": {"compile": 1.0, "train": 8.0, "eval": 1.0},
         "devices": CPU,
@@ -47,6 +56,11 @@ def write_landscape_workdir(path, title="Landscapes", names=("batch 32", "batch 
         for index in range(2):
             places = np.concatenate([lines, plane]) if split == "train" else lines
             _write(folder / f"net{index}_{split}.npz", places, (index + 1) * (places**2).sum(1))
+        for index in range(2):
+            _write(folder / f"track{index}.npz", plane + 0.5, (plane**2).sum(1))
+            columns = np.full((4, 9), [[-0.1], [0.001], [1.0], [0.0]])
+            named = {f"{k:04d}": column for k, column in enumerate([plane, *columns])}
+            np.savez(folder / f"map{index}.npz", **named)
         for kind in ("line", "arc"):
             share = np.linspace(-1, 2, 7)[:, None]
             _write(folder / f"{kind}_{split}.npz", share, (share[:, 0] - 0.5) ** 2)

@@ -126,6 +126,23 @@ def test_the_page_of_every_kind(browser, mixed):
     assert HOSTILE in browser.find_element("tag name", "body").text
 
 
+def test_a_relief_turns_with_the_pointer(browser, mixed):
+    from selenium.webdriver import ActionChains
+
+    opened(browser, mixed[0])
+    one, other, *_ = browser.find_elements("css selector", ".reliefs canvas")
+    drawn = lambda: [
+        browser.execute_script("return arguments[0].toDataURL()", each) for each in (one, other)
+    ]
+    before = drawn()
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", one)
+    ActionChains(browser).click_and_hold(one).move_by_offset(60, 10).release().perform()
+    after = drawn()
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    ActionChains(browser).move_by_offset(20, 0).perform()  # the button is up
+    assert drawn() == after and browser.get_log("browser") == []
+
+
 def test_the_page_fits_a_phone_and_paper(browser, report):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",

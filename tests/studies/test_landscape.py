@@ -4,12 +4,15 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from compare import StopAfter
+from jax.flatten_util import ravel_pytree
 
 from configs.landscape import TASKS, get_config
 from scaling.config import default_config, model_config
+from scaling.directions import random_direction, shifted
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.report.drawing import draw
@@ -17,9 +20,13 @@ from scaling.report.records import read_workdir
 from scaling.signals import Interrupted
 from scaling.studies.landscape import charts
 from scaling.studies.landscape import measure as landscape
+from scaling.studies.landscape.record import BINS
 from scaling.studies.landscape.report import KIND, answer
 from scaling.studies.landscape.views import RISE
 from scaling.studies.running import points_of, run_study
+from scaling.train.losses import loss_over
+from scaling.train.point import resolve
+from scaling.train.surface import Surface
 
 
 def _config(**changes):
@@ -29,9 +36,24 @@ def _config(**changes):
     own = c.landscape
     own.weight_decays, own.durations = (0.0,), ("3 epochs", "6 epochs")
     own.line, own.plane, own.path, own.directions = 9, 5, 13, 2
-    own.examples = 200
+    own.examples, own.trajectory = 200, 3
+    own.map, own.map_steps, own.map_examples = 3, 20, 100
     c.update_from_flattened_dict(changes)
     return c
+
+
+def arrays(workdir, name):
+    """Of a file of the one point."""
+    with np.load(workdir / "wd0" / f"{name}.npz") as file:
+        return [file[key] for key in sorted(file)]
+
+
+def weights_of(workdir, batch):
+    """(parameters and batch statistics of a net, its point)."""
+    (config,) = points_of(_config()).values()
+    point = resolve(landscape.nets_of(config)[f"batch {batch}"])
+    leaves = arrays(workdir, f"weights_{batch}")
+    return jax.tree.unflatten(jax.tree.structure(point.variables()), leaves), point
 
 
 def _run(path, **changes):
@@ -107,6 +129,60 @@ def test_paths_lines_and_planes_meet(studied):
     assert [view.beyond for view in point.views] == [point.at(-0.5), point.at(1.5)]
 
 
+def test_weights_along_a_training(studied, workdir):
+    """They lie on the plane as numpy's SVD has them, the last at its origin."""
+    (point,) = studied.points
+    for view, batch in zip(point.views, (32, 128), strict=True):
+        track, total = view.net.track, view.net.steps
+        assert track.steps == [0, total // 3, 2 * total // 3, total]
+        names = [f"weights_{batch}_{step}" for step in track.steps]
+        rows = [np.concatenate([a.ravel() for a in arrays(workdir, name)]) for name in names]
+        rows = np.stack(rows).astype(float) - rows[-1]
+        _, values, axes = np.linalg.svd(rows - rows.mean(0))
+        assert track.explained == pytest.approx((values**2 / (values**2).sum())[:2], rel=1e-4)
+        found, wanted = np.array(track.coordinates), rows @ axes[:2].T
+        assert np.abs(found) == pytest.approx(np.abs(wanted), rel=1e-3, abs=1e-4)
+        x, y, losses = view.track("loss")
+        assert x[0] < found[:, 0].min() and y[-1] > found[:, 1].max()
+        signs = np.sign(found[0] * wanted[0])
+        variables, point_of = weights_of(workdir, batch)
+        _, restore = ravel_pytree(variables[0])
+        axes = [restore(np.float32(sign * axis)) for sign, axis in zip(signs, axes, strict=False)]
+        there = Surface(point_of, "plane", [variables[0], *axes], [variables[1]], examples=200)
+        at = there.evaluate([[x[0], y[-1]]])["loss"]
+        assert losses[0, -1] == pytest.approx(at[0], rel=1e-3)
+
+
+def test_the_map_has_the_eigenvalues_of_a_dense_hessian(studied, workdir):
+    variables, point = weights_of(workdir, 32)
+    loss, examples, _ = loss_over(point, 100, True)
+    chunk = examples, np.ones(100, np.float32)
+    alpha, values = studied.points[0].views[0].map()
+    assert alpha.tolist() == [-1, 0, 1]
+    along = [random_direction(jax.random.key(seed), variables[0]) for seed in (1, 2)]
+    for i, j in ((1, 1), (0, 2)):
+        moved = shifted(variables[0], along, [alpha[i], alpha[j]])
+        flat, restore = ravel_pytree(moved)
+
+        def mean(x):
+            total, weight = loss((restore(x), variables[1]), chunk)  # noqa: B023
+            return total / weight
+
+        dense = np.linalg.eigvalsh(np.asarray(jax.hessian(mean)(flat), float))
+        for name, value in (("least", dense[0]), ("largest", dense[-1])):
+            error = values[f"{name}_bound"][i, j] + 1e-3 * dense[-1]
+            assert values[name][i, j] == pytest.approx(value, abs=error)
+    _, share = studied.points[0].views[0].convexity
+    assert share[1, 1] == max(-values["least"][1, 1], 0) / values["largest"][1, 1]
+
+
+def test_histograms_hold_all_weights_of_kernels(studied):
+    for view in studied.points[0].views:
+        assert sum(view.net.histogram.counts) == 64 * 8 + 8 * 10
+        x, y = charts.density(view.net.histogram)
+        assert 0.8 < np.sum(y) * 2 * view.net.histogram.edge / BINS <= 1 and min(x) < 0 < max(x)
+
+
 def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
     (config,) = points_of(_config()).values()
     stopped, record = [], None
@@ -119,7 +195,7 @@ def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
                 stopped.append(str(reason))
     assert len(stopped) > 4 and any("places of net0_train" in text for text in stopped)
     files = sorted(path.name for path in (workdir / "wd0").glob("*.npz"))
-    assert len(files) == 10
+    assert len(files) == 10 + 2 + 2 + 2 * 4  # maps, tracks, weights along the trainings
     for name in files:
         with np.load(workdir / "wd0" / name) as a, np.load(tmp_path / "wd0" / name) as b:
             assert a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files), name
@@ -162,6 +238,7 @@ def _refusal(**changes):
     [
         ({"landscape.of": ("runs/none",)}, "names runs/none, which holds no finished run"),
         ({"landscape.line": 10}, "make it a multiple of 2, plus 1, such as 11"),
+        ({"landscape.map": 4}, "landscape.map is 4, which leaves out a net's own place"),
         ({"landscape.path": 24}, "make it a multiple of 6, plus 1, such as 25"),
         ({"landscape.durations": ("1 epoch",)}, "names 1 and there are 2 batch sizes"),
         ({"landscape.statistics": "froze"}, "did you mean 'frozen'"),
@@ -204,14 +281,19 @@ def test_report(studied):
     assert "half-width" in titles and KIND.answer(studied).count(". ") <= 2
     sections = list(KIND.sections([studied]))
     pictures = [b for section in sections for b in section.blocks if hasattr(b, "panels")]
-    assert [len(picture.panels) for picture in pictures] == [2, 2, 2, 2, 2]
+    assert [len(picture.panels) for picture in pictures] == [2, 2, 2, 2, 2, 2, 2, 1]
     for picture in pictures:
         draw(picture.panels).figure.draw_without_rendering()
     notes = [b.text for section in sections for b in section.blocks if hasattr(b, "text")]
     for words in ("over 256 training examples", "200 training examples", "seeds 1, 2", "‖w‖ "):
         assert words in notes[0]
+    (reliefs,) = [b for section in sections for b in section.blocks if hasattr(b, "heights")]
+    assert reliefs.titles == ["batch 32, weight decay 0", "batch 128, weight decay 0"]
+    heights = np.array(reliefs.heights)
+    assert heights.shape == (2, 5, 5) and (heights.min(), heights.max()) == (0, 1)
+    assert "20 products of Lanczos with the Hessian of 100 training examples" in notes[1]
     places = sections[-1].blocks[-1]
-    assert len(places.rows) == 2 * (2 * 18 + 25) + 4 * 13
+    assert len(places.rows) == 2 * (2 * 18 + 25 + 25 + 9) + 4 * 13
     assert list(KIND.cautions(studied)) == []
 
 
@@ -228,7 +310,7 @@ def test_a_surface_that_is_gone_is_told(workdir, tmp_path):
 def test_levels():
     assert charts.levels_of(np.array([0.1, 1.0, 20.0, np.inf])) == [0.2, 0.5, 1, 2, 5, 10]
     assert charts.levels_of(np.array([0.0, 0.4])) == pytest.approx([0.04 * k for k in range(1, 10)])
-    assert charts.levels_of(np.array([0.3, 0.3])) == [0.3]
+    assert charts.levels_of(np.array([0.3, 0.3])) == [0.3, 0.6]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,7 +1,8 @@
 """The figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from scaling.report.charts import (
     Axis,
     Contours,
     Line,
+    Mark,
     Panel,
     Points,
     Rule,
@@ -21,6 +23,7 @@ from scaling.report.charts import (
 )
 from scaling.report.records import Study
 from scaling.report.wording import decimal_label, metric_value
+from scaling.studies.landscape.record import Histogram
 from scaling.studies.landscape.views import Point, View
 
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
@@ -107,30 +110,132 @@ def _path(point: Point, kind, metric, color):
 
 def planes(studies: Sequence[Study], metric: str) -> list[Panel]:
     """A panel per net, all on the same levels."""
-    views = [(s, view) for s in studies for point in s.points for view in point.views]
-    found = [(study, view, view.plane(metric)) for study, view in views]
-    found = [(study, view, plane) for study, view, plane in found if plane is not None]
-    if not found:
-        return []
-    levels = levels_of(np.concatenate([values.ravel() for *_, (_, values) in found]))
-    panels = []
-    for study, view, (alpha, values) in found:
-        share = partial(metric_value, study.headline[1])
-        tick = decimal_label if metric == "loss" else share
-        name = study.named(view.name, view.point.label)
-        here = f"{name}\n{metric} {tick(view.centre('train', metric))}"
-        marks = [
-            Contours(alpha, alpha, values.T, levels, tick),
-            Points([0.0], [0.0], "#000000", marker="x", size=5, texts=[here]),
+    axes = [Axis(f"α along direction {k}", "near", decimal_label) for k in (1, 2)]
+    grids = []
+    for study, view in _views(studies):
+        plane = view.plane(metric)
+        if plane is not None:
+            tick, name = _tick(study, metric), study.named(view.name, view.point.label)
+            here = f"{name}\n{metric} {tick(view.centre('train', metric))}"
+            mark = Points([0.0], [0.0], "#000000", marker="x", size=5, texts=[here])
+            grids.append(_Grid(name, axes, (plane[0], *plane), [mark], tick))
+    return _contours(grids)
+
+
+def reliefs(studies: Sequence[Study]) -> tuple[list[str], list[list[list[float]]]]:
+    """(titles, heights from 0 to 1) of the training losses of `planes`, by their logarithm."""
+    found = [(study.named(v.name, v.point.label), v.plane("loss")) for study, v in _views(studies)]
+    pairs = [(name, np.float64(plane[1])) for name, plane in found if plane is not None]
+    if not pairs:
+        return [], []
+    values = np.concatenate([losses.ravel() for _, losses in pairs])
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = np.log([values.min(), values.max()])
+    with np.errstate(divide="ignore"):
+        logs = [np.nan_to_num(np.log(losses), nan=high, posinf=high) for _, losses in pairs]
+    heights = [((each - low) / max(high - low, 1e-9)).clip(0, 1).tolist() for each in logs]
+    return [name for name, _ in pairs], heights
+
+
+def tracks(studies: Sequence[Study]) -> list[Panel]:
+    """The training loss on the plane in which the weights of a net moved the most, with their way;
+    a panel per net."""
+    grids = []
+    for study, view in _views(studies):
+        found, track = view.track("loss"), view.net.track
+        if found is None or track is None:
+            continue
+        axes = [
+            Axis(f"component {k}, {share:.0%} of the variance", "near", decimal_label)
+            for k, share in enumerate(track.explained, 1)
         ]
-        axes = [Axis(f"α along direction {k}", "near", decimal_label) for k in (1, 2)]
-        panels.append(Panel(*axes, marks, name))
+        name = study.named(view.name, view.point.label)
+        x, y = zip(*track.coordinates, strict=True)
+        texts = [f"{name}\nstep {step:,}" for step in track.steps]
+        marks = [
+            Line(x, y, "#000000", width=1.0),
+            Points(x, y, "#000000", size=3.5, texts=texts),
+            Points(x[-1:], y[-1:], "#000000", marker="x", size=6),
+        ]
+        grids.append(_Grid(name, axes, found, marks, decimal_label))
+    return _contours(grids)
+
+
+def maps(studies: Sequence[Study]) -> list[Panel]:
+    """|least / largest eigenvalue| of the Hessian on the plane of two directions; a panel per
+    net."""
+    axes = [Axis(f"α along direction {k}", "near", decimal_label) for k in (1, 2)]
+    grids = []
+    for study, view in _views(studies):
+        found = view.convexity
+        if found is not None:
+            mark = Points([0.0], [0.0], "#000000", marker="x", size=5)
+            name = study.named(view.name, view.point.label)
+            grids.append(_Grid(name, axes, (found[0], *found), [mark], decimal_label))
+    return _contours(grids)
+
+
+def histograms(studies: Sequence[Study]) -> list[Panel]:
+    """The weights of the nets' kernels; a panel per point."""
+    panels = []
+    for study in studies:
+        for point in study.points:
+            marks = []
+            for view in point.views:
+                if view.net.histogram is not None:
+                    color, _ = style_of(view.index)
+                    x, y = density(view.net.histogram)
+                    marks += [Points(x, y, color, size=0.5, series=view.name)]
+                    marks += [Line(x, y, color, view.name, width=1.2)]
+            weights = Axis("weight", "near", decimal_label)
+            panels.append(Panel(weights, Axis("density"), marks, study.named(point.label)))
+    return shown(panels)
+
+
+def density(histogram: Histogram) -> tuple[list[float], list[float]]:
+    """(weights, density) of the bins but the outermost, which hold what is beyond."""
+    count, edge = len(histogram.counts), histogram.edge
+    middles = edge * ((2 * np.arange(count) + 1) / count - 1)
+    heights = np.array(histogram.counts) / (sum(histogram.counts) * 2 * edge / count)
+    inside = (np.arange(count) % (count - 1) > 0) & (heights > 0)
+    return middles[inside].tolist(), heights[inside].tolist()
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A panel of contours: (x, y, values), axes, and marks before them."""
+
+    title: str
+    axes: Sequence[Axis]
+    values: tuple[np.ndarray, np.ndarray, np.ndarray]
+    marks: list[Mark]
+    tick: Callable[[float], str]
+
+
+def _views(studies):
+    return [(s, view) for s in studies for point in s.points for view in point.views]
+
+
+def _tick(study, metric):
+    return decimal_label if metric == "loss" else partial(metric_value, study.headline[1])
+
+
+def _contours(grids: Sequence[_Grid]) -> list[Panel]:
+    """All on the same levels."""
+    if not grids:
+        return []
+    levels = levels_of(np.concatenate([grid.values[2].ravel() for grid in grids]))
+    panels = []
+    for grid in grids:
+        x, y, z = grid.values
+        marks = [Contours(x, y, z.T, levels, grid.tick), *grid.marks]
+        panels.append(Panel(*grid.axes, marks, grid.title))
     return panels
 
 
 def levels_of(values: np.ndarray) -> list[float]:
-    """Common levels: 1, 2 and 5 in every decade where values differ by decades, or 1 alone, else
-    equal steps."""
+    """Common levels, two at least: 1, 2 and 5 in every decade where values differ by decades, or 1
+    alone, else equal steps."""
     values = values[np.isfinite(values)]
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > 10:
@@ -139,7 +244,8 @@ def levels_of(values: np.ndarray) -> list[float]:
         levels = levels if len(levels) <= MOST else levels[::3]
     else:
         levels = MaxNLocator(10).tick_values(low, high).tolist()
-    return [level for level in levels if low < level < high] or [low]
+    inside = [level for level in levels if low < level < high]
+    return inside if len(inside) > 1 else [low, high if high > low else low + (abs(low) or 1.0)]
 
 
 def _finite(x, y) -> tuple[list[float], list[float]]:

@@ -14,6 +14,10 @@ LIMITS = {
     "landscape.line": Limits(3, 10_001, "[]"),
     "landscape.plane": Limits(1, 1001, "[]"),
     "landscape.path": Limits(7, 10_003, "[]"),
+    "landscape.trajectory": Limits(0, 10_000, "[]"),
+    "landscape.map": Limits(0, 1001, "[]"),
+    "landscape.map_steps": Limits(2, 10_000, "[]"),
+    "landscape.map_examples": COUNT,
 }
 HOLDS = {"landscape.of": str, "landscape.durations": str}
 
@@ -37,3 +41,11 @@ def section(c: ConfigDict) -> None:
     c.landscape.path = (
         25  # points of a path from -1 to 2, where 0 and 1 are nets; a multiple of 6, + 1
     )
+    # Weights are noted so often along a training; the plane in which they moved the most is
+    # evaluated too. 0: not.
+    c.landscape.trajectory = 20
+    # Eigenvalues of the Hessian on the plane of the first two directions: points of a side, odd; 0:
+    # no map. Each takes `map_steps` products with the Hessian of `map_examples` training examples.
+    c.landscape.map = 0
+    c.landscape.map_steps = 40
+    c.landscape.map_examples = 1000

@@ -5,12 +5,37 @@ NAME.npz holds the places [P, D] and then each of `metrics` [P], float32. Names 
                  first two, whose first coordinate varies slowest. Likewise other nets, and the
                  held-out split, which has no plane.
     line_train   the line from the first net, at 0, to the last, at 1; arc_train the arc.
+    track0       of the first net, the plane in which its weights moved the most.
+    map0         of the first net, `EIGENVALUES` in place of metrics, on the plane of net0_train.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+BINS = 81  # of a histogram of weights
+# Of the Hessian of the training loss, with the error bound of each.
+EIGENVALUES = "least", "least_bound", "largest", "largest_bound"
+
 Metrics = dict[str, float | None]  # None: not finite
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Where the weights were along a training, on the plane of their first two principal
+    components (Li 2018, section 7); the last are the origin."""
+
+    steps: list[int]
+    coordinates: list[list[float]]  # [T, 2]
+    explained: list[float]  # [2], the share of the variance along each axis
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Of the weights of kernels, in equal bins from -edge to edge; those beyond are in the
+    outermost bins."""
+
+    edge: float
+    counts: list[int]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,6 +51,8 @@ class Net:
     held_out: Metrics | None
     norm: float | None  # of the weights
     direction_norms: list[float]  # of the directions, over that of the weights
+    track: Track | None  # of nets that were trained here
+    histogram: Histogram | None  # None where it diverged
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +71,9 @@ class Record:
     line: int  # points of each line
     plane: int  # points of a side of a plane
     reach: float
+    map: int  # points of a side of a map of eigenvalues; 0: none
+    map_steps: int  # of Lanczos, at every place of it
+    map_examples: int  # training examples of its Hessian
     train_size: int
     seconds: dict[str, float]
     devices: dict[str, Any]

@@ -6,7 +6,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from scaling.report import records
-from scaling.report.blocks import Note, Picture, Section
+from scaling.report.blocks import Note, Picture, Reliefs, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import RecordError
 from scaling.report.records import Directory, Workdir, check_alike, read_points
@@ -14,6 +14,7 @@ from scaling.report.tables import Column, Table, within
 from scaling.report.wording import count, listed, metric_value, number, subject
 from scaling.studies.landscape import charts
 from scaling.studies.landscape.charts import SPLITS
+from scaling.studies.landscape.record import EIGENVALUES
 from scaling.studies.landscape.views import RISE, Point, View, Width
 
 STATISTICS = {
@@ -35,9 +36,13 @@ def read(workdir: Workdir) -> records.Study:
 def _arrays(directory: Directory) -> dict[str, list[np.ndarray]]:
     """The surfaces that the record is of, by the names of their files."""
     alive = [net for net in directory.result["nets"] if not net["diverged"]]
-    names = [f"net{index}" for index, _ in enumerate(alive)] + ["line", "arc"] * (len(alive) > 1)
+    both = [f"net{index}" for index, _ in enumerate(alive)] + ["line", "arc"] * (len(alive) > 1)
+    names = [f"{name}_{split}" for name in both for split in directory.result["splits"]]
+    for index, net in enumerate(alive):
+        names += [f"track{index}"] * bool(net["track"] and directory.result["plane"] > 1)
+        names += [f"map{index}"] * bool(directory.result["map"])
     arrays = {}
-    for name in (f"{name}_{split}" for name in names for split in directory.result["splits"]):
+    for name in names:
         try:
             with np.load(directory.path / f"{name}.npz") as file:
                 arrays[name] = [file[key] for key in sorted(file)]
@@ -122,7 +127,26 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
         )
         panels = charts.planes(studies, metric)
         blocks.append(Picture(f"landscape_plane_{metric}", words, panels, "planes were left out"))
-    yield Section("Planes", blocks)
+    titles, heights = charts.reliefs(studies)
+    caption = (
+        "The same training losses as heights, on one logarithmic scale; drag one to turn them all."
+    )
+    yield Section("Planes", [*blocks, *([Reliefs(caption, titles, heights)] if titles else [])])
+    caption = (
+        "Training loss on the plane of the first two principal components of the weights along the "
+        "training (Li 2018, Fig. 9), and their way to the last, ×. The plane does not hold them: "
+        "beside it the loss is another."
+    )
+    nothing_noted = "no weights were noted along the trainings"
+    tracks = Picture("landscape_tracks", caption, charts.tracks(studies), nothing_noted)
+    yield Section("The way there", [tracks])
+    caption = (
+        "|λ_min / λ_max| of the Hessian of the training loss, on the plane of the first two "
+        "directions: where it is 0 the loss is convex, and near 1 it is as concave as convex (Li "
+        "2018, section 6)."
+    )
+    maps = Picture("landscape_maps", caption, charts.maps(studies), "no map was asked for")
+    yield Section("How convex", [maps, Note(_eigenvalues(studies))])
     words = {
         "line": "On the straight line between the nets and beyond (Keskar 2016, Fig. 3).",
         "arc": "On the arc sin(πa/2), cos(πa/2) between them (Keskar 2016, Fig. 7).",
@@ -140,6 +164,12 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
         "before. Loss half-way beyond: on the straight line, half of the distance between the nets "
         "beyond each. Every place is in tables/landscape_places.csv."
     )
+    caption = (
+        "The weights of all kernels, without the largest 0.1%. Steps of one size along directions "
+        "that are not normalised move small weights further than large ones (Li 2018, Fig. 2)."
+    )
+    weights = Picture("landscape_weights", caption, charts.histograms(studies), nothing)
+    yield Section("Weights", [weights])
     places = within(studies, _places)
     yield Section(
         "Net by net",
@@ -156,11 +186,30 @@ PLACES = [
 
 def _places(point: Point):
     """(file, place, metrics) of all that were evaluated."""
+    names = lambda file: EIGENVALUES if file.startswith("map") else point.metrics
     return [
-        (file, place.tolist(), dict(zip(point.metrics, map(float, values), strict=True)))
+        (file, place.tolist(), dict(zip(names(file), map(float, values), strict=True)))
         for file, (places, *columns) in point.arrays.items()
         for place, *values in zip(places, *columns, strict=True)
     ]
+
+
+def _eigenvalues(studies: Sequence[records.Study]) -> str:
+    """The products, the examples, and how well the least eigenvalues converged."""
+    texts = []
+    for study in studies:
+        point, found = study.points[0], [v.map() for p in study.points for v in p.views]
+        values = [each[1] for each in found if each is not None]
+        if not values:
+            continue
+        shares = np.concatenate([(v["least_bound"] / v["largest"]).ravel() for v in values])
+        text = (
+            f"{point.map_steps} products of Lanczos with the Hessian of {point.map_examples:,} "
+            "training examples at every place; the error bound of λ_min is at most "
+            f"{np.nanmax(shares):.1%} of λ_max, {np.nanmedian(shares):.1%} at the median."
+        )
+        texts.append(study.noted(text))
+    return " ".join(texts)
 
 
 def _what(studies: Sequence[records.Study]) -> str:

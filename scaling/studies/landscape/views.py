@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scaling.report.records import Directory
-from scaling.studies.landscape.record import Net, Record
+from scaling.studies.landscape.record import EIGENVALUES, Net, Record
 
 RISE = 0.5  # of the loss above that at the weights: how far away that is, is the half-width
 
@@ -96,12 +96,41 @@ class View:
 
     def plane(self, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
         """(alpha [n], values [n, n], the first direction first) on training examples."""
-        side, skipped = self.point.plane, self.point.line * len(self.point.seeds)
-        if side == 1:
+        skipped, file = self.point.line * len(self.point.seeds), f"net{self.index}_train"
+        if self.point.plane == 1:
             return None
-        file = f"net{self.index}_train"
-        values = self.point.values(file, metric)[skipped:].reshape(side, side)
-        return self.point.arrays[file][0][skipped::side, 0], values
+        places, values = self.point.arrays[file][0][skipped:], self.point.values(file, metric)
+        alpha, _, values = on_grid(places, values[skipped:], self.point.plane)
+        return alpha, values
+
+    def track(self, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """(x, y, values [len(x), len(y)]) on the plane in which the weights moved the most."""
+        file = f"track{self.index}"
+        if file not in self.point.arrays:
+            return None
+        places = self.point.arrays[file][0]
+        return on_grid(places, self.point.values(file, metric), self.point.plane)
+
+    def map(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """(alpha [n], name -> values [n, n], of `EIGENVALUES`, the first direction first)."""
+        file, side = f"map{self.index}", self.point.map
+        if file not in self.point.arrays:
+            return None
+        places, *columns = self.point.arrays[file]
+        values = {
+            name: on_grid(places, column, side)[2]
+            for name, column in zip(EIGENVALUES, columns, strict=True)
+        }
+        return places[::side, 0], values
+
+    @property
+    def convexity(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(alpha [n], |least / largest eigenvalue| [n, n]), 0 where the least is not negative."""
+        found = self.map()
+        if found is None:
+            return None
+        alpha, values = found
+        return alpha, np.maximum(-values["least"], 0) / values["largest"]
 
     def centre(self, split: str, metric: str) -> float:
         """A metric at the weights."""
@@ -137,3 +166,8 @@ def _crossing(alpha, losses):
     k = int(above[0])
     share = -risen[k - 1] / (risen[k] - risen[k - 1]) if np.isfinite(risen[k]) else 1.0
     return float(alpha[k - 1] + share * (alpha[k] - alpha[k - 1]))
+
+
+def on_grid(places, values, side):
+    """(x, y, values [len(x), len(y)]) of places whose first coordinate varies slowest."""
+    return places[::side, 0], places[:side, 1], values.reshape(-1, side)
