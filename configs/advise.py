@@ -2,7 +2,7 @@ r"""Which batch size, on how many devices, how long and at what cost?
 
     python launch.py --config=configs/advise.py:digits
     python launch.py --config=configs/advise.py:digits \
-        --config.advise.records="('runs/quickstart',)"
+        --config.advise.records=runs/quickstart
 
 Measures memory and throughput over per-device batch sizes on this machine, trains one run with
 tracking of the gradient noise scale (McCandlish 2018), and reports a table, a figure of time

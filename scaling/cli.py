@@ -4,6 +4,7 @@ Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stoppe
 saved.
 """
 
+import ast
 import importlib
 import importlib.machinery
 import importlib.util
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections.config_flags import tuple_parser
 
 from scaling.errors import UserCodeError, UserError, call_users, nearest
 from scaling.files import user_path
@@ -37,6 +39,23 @@ class OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
+class Listed(tuple_parser.TupleParser):
+    """Parses tuples, also without quotes and brackets, as in naive,lars+warmup."""
+
+    def parse(self, argument):
+        if not isinstance(argument, str) or any(sign in argument for sign in "()[]{}'\""):
+            return super().parse(argument)
+        return tuple(_literal(part.strip()) for part in argument.split(",") if part.strip())
+
+
+def _literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+config_flags.register_flag_parser_for_type(tuple, Listed())
 for kind, parser in (
     (int, flags.IntegerParser()),
     (float, flags.FloatParser()),

@@ -13,7 +13,7 @@ import pytest
 from compare import same_runs
 from program import launch, start
 
-from scaling.cli import load_config
+from scaling.cli import Listed, load_config
 from scaling.errors import UserError
 from scaling.record import read_metrics
 
@@ -258,6 +258,22 @@ def test_flags_may_be_written_with_a_space(config, tmp_path):
     assert code == 2 and "did you mean 'base_lr'" in err
     code, _, err = launch("--config", f"{config}:short", "--config.seed", "3", cwd=tmp_path)
     assert code == 0 and (tmp_path / "runs/mlp-short-seed=3/bs48/result.json").exists(), err
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("naive,lars+warmup", ("naive", "lars+warmup")),
+        ("('naive', 'a,b')", ("naive", "a,b")),
+        ("16, 256", (16, 256)),
+        ("(16,)", (16,)),
+        ("()", ()),
+        ("runs/a b/bs16,runs/2", ("runs/a b/bs16", "runs/2")),
+        ("8 epochs,100 steps", ("8 epochs", "100 steps")),
+    ],
+)
+def test_tuples_need_no_quotes(text, value):
+    assert Listed().parse(text) == value
 
 
 def test_help():

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from program import ROOT, launch
 
@@ -53,6 +54,28 @@ def test_study_by_two_workers(folder):
         assert resolved["model"] == {"name": "my_cnn", "parameters": parameters}
     page = (folder / "study/report.html").read_text()
     assert "my_digits" in page and "my_cnn" in page
+
+
+@pytest.mark.slow
+def test_landscape_on_one_and_two_devices(folder):
+    for batch in (64, 128):
+        size = f"--config.global_batch={batch}", "--workdir=runs", "--config.duration=1 epoch"
+        code, _, err = launch("--config=my_task.py:train", *size, cwd=folder)
+        assert code == 0, err
+    of = "--config=my_task.py:landscape", "--config.landscape.of=runs/bs64,runs/bs128"
+    tiny = [f"--config.landscape.{key}" for key in ("plane=3", "line=3", "path=7", "map=0")]
+    for devices in (1, 2):
+        where = f"--workdir=l{devices}", f"--devices={devices}"
+        code, _, err = launch(*of, *tiny, *where, cwd=folder)
+        assert code == 0, err
+    page = (folder / "l1/report.html").read_text()
+    assert "my_cnn" in page and "runs/bs128" in page
+    files = sorted(path.name for path in (folder / "l1/runs").glob("*.npz"))
+    assert len(files) == 2 * 2 + 2 * 2
+    for name in files:
+        with np.load(folder / "l1/runs" / name) as a, np.load(folder / "l2/runs" / name) as b:
+            for key in a.files:
+                np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
