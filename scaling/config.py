@@ -45,6 +45,7 @@ HOLDS = {
     "schedule.decay_factors": float,
     "schedule.batch_factors": float,
 }
+OF_FRESH_BATCHES = ("noise_scale", "pareto", "adaptive_batch", "branch", "advise")  # studies
 MOST_SEED = 2**32 - 1  # JAX drops higher bits
 LATER_SEEDS = 2**24  # more than the trials and repeats of any study use after `seed`
 # Limits of a number, or of each in a tuple. Missing keys of optim, schedule and loss have those of
@@ -80,6 +81,8 @@ LIMITS = {
     "optim.base_lr": RATE,
     "optim.base_batch": COUNT,
     "optim.lag": Limits(0, 16, "[]"),
+    "optim.echo": Limits(1, 1000, "[]"),
+    "optim.proximal": NOT_NEGATIVE,
     "schedule.decay_factors": search.LIMITS["decay_factor"],
     "schedule.batch_factors": search.LIMITS["decay_factor"],
     "noise_every": COUNT,
@@ -133,6 +136,11 @@ def default_config(study: str = "train") -> ConfigDict:
     c.optim.ewa_half_life = placeholder(str)
     # Updates between computing a gradient and applying it, see scaling/optim/lag.py; None: 0.
     c.optim.lag = placeholder(int)
+    # Updates in a row on every batch, with augmentation and dropout drawn anew; None: one. A
+    # duration has as many updates as without. With `proximal`, lambda, the loss has a term lambda /
+    # 2 |w - w_k|^2, w_k the weights before the first of them (see scaling/optim/proximal.py).
+    c.optim.echo = placeholder(int)
+    c.optim.proximal = placeholder(float)
     # None: the default of the optimizer. A value that the optimizer does not use is an error.
     for name in (
         "momentum",
@@ -224,7 +232,12 @@ def checked(config: Mapping[str, Any]) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         _check(config, _schema(study), "")
-    sections = "search", "recipes", "adaptive", "branch", "landscape"
+    if study in OF_FRESH_BATCHES and (config.optim.echo or 1) > 1:
+        raise UserError(
+            f"optim.echo is {config.optim.echo}, and the {study} study measures the noise of fresh "
+            "batches; leave it None."
+        )
+    sections = "search", "recipes", "adaptive", "branch", "landscape", "warm_start"
     later = any(section in config for section in sections)
     limits = Limits(0, MOST_SEED - LATER_SEEDS * later, "[]")
     limits.check(f"seed is {config.seed}{', trials use those after it' * later}", config.seed)

@@ -133,6 +133,14 @@ def _noise(c, steps):
     c.loss.gradient_noise = max(0.0, c.global_batch / c.optim.base_batch - 1.0)
 
 
+def _conservative(c, steps):
+    """Three updates in a row on every batch, with a pull of lambda / 2 |w - w_k|^2 to the weights
+    before them, lambda 1e-3 (Keskar 2016, Table 7). As many updates as without, so a third of the
+    batches. None up to the base batch."""
+    if c.global_batch > c.optim.base_batch:
+        c.optim.echo, c.optim.proximal = 3, 1e-3
+
+
 def _adapt(c, steps):
     """Regime adaptation (Hoffer 2017, section 6): e epochs become e B / B_base, for as many updates
     as at the base batch."""
@@ -196,6 +204,7 @@ PIECES: dict[str, Change] = {
     "smoothing": _smoothing,
     "clip": _clip,
     "noise": _noise,
+    "conservative": _conservative,
     "seesaw": _seesaw,
     "adapt": _adapt,
 }

@@ -85,6 +85,16 @@ def test_noise_keeps_the_small_batchs_weight_of_the_second_moment():
     assert "gradient_noise" not in _point("naive").hparams
 
 
+def test_conservative_training_is_of_large_batches():
+    """Keskar 2016, appendix E: three updates of a sub-problem, lambda 1e-3."""
+    large, small = (apply(_config(batch), "conservative", STEPS).optim for batch in (512, 32))
+    assert (large.echo, large.proximal) == (3, 1e-3) and (small.echo, small.proximal) == (None,) * 2
+    changes = {"schedule.name": "step", "schedule.boundaries": ("10 epochs",)}
+    config = apply(_config(**changes), "conservative+seesaw", STEPS)
+    with pytest.raises(UserError, match="drop the recipe piece 'conservative' or 'seesaw'"):
+        parts_of(config)
+
+
 def test_seesaw_splits_a_fall_of_the_rate_between_rate_and_batch():
     changes = {"schedule.name": "step", "schedule.boundaries": ("10 epochs", "15 epochs")}
     changes |= {"schedule.decay_factor": 0.25, "batch": 32}

@@ -91,6 +91,15 @@ class EpochOrder:
             start += len(parts[-1])
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
+    def batches(self, first: int, count: int, size: int, echo: int = 1) -> np.ndarray:
+        """int32 [count, size], what `count` updates read of which the first begins at position
+        `first`: a batch each, or one for every `echo` of them in a row."""
+        if echo == 1:
+            return self[first : first + count * size].reshape(count, size)
+        starts = range(first, first + count * size, size)
+        starts = [start // (echo * size) * size for start in starts]
+        return np.stack([self[start : start + size] for start in starts])
+
 
 def make_preprocess(mean, std, augment: str):
     """The function from a batch of indices or raw examples to what a task takes.

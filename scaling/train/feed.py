@@ -102,20 +102,24 @@ class StreamFeed:
 
     def __init__(self, point: Point, plan: BatchPlan):
         self._point, self._plan = point, plan
-        self._stream, self._next_step = None, None
+        self._stream, self._batch, self._place = None, None, None
 
     def batches(self, step: int) -> Arrays:
         """Images and labels of one update, [devices, 1, accum, micro, ...]."""
-        if step != self._next_step:
+        place = step // self._point.echo
+        if place == self._place:
+            return self._batch
+        if self._place is None or place != self._place + 1:
             self._stream = streaming.ImageStream(
                 self._open("train"),
                 layout=self._plan.layout,
                 host_devices=range(self._plan.devices),
                 seed=self._point.config.seed,
                 **self._form(),
-            ).batches(step)
-        self._next_step = step + 1
-        return {name: np.moveaxis(a, 1, 0)[:, None] for name, a in next(self._stream).items()}
+            ).batches(place)
+        self._place, batch = place, next(self._stream)
+        self._batch = {name: np.moveaxis(a, 1, 0)[:, None] for name, a in batch.items()}
+        return self._batch
 
     def _form(self):
         """Of the images and their labels."""
@@ -155,8 +159,8 @@ class RowFeed:
 
     def batches(self, step: int) -> Arrays:
         """Rows of one update, [devices, 1, accum, micro, L]."""
-        size = self._point.global_batch
-        index = self._order[step * size : (step + 1) * size].reshape(self._plan.layout)
+        size, echo = self._point.global_batch, self._point.echo
+        index = self._order.batches(step * size, 1, size, echo).reshape(self._plan.layout)
         return {"tokens": self._rows("train")[np.moveaxis(index, 1, 0)[:, None]]}
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:

@@ -58,7 +58,7 @@ class OnGradients:
         self._data = replicate(population.data, self._devices)
 
     def of(self, trial: int, batches: int = 1) -> list[Any]:
-        """Of each of the batches that a trial takes next, at its present weights, on the host."""
+        """At the weights now, of each of the next batches of a trial, on the host."""
         population, seed = self.population, self.seeds[trial]
         point, step, size = population.point, population.step, population.point.global_batch
         order = EpochOrder(seed, point.info.sizes["train"])
@@ -66,8 +66,8 @@ class OnGradients:
         weights = replicate((*population.variables(trial), point.hparams), self._devices)
         params, batch_stats, hparams = weights
         found = []
-        for at in range(step, step + batches):
-            index = order[at * size : (at + 1) * size]
+        for at in range(step, step + batches * point.echo, point.echo):
+            index = order.batches(at * size, 1, size, point.echo)
             batch = {"index": np.moveaxis(index.reshape(self.plan.layout), 1, 0)}
             key = replicate(jax.random.fold_in(step_key, at), self._devices)
             args = params, batch_stats, self._data, batch, key, hparams, np.int32(at)

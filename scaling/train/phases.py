@@ -317,6 +317,11 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     schedule, factors = config.schedule, config.schedule.batch_factors
     if not factors:
         return [config]
+    if (config.optim.echo or 1) > 1:
+        raise UserError(
+            f"optim.echo is {config.optim.echo}, and schedule.batch_factors changes the batch on "
+            "the way; drop the recipe piece 'conservative' or 'seesaw'."
+        )
     info = data_info(config.data)
     examples = lambda duration: info.steps(duration, config.global_batch) * config.global_batch
     starts = [0, *map(examples, schedule.boundaries)]

@@ -22,6 +22,7 @@ from scaling.optim import build_optimizer, make_schedule, scale_learning_rate
 from scaling.optim.averaging import averaging
 from scaling.optim.build import HYPERPARAMETERS
 from scaling.optim.lag import lagged
+from scaling.optim.proximal import proximal
 from scaling.optim.rules import decay_of_half_life, scale_adam
 from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.recipes import SGD
@@ -58,6 +59,11 @@ class Point:
     def global_batch(self) -> int:
         """Examples per optimizer update."""
         return self.config.global_batch
+
+    @property
+    def echo(self) -> int:
+        """Updates in a row that each batch is used for."""
+        return self.config.optim.echo or 1
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -130,6 +136,7 @@ def resolve(config: ConfigDict, searched: Collection[str] = ()) -> Point:
             "False."
         )
 
+    _check_echo(config)
     if config.sharpness.track:
         _check_tracked(config, info)
 
@@ -214,6 +221,21 @@ def _check_augmented(info):
         raise UserError(
             f"data.augment crops and flips images with labels of the whole, and {info.name} has "
             f"{', '.join(info.example)} for {info.task}; set it to 'none'."
+        )
+
+
+def _check_echo(config):
+    """Batches are used again where that matters, and not where it would mislead."""
+    echo = config.optim.echo or 1
+    if config.optim.proximal and echo == 1:
+        raise UserError(
+            f"optim.proximal is {config.optim.proximal:g}, a pull to the weights before the first "
+            "of several updates on a batch, and there is one; set optim.echo to 2 or more."
+        )
+    if config.noise_scale and echo > 1:
+        raise UserError(
+            f"noise_scale is of fresh batches, and optim.echo is {echo}; set one of them to None "
+            "or False."
         )
 
 
@@ -304,6 +326,8 @@ def _numbers(config, info, searched):
         "b2_half_life",
         "ewa_half_life",
         "lag",
+        "echo",
+        "proximal",
     )
     numbers = given({key: optim[key] for key in optim if key not in words})
     half_life = optim.b2_half_life
@@ -382,12 +406,16 @@ def _optimization(config, info, total_steps, searched):
         hparams["gradient_noise"] = config.loss.gradient_noise
     if optim.ewa_half_life:
         hparams["ewa_decay"] = _decay_per_update(config, info, "ewa_half_life")
+    if optim.proximal:
+        hparams["proximal"] = optim.proximal
 
     def make_optimizer(hparams):
         values = {k: hparams[k] for k in (*clock, *shape)}
         rate = make_schedule(schedule.name, warmup_shape=schedule.warmup_shape, **values)
         tx = build_optimizer(optim.name, rate, {k: hparams[k] for k in numbers})
         tx = lagged(tx, optim.lag or 0)
+        if "proximal" in hparams:
+            tx = proximal(tx, hparams["proximal"], optim.echo)
         return averaging(tx, hparams["ewa_decay"]) if "ewa_decay" in hparams else tx, rate
 
     return hparams, make_optimizer

@@ -162,7 +162,7 @@ class Population:
         places = math.prod(self.layout.shape)
         index = np.zeros((places, capacity, accum, devices, micro), np.int32)
         for row, order in zip(index, self._orders, strict=False):  # the rest are copies: no matter
-            part = order[first : first + count * plan.global_batch]
+            part = order.batches(first, count, plan.global_batch, self.point.echo)
             row[:count] = part.reshape(count, accum, devices, micro)
         if self.layout.spread == "trials":
             return {"index": index.reshape(*self.layout.shape, capacity, accum, micro)}
