@@ -119,6 +119,25 @@ class System:
         return [found[i] for i in sorted(found)]
 
 
+# Dense FLOP/s of a device in bfloat16, from the vendors' data sheets, of SXM modules. In float32 it
+# depends on the precision that products are computed in.
+PEAKS = {
+    "A100": 312e12,
+    "H100": 989.4e12,
+    "H200": 989.4e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """Dense FLOP/s of a device; None where it is not known."""
+    known = (peak for name, peak in PEAKS.items() if name in device_kind)
+    return next(known, None) if dtype == "bfloat16" else None
+
+
 GRADIENT_BYTES = 4 * 25.6e6  # of ResNet-50
 RESNET50_JITTER = 0.093  # fitted to all entries below
 # MLPerf training v0.7 to v3.0, medians of the epochs after the first, from the submitters' logs

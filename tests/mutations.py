@@ -43,6 +43,9 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.sharpness.steps, c.sharpness.products, c.sharpness.subspace = 2, 6, 2
     if study == "advise":
         c.advise.largest, c.advise.seconds = 4, 1e-3
+    if study == "throughput":
+        c.throughput.per_device_batches, c.throughput.seconds = (4, 8), 1e-3
+        c.throughput.rounds, c.throughput.microbatches = 3, (1, 2)
     c.model = model_config("mlp", widths=(8,))
     c.update_from_flattened_dict(changes)
     return c

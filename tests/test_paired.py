@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scaling.paired import holm, mean_and_deviation, paired
+from scaling.paired import holm, mean_and_deviation, median_ratio, paired
 
 FIRST = [0.110, 0.121, 0.115, 0.118, 0.109]
 SECOND = [0.131, 0.128, 0.136, 0.127, 0.125]
@@ -62,3 +62,19 @@ def test_mean_and_deviation():
     assert mean_and_deviation([1.0, None, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_deviation([1.0]) == (1.0, None)
     assert mean_and_deviation([None]) == (None, None)
+
+
+def test_what_slows_a_round_cancels_in_the_ratio():
+    first = [1.0, 5.0, 1.2, 2.0, 0.9]
+    ratio, low, high = median_ratio(first, [1.5 * value for value in first])
+    assert (ratio, low, high) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_the_interval_of_the_ratio_covers():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        machine = np.exp(0.5 * rng.standard_normal(9))
+        first, second = machine * np.exp(0.02 * rng.standard_normal((2, 9)))
+        _, low, high = median_ratio(first, 1.3 * second)
+        covered += low <= 1.3 <= high
+    assert covered > 180

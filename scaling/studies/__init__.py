@@ -15,6 +15,7 @@ from types import ModuleType
 # In the order in which a report shows them.
 STUDIES = (
     "advise",
+    "throughput",
     "steps_to_target",
     "accuracy",
     "generalization",

@@ -146,16 +146,27 @@ class Population:
             batches = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), batches)
             batches = self._put(batches, shared=True)
         else:
-            batches = shard(self._batches(self.step, count), self.point.devices)
+            batches = self.input(self.step, count)
         args = trials, self._fixed, self.data, batches, np.int32(count)
         start = time.perf_counter()
         jax.block_until_ready(program.train(*args))
         return time.perf_counter() - start
 
-    def _batches(self, step, count):
+    def input(self, step: int, count: int, feed: ResidentFeed | None = None) -> Any:
+        """What `count` updates from `step` on read, on the devices.
+
+        Args:
+          feed: to read it from; None: the population's own, which goes on from there.
+        """
+        batches = self._batches(step, count, feed)
+        if self.point.info.streaming:
+            return self._put(batches, shared=True)
+        return shard(batches, self.point.devices)
+
+    def _batches(self, step, count, feed=None):
         """What `count` updates from `step` on read."""
         if self.point.info.streaming:
-            return self._shared(self.feed.batches(step))
+            return self._shared((feed or self.feed).batches(step))
         plan, capacity = self.layout.plan, self.program.capacity
         accum, devices, micro = plan.layout
         first = self.examples + (step - self.step) * plan.global_batch

@@ -1,11 +1,16 @@
-"""What one device can do: memory and speed over per-device batch sizes, and the all-reduce."""
+"""What devices can do: memory and speed over batch sizes, their input, and the all-reduce.
+
+What is compared takes turns, round after round, so that a machine that slows down slows all of it
+(`rounds`). Three rates are told apart: of the devices alone, with their examples on them; of the
+input alone; and of both, as a run trains.
+"""
 
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,25 +21,32 @@ from scaling.advice import Fit, Speed
 from scaling.errors import UserError
 from scaling.models import smallest_group
 from scaling.train import planning
+from scaling.train.feed import ResidentFeed, StreamFeed, make_feed
 from scaling.train.memory import memory_limit
 from scaling.train.point import Point, data_info, inputs_of, resolve, task_of
 from scaling.train.population import Population
 from scaling.train.program import compile_program
 from scaling.train.step import AXIS, on_devices, shard
 
-REPEATS = 3
+K = TypeVar("K")
+ROUNDS = 6  # of which the first is dropped: it is slower than all others
+NEVER = 2**40  # steps, a limit that is not reached
 # Elements of the float32 arrays whose all-reduce is timed.
 ALL_REDUCE_SIZES = (2**8, 2**14, 2**18, 2**22, 2**24)
 
 
-def alone(config: ConfigDict, per_device_batch: int, micro_batch: int | None = None) -> Point:
-    """The point that one device trains by itself at that batch.
+def alone(
+    config: ConfigDict, per_device_batch: int, micro_batch: int | None = None, devices: int = 1
+) -> Point:
+    """The point that one device trains by itself at that batch, or several together with so many
+    examples on each.
 
     Raises:
       UserError: the batch cannot be laid out, as with ghost batches that do not divide it.
     """
     point = config.copy_and_resolve_references()
-    point.global_batch, point.devices, point.micro_batch = per_device_batch, 1, micro_batch
+    point.global_batch, point.devices = per_device_batch * devices, devices
+    point.micro_batch = micro_batch
     point.noise_scale, point.batch_sizes = False, ()
     point.metrics.weight_distance = False
     point.duration = "4096 steps"
@@ -98,43 +110,172 @@ def speeds(config: ConfigDict, batches: Sequence[int], seconds: float) -> list[S
 
     Args:
       batches: increasing.
-      seconds: to spend on each repeat, at least.
+      seconds: to spend on each timing, at least.
     """
-    found, feed = [], None
-    for batch in batches:
+    times = rounds({batch: each.device for batch, each in racers(config, batches, seconds)})
+    return [_speed(batch, found) for batch, found in times.items()]
+
+
+def racers(
+    config: ConfigDict,
+    batches: Sequence[int],
+    seconds: float,
+    devices: int = 1,
+    whole: bool = False,
+) -> Iterator[tuple[int, "Racer"]]:
+    """One after another, (per-device batch, what trains it), up to the first that does not fit.
+
+    Args:
+      batches: increasing.
+      seconds: to spend on each timing, at least.
+      whole: each batch in one microbatch, whatever runs fastest.
+
+    Raises:
+      UserError, JaxRuntimeError: not even the first fits.
+    """
+    feed = None
+    for index, batch in enumerate(batches):
         try:
-            population = Population(alone(config, batch), [{}], [0], feed=feed)
-            found.append(_speed(population, seconds))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" in str(error) and found:
-                break
+            racer = Racer(alone(config, batch, batch if whole else None, devices), seconds, feed)
+        except (UserError, jax.errors.JaxRuntimeError) as error:
+            expected = isinstance(error, UserError) or "RESOURCE_EXHAUSTED" in str(error)
+            if index and expected:
+                return
             raise
-        if not population.point.info.streaming:
-            feed = population.feed
-    return found
+        feed = racer.shared_feed
+        yield batch, racer
 
 
-def _speed(population, at_least):
-    batch, program = population.point.global_batch, population.program
-    population.time(program)
-    count = round(at_least / population.time(program))
-    count = max(1, min(program.capacity, count))
-    times = []
-    for _ in range(REPEATS):
-        calls, start = [], time.perf_counter()
-        while not calls or time.perf_counter() - start < at_least:
-            calls.append(population.time(program, count) / count)
-        times.append(float(np.mean(calls)))
+def _speed(batch, times):
     median = float(np.median(times))
     return Speed(batch, median, batch / median, (max(times) - min(times)) / median)
 
 
+def rounds(
+    calls: Mapping[K, Callable[[], float]],
+    count: int = ROUNDS,
+    check: Callable[[], None] = lambda: None,
+) -> dict[K, list[float]]:
+    """What each of the calls gives in every round but the first; in a round they take turns.
+
+    Args:
+      check: called before each of them, to stop by an exception.
+    """
+    found = []
+    for _ in range(count):
+        found.append({})
+        for key, call in calls.items():
+            check()
+            found[-1][key] = call()
+    return {key: [each[key] for each in found[1:]] for key in calls}
+
+
+class Racer:
+    """One that takes its turn: an update of a point, compiled and run.
+
+    Args:
+      at_least: seconds to spend on each timing.
+      feed: of another point with the same devices and resident data, to be used again.
+      separate: every device trains by itself, with the point's batch each: nothing is exchanged.
+    """
+
+    def __init__(
+        self,
+        point: Point,
+        at_least: float,
+        feed: ResidentFeed | None = None,
+        separate: bool = False,
+    ):
+        trials = len(point.devices) if separate else 1
+        seeds = [point.config.seed] * trials
+        self.population = Population(point, [{}] * trials, seeds, tracked=None, feed=feed)
+        self._at_least, self._input, self._count = at_least, None, 1
+        self.population.time(self.program)
+        while (seconds := self.population.time(self.program, self._count)) < at_least:
+            if self._count == self.program.capacity:
+                break
+            more = max(2 * self._count, round(self._count * at_least / seconds))
+            self._count = min(self.program.capacity, more)
+
+    @property
+    def program(self):
+        """That makes the updates."""
+        return self.population.program
+
+    @property
+    def shared_feed(self) -> ResidentFeed | None:
+        """For others of the same devices; None: streamed, so each has its own."""
+        return None if self.population.point.info.streaming else self.population.feed
+
+    def device(self) -> float:
+        """Seconds of an update whose examples are on the devices."""
+        return self._mean(lambda: self.population.time(self.program, self._count), self._count)
+
+    def input(self) -> float:
+        """Seconds to make the examples of an update and bring them to the devices."""
+        if self._input is None:
+            self._input = self._inputs()
+        return self._mean(lambda: next(self._input), self._count)
+
+    def both(self) -> float:
+        """Seconds of an update of a run that reads its examples meanwhile."""
+        count, start = 0, time.perf_counter()
+        while not count or time.perf_counter() - start < self._at_least:
+            (row, *_) = self.population.advance(NEVER).values()
+            count += row.shape[1]
+        return (time.perf_counter() - start) / count
+
+    def _mean(self, call, count):
+        """Seconds of an update, of calls that make so many each and give their seconds."""
+        calls, start = [], time.perf_counter()
+        while not calls or time.perf_counter() - start < self._at_least:
+            calls.append(call() / count)
+        return float(np.mean(calls))
+
+    def _inputs(self):
+        """Seconds of one call's examples after another; of a stream, what is read ahead too."""
+        held = self.population
+        feed = held.feed
+        if isinstance(feed, StreamFeed):
+            feed = make_feed(held.point, held.layout.plan)
+        for step in range(0, NEVER, self._count):
+            start = time.perf_counter()
+            jax.block_until_ready(held.input(step, self._count, feed))
+            yield time.perf_counter() - start
+
+
+def overlap_of(config: ConfigDict, per_device_batch: int, devices: int, seconds: float, count: int):
+    """Seconds of an update on several devices in every round: "with" their mean, "without" any
+    exchange, and of the mean of the gradients "alone".
+
+    Args:
+      seconds: of each timing, at least.
+      count: of rounds.
+    """
+    together = Racer(alone(config, per_device_batch, devices=devices), seconds)
+    point = alone(config, per_device_batch)
+    point = dataclasses.replace(point, devices=together.population.point.devices)
+    apart = Racer(point, seconds, together.shared_feed, separate=True)
+    gradients = together.population.initial_weights()
+    mean = mean_over(point.devices, jax.tree.map(lambda leaf: np.asarray(leaf[0]), gradients))
+    return rounds({"with": together.device, "without": apart.device, "alone": mean}, count)
+
+
+def mean_over(devices: Sequence, tree: Any) -> Callable[[], float]:
+    """() -> seconds of the mean over devices of a tree of arrays, one copy on each."""
+    mean = on_devices(lambda x: lax.pmean(x, AXIS), devices, 0, 0)
+    copies = shard(jax.tree.map(lambda leaf: np.stack([leaf] * len(devices)), tree), devices)
+    return lambda: planning.least_seconds(functools.partial(mean, copies))
+
+
 def all_reduce_seconds(devices: Sequence, sizes: Sequence[int] = ALL_REDUCE_SIZES):
     """(bytes, seconds) of the mean over `devices` of float32 arrays of some sizes, measured."""
-    mean = on_devices(lambda x: lax.pmean(x, AXIS), devices, 0, 0)
-    arrays = [shard(np.ones((len(devices), size), np.float32), devices) for size in sizes]
-    calls = [functools.partial(mean, array) for array in arrays]
-    return [(4 * size, planning.least_seconds(f)) for size, f in zip(sizes, calls, strict=True)]
+    return [(4 * size, mean_over(devices, np.ones(size, np.float32))()) for size in sizes]
+
+
+def peak_bytes(device) -> int | None:
+    """The most memory of a device that was in use so far; None where it does not tell."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def limit_bytes(point: Point) -> float:

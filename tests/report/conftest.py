@@ -11,6 +11,7 @@ from synthetic_landscape import write_landscape_workdir
 from synthetic_noise import write_noise_workdir, write_pareto_workdir
 from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 from synthetic_sharpness import write_sharpness_workdir
+from synthetic_throughput import write_throughput_workdir
 from synthetic_train import write_train_run
 
 from scaling.report import write_report
@@ -80,6 +81,7 @@ def every_kind(tmp_path_factory):
         write_landscape_workdir(folder / "landscape", HOSTILE, (HOSTILE, f"{HOSTILE} 2")),
         write_sharpness_workdir(folder / "sharpness", HOSTILE, HOSTILE),
         write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
+        write_throughput_workdir(folder / "throughput", title=HOSTILE),
     ]
     write_train_run(folder / "train" / "bs64", 64, 0.03, title=HOSTILE)
     workdirs.append(folder / "train")

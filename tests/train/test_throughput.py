@@ -52,16 +52,30 @@ def test_speeds_are_of_the_data_set_itself():
 
 
 def test_a_batch_that_runs_out_of_memory_ends_the_list(monkeypatch):
-    plain = throughput._speed
+    plain = throughput.Racer
 
-    def full(population, *args):
-        if population.point.global_batch > 4:
+    def full(point, *args):
+        if point.global_batch > 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return plain(population, *args)
+        return plain(point, *args)
 
-    monkeypatch.setattr(throughput, "_speed", full)
+    monkeypatch.setattr(throughput, "Racer", full)
     rows = throughput.speeds(_config(), [2, 4, 8, 16], 0.01)
     assert [row.per_device_batch for row in rows] == [2, 4]
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        throughput.speeds(_config(), [8, 16], 0.01)
+
+
+def test_contestants_take_turns_and_the_first_round_is_dropped():
+    order = []
+
+    def call(name):
+        order.append(name)
+        return float(len(order))
+
+    found = throughput.rounds({name: lambda name=name: call(name) for name in "ab"}, 3)
+    assert order == list("ababab")
+    assert found == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
 
 
 def test_streamed_sets_are_timed_without_their_input(set_sizes):
@@ -70,6 +84,19 @@ def test_streamed_sets_are_timed_without_their_input(set_sizes):
     config.model = model_config("mlp", widths=(2,))
     (row,) = throughput.speeds(config, [2], 0.01)
     assert row.seconds > 0
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_input_alone_is_the_input_of_the_run(devices, monkeypatch):
+    point = throughput.alone(_config(), 8, devices=devices)
+    racer = throughput.Racer(point, 0.001)
+    held, plain, asked = racer.population, racer.population.input, []
+    monkeypatch.setattr(held, "input", lambda *args: asked.append(args[:2]) or plain(*args))
+    assert racer.input() > 0 and racer.both() > 0 and held.step > 0
+    steps, counts = zip(*asked, strict=True)
+    assert list(steps) == [i * counts[0] for i in range(len(steps))] and len(set(counts)) == 1
+    index = np.asarray(plain(0, 1)["index"])
+    assert index.shape[0] == devices and index.size == 8 * devices * held.program.capacity
 
 
 def test_the_all_reduce_is_timed_and_fitted():
