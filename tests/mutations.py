@@ -19,6 +19,10 @@ def tiny(study="train", **changes) -> ConfigDict:
         c.search.trials, c.target.budget = 4, ("100 steps",)
     elif study == "adaptive_batch":
         c.duration, c.adaptive.batches, c.adaptive.seeds = "3000 examples", (32,), 1
+    elif study == "warm_start":
+        c.duration, c.eval.every, w = "2 steps", "1 step", c.warm_start
+        w.batch, w.duration, w.every, w.seeds = 64, "1 step", "1 step", 2
+        w.examples, w.steps = 64, 2
     elif study == "branch":
         c.branch.snapshots, c.branch.factors, c.branch.window = ("2 steps",), (1, 2), "64 examples"
         c.branch.seeds = 2

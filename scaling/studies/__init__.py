@@ -20,6 +20,7 @@ STUDIES = (
     "accuracy",
     "generalization",
     "sharpness",
+    "warm_start",
     "pareto",
     "noise_scale",
     "adaptive_batch",

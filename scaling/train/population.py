@@ -22,7 +22,7 @@ from scaling.train.evaluate import metrics_of
 from scaling.train.feed import ResidentFeed, make_feed
 from scaling.train.point import Point
 from scaling.train.program import Program, Trial, initial_trials, shapes_of
-from scaling.train.step import replicate, shard
+from scaling.train.step import TrainState, replicate, shard
 
 CALL_SECONDS = 0.5  # aimed at per call: short enough for Ctrl-C and the live line
 
@@ -286,6 +286,15 @@ class Population:
         """The trials in order, leaves [K, ...] on the host: for checkpoints, which do not depend
         on the devices."""
         return jax.tree.map(self._flat, self.trials)
+
+    def begin(self, params: Any, batch_stats: Any) -> None:
+        """Go to before the first update, from other weights, leaves [K, ...]; the optimizer's state
+        is a new one."""
+        make = lambda hparams, params: self.point.make_optimizer(hparams)[0].init(params)
+        opt_state = planning.run_once(jax.vmap(make), self._hparams, params)
+        steps, alive = np.zeros(self.layout.count, np.int32), np.ones(self.layout.count, bool)
+        state = TrainState(steps, params, batch_stats, opt_state)
+        self.restore(0, Trial(jax.tree.map(np.asarray, state), alive))
 
     def restore(self, step: int, packed: Trial, examples: int | None = None) -> None:
         """Go to where `packed` was taken, perhaps on other devices, after `step` updates.

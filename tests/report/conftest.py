@@ -13,6 +13,7 @@ from synthetic_plans import write_adaptive_workdir, write_advice_workdir
 from synthetic_sharpness import write_sharpness_workdir
 from synthetic_throughput import write_throughput_workdir
 from synthetic_train import write_train_run
+from synthetic_warm_start import write_warm_start_workdir
 
 from scaling.report import write_report
 
@@ -80,6 +81,7 @@ def every_kind(tmp_path_factory):
         ),
         write_landscape_workdir(folder / "landscape", HOSTILE, (HOSTILE, f"{HOSTILE} 2")),
         write_sharpness_workdir(folder / "sharpness", HOSTILE, HOSTILE),
+        write_warm_start_workdir(folder / "warm", HOSTILE),
         write_advice_workdir(folder / "advise", title=HOSTILE, currency=HOSTILE, network=HOSTILE),
         write_throughput_workdir(folder / "throughput", title=HOSTILE),
     ]

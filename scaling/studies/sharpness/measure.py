@@ -73,7 +73,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"sharpness.{key} is {values}; name each value once.")
     if not settings.eps:
         raise UserError("sharpness.eps is empty; name the half-width of a box, such as 0.001.")
-    examples = _examples(point)
+    examples = _examples(point, settings)
     if 2 * settings.batch > examples:
         raise UserError(
             f"sharpness.batch is {settings.batch:,} and {examples:,} examples are measured on; "
@@ -82,9 +82,9 @@ def check(config: ConfigDict) -> None:
     recipe_points.check(config, config.recipes.seeds)
 
 
-def _examples(point: Point) -> int:
+def _examples(point: Point, settings: ConfigDict) -> int:
     """How many are measured on."""
-    return min(point.config.sharpness.examples, point.info.sizes["train"])
+    return min(settings.examples, point.info.sizes["train"])
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
@@ -96,7 +96,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     trials = point, rule, [{}] * len(seeds), seeds, run, "runs", "train"
     training = Training(*trials, split="train", observers=[_Keep(run, settings.losses)])
     outcome = training.run(0, signals, name)
-    gauge = Gauge(point)
+    gauge = Gauge(point, settings)
     runs = []
     for k, seed in enumerate(seeds):
         lost = outcome.histories[k].diverged_at
@@ -175,14 +175,19 @@ def _nets(
 class Gauge:
     """Measures the nets of a point.
 
+    Args:
+      settings: a section of the config with the keys of `sharpness` that are read.
+      brief: the outermost eigenvalues and Keskar's metric in all directions only.
+
     Attributes:
       count: examples that are measured on.
       statistics: "recomputed", "frozen" or, without batch norm, "none".
       split: whose headline metric is the score of a net.
     """
 
-    def __init__(self, point: Point):
-        self.point, self.settings, self.count = point, point.config.sharpness, _examples(point)
+    def __init__(self, point: Point, settings: ConfigDict, brief: bool = False):
+        self.point, self.settings, self.brief = point, settings, brief
+        self.count = _examples(point, settings)
         self.split = "test" if point.config.eval.test else "validation"
         self._shapes = jax.tree.structure(point.variables())
         found = loss_over(point, self.count, self.settings.statistics == "recomputed")
@@ -199,7 +204,9 @@ class Gauge:
         with jax.default_matmul_precision("highest"):
             at = _Weights(self, variables)
             try:
-                measures = [*at.raw(), *at.adaptive(), at.flatness()]
+                measures = [*at.raw()]
+                if not self.brief:
+                    measures += [*at.adaptive(), at.flatness()]
             except ValueError:  # a loss or a product is not finite
                 measures = []
         return {
@@ -237,12 +244,13 @@ class _Weights:
 
     def raw(self) -> Iterator[Measure]:
         """Those that depend on the scale of the weights."""
-        hessian, settings = self._hessian(), self.settings
+        hessian, settings, brief = self._hessian(), self.settings, self.gauge.brief
         values, bounds = ritz(lanczos(hessian, self.lanczos_key, settings.steps))
         yield _eigenvalue(record.TOP, False, values[0], bounds[0])
         yield _eigenvalue(record.LEAST, False, values[-1], bounds[-1])
-        yield _estimate(record.TRACE, False, trace(hessian, self.trace_key, settings.products))
-        for dimensions in (None, settings.subspace):
+        if not brief:
+            yield _estimate(record.TRACE, False, trace(hessian, self.trace_key, settings.products))
+        for dimensions in (None,) if brief else (None, settings.subspace):
             space = dimensions and sharpness.subspace(self.box_key, len(self.x), dimensions)
             for eps in settings.eps:
                 box = sharpness.box(self.x, eps, space)
