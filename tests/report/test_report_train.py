@@ -67,7 +67,7 @@ def test_batch_sharpness_between_the_levels(tmp_path):
     small, large, curve, points = panel.marks
     assert (small.y, large.y, curve.y) == ([20, 20], [40, 80], [5, 10])
     assert (points.low, points.high) == ([4, 9], [6, 11])
-    assert note.text.endswith("bs64 0.5 times 20 and 0.125 times 80.")
+    assert note.text.endswith("batch sharpness is 10 in bs64 (levels 20 and 80).")
 
 
 def test_nothing_to_show(tmp_path):

@@ -11,7 +11,15 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Study, Workdir, read_points
 from scaling.report.tables import Column, Table, csv_only, of_points
-from scaling.report.wording import count, decimal_label, measure_text, metric_value, number, subject
+from scaling.report.wording import (
+    count,
+    decimal_label,
+    listed,
+    measure_text,
+    metric_value,
+    number,
+    subject,
+)
 from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
 
@@ -144,15 +152,16 @@ def _sharpness(runs) -> Iterator[Note | Picture]:
         bars = {"low": [v - e for v, e in pairs], "high": [v + e for v, e in pairs]}
         texts = [f"{label}, step {count(s)}: {number(v)}" for s, v in zip(x, y, strict=True)]
         panel.marks.append(Points(x, y, color, label, size=3, texts=texts, **bars))
-        shares = [f"{number(y[-1] / at[-1])} times {number(at[-1])}" for _, at in edges if at]
-        ends.append(f"{label} {' and '.join(dict.fromkeys(shares))}")
+        levels = list(dict.fromkeys(number(at[-1]) for _, at in edges if at))
+        levels = f"level{'s' * (len(levels) > 1)} {listed(levels)}"
+        ends.append(f"{number(y[-1])} in {label} ({levels})")
     caption = (
         "The curvature along a batch's gradient, ± its standard error. Dashed: where a small batch "
         "settles, 2(1−b)/η at momentum b and learning rate η; dotted: a large one, at the edge of "
         "stability of the whole gradient. Without momentum both are 2/η."
     )
     yield Picture("batch_sharpness", caption, shown([panel]), "no run has a batch sharpness")
-    yield Note(f"At the last evaluation batch sharpness is, of the levels: {'; '.join(ends)}.")
+    yield Note(f"At the last evaluation batch sharpness is {listed(ends)}.")
 
 
 KIND = Kind("Single runs", read, answer, table, sections, cautions)
