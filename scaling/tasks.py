@@ -6,7 +6,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ import optax
 
 from scaling.crossings import ERROR, LOSS, Metric, constant_metrics
 from scaling.data.sources import Example
-from scaling.errors import UserError
+from scaling.errors import UserError, look_up
 
 Variables = Mapping[str, Any]
 Arrays = Mapping[str, jax.Array]
@@ -448,9 +448,11 @@ class Segmentation(Task):
 
     Attributes:
       class_weights: one for each class; (): 1.
+      frequencies: the share of pixels that each class has, for `weighted`.
     """
 
     class_weights: tuple[float, ...] = ()
+    frequencies: tuple[float, ...] = ()
 
     unit = "pixels"
     metrics: ClassVar = {
@@ -490,6 +492,29 @@ class Segmentation(Task):
             "error": 1.0 - hits.sum() / confusion.sum(),
             "loss": sums["loss"] / sums["weight"],
         }
+
+
+# Weights of classes by their frequencies f (Kurth 2018).
+WEIGHTINGS = {
+    "none": np.ones_like,
+    "inverse": lambda f: 1 / f,
+    "inverse_sqrt": lambda f: 1 / np.sqrt(f),
+}
+
+
+def weighted(frequencies: Sequence[float], weighting: str) -> tuple[float, ...]:
+    """Weights of classes that add up to 1.
+
+    Losses are divided by the weights of their pixels, so that the sum has no effect. Kurth 2018
+    divides by the number of pixels; with Adam that is the same but for how rare classes vary from
+    batch to batch.
+
+    Args:
+      frequencies: share of the pixels of each class, above 0.
+      weighting: of `WEIGHTINGS`.
+    """
+    weights = look_up("loss.weighting", weighting, WEIGHTINGS)(np.asarray(frequencies, float))
+    return tuple((weights / weights.sum()).tolist())
 
 
 TASKS: dict[str, type[Task]] = {

@@ -218,6 +218,18 @@ def test_segmentation_against_sklearn(class_weights):
     assert found["loss"] == pytest.approx(-(weight * log_p).sum() / weight.sum(), rel=1e-5)
 
 
+def test_weights_of_classes_are_those_of_the_authors():
+    """Kurth's code is given the square roots of the frequencies, .991, .0266 and .13."""
+    frequencies = np.square((0.991, 0.0266, 0.13))
+    found = tasks.weighted(frequencies, "inverse_sqrt")
+    np.testing.assert_allclose(found, (0.0218, 0.8120, 0.1662), atol=1e-4)
+    inverse = np.array(tasks.weighted(frequencies, "inverse"))
+    np.testing.assert_allclose(inverse * frequencies, inverse[0] * 0.991**2)
+    assert sum(inverse) == pytest.approx(1) and len(set(tasks.weighted(frequencies, "none"))) == 1
+    with pytest.raises(UserError, match="did you mean 'inverse'"):
+        tasks.weighted(frequencies, "invers")
+
+
 @pytest.mark.parametrize(
     "kind, example, arrays",
     [

@@ -26,7 +26,7 @@ from scaling.optim.proximal import proximal
 from scaling.optim.rules import decay_of_half_life, scale_adam
 from scaling.optim.schedules import SHAPES, WARMUPS
 from scaling.recipes import SGD
-from scaling.tasks import Task
+from scaling.tasks import Task, weighted
 from scaling.train.memory import check_size
 from scaling.train.step import AXIS, MakeOptimizer
 
@@ -187,12 +187,21 @@ def task_of(config: ConfigDict, info: sources.DataInfo) -> Task:
     """What the config's model learns on that data; asks nothing of the devices.
 
     Raises:
-      UserError: unknown model or option.
+      UserError: unknown model or option, or weights of classes that cannot be.
     """
     options = config.model.to_dict()
     model = build_model(options.pop("name"), info.num_classes, AXIS, **options)
-    example = FrozenDict(resident.preprocessed(info.example))
-    return sources.task_class(info.task)(model, example, info.num_classes, **info.options)
+    example, options = FrozenDict(resident.preprocessed(info.example)), dict(info.options)
+    if config.loss.weighting:
+        frequencies = options.get("frequencies", ())
+        if len(frequencies) != info.num_classes or min(frequencies) <= 0:
+            raise UserError(
+                f"loss.weighting is {config.loss.weighting!r}, and {info.name}, for {info.task}, "
+                "is not registered with frequencies, the share of pixels of each class, above 0; "
+                "register it with them or leave the weighting None."
+            )
+        options["class_weights"] = weighted(frequencies, config.loss.weighting)
+    return sources.task_class(info.task)(model, example, info.num_classes, **options)
 
 
 def metrics_of(config: ConfigDict, task: Task) -> dict[str, Metric]:
