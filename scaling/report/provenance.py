@@ -27,7 +27,7 @@ def origins(study: Study, details: Mapping[str, list[str]]) -> Rows:
         ("workdir", [str(study.workdir)]),
         ("title", [study.title] * bool(study.title)),
         ("goal", details.get("goal", [])),
-        ("training set", _distinct(map(_data_text, recipes))),
+        ("training set", _distinct(map(_data_text, directories))),
         ("model", _distinct(map(_model_text, directories))),
         ("optimizer", _distinct(recipe["optimizer"] for recipe in recipes)),
         ("search", details.get("search", [])),
@@ -47,9 +47,9 @@ def _distinct(values: Iterable[object]) -> list[str]:
     return [str(value) for value in dict.fromkeys(values) if value not in (None, "")]
 
 
-def _data_text(recipe):
-    size = recipe["training set size"]
-    return recipe["data set"] + (f", {count(size)} examples" if size else "")
+def _data_text(directory):
+    name, size = (directory.recipe[key] for key in ("data set", "training set size"))
+    return name + (f", {count(size)} {directory.rows}" if size else "")
 
 
 def _model_text(directory: Directory) -> str:

@@ -97,11 +97,15 @@ class Study:
         return next(iter(self.points[0].directory.metrics.items()))
 
     @property
+    def called(self) -> str:
+        """What examples are called: sequences"""
+        return self.points[0].directory.rows
+
+    @property
     def rows(self) -> str:
         """What a batch size counts: examples; sequences of 32 tokens"""
         first = self.points[0].directory
-        each = f" of {first.per_row:,} {first.unit}" if first.per_row else ""
-        return first.rows + each
+        return self.called + (f" of {first.per_row:,} {first.unit}" if first.per_row else "")
 
     def in_units(self, rows: float | None) -> float | None:
         """What so many rows hold, such as tokens; None where examples are what counts."""

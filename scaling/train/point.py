@@ -373,7 +373,11 @@ def _decay_per_update(config, info, key):
             f"optim.{key} is {half_life!r}; it is an amount of data, the same at every batch size: "
             "write for example '10M tokens' or '10000 examples'."
         )
-    return decay_of_half_life(max(info.steps(half_life, 1), 1), config.global_batch)
+    try:
+        examples = info.steps(half_life, 1)
+    except UserError as error:
+        raise UserError(f"optim.{key}: {error}") from None
+    return decay_of_half_life(max(examples, 1), config.global_batch)
 
 
 def _optimization(config, info, total_steps, searched):

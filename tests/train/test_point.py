@@ -162,6 +162,7 @@ def test_adams_numbers_at_this_batch():
     "changes, says",
     [
         ({"optim.b2_half_life": "100 steps"}, "'100 steps'; it is an amount of data"),
+        ({"optim.ewa_half_life": "10 tokn"}, "optim.ewa_half_life: Unknown unit 'tokn'"),
         ({"optim.b2_half_life": "9 epochs", "optim.b2": 0.9}, "b2 is given or searched too"),
         ({"optim.b2_half_life": "9 weeks"}, "Unknown unit 'weeks'"),
         ({"optim.ewa_half_life": "9 steps"}, "optim.ewa_half_life is '9 steps'; it is an amount"),

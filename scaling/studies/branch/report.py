@@ -74,7 +74,7 @@ def answer(study: records.Study) -> str:
     if not point.snapshots:
         return f"{subject(study)}, the run diverged before its first snapshot."
     ends = [point.snapshots[0], *point.snapshots[1:][-1:]]
-    places = [f"{batch_text(point, s)} after {count(s.examples)} examples" for s in ends]
+    places = [f"{batch_text(point, s)} after {count(s.examples)} {study.called}" for s in ends]
     text = f"{subject(study)}, the critical batch size is {' and '.join(places)}."
     ratios = [ratio for s in point.snapshots if (ratio := point.over(s))]
     if ratios:
@@ -148,7 +148,7 @@ def _along(study, point) -> Panel:
         marks.append(_schedule(point, first / 4))
     title = study.named(f"batch {count(point.global_batch)}") if len(study.points) > 1 else ""
     zero = " (0 at the left)" if point.snapshots and not point.snapshots[0].examples else ""
-    x = Axis(f"examples of the run{zero}")
+    x = Axis(f"{study.called} of the run{zero}")
     return Panel(x, batches(study.rows, "batch size"), marks, title or study.label)
 
 
@@ -191,7 +191,7 @@ BATCH = Column("batch", lambda study, point, *_: point.global_batch, count, "glo
 SNAPSHOTS = [
     BATCH,
     Column("step", "step", count),
-    Column("examples", "examples", count),
+    Column("read by then", "examples", count, "examples"),
     Column("validation loss", "loss"),
     Column("critical batch size", lambda study, point, s: batch_text(point, s), str),
     Column("", lambda study, point, s: _finite(point.batch(s)), key="critical_batch"),
@@ -213,7 +213,7 @@ BRANCHES = [
 WARMUPS = [
     BATCH,
     Column("batch sizes", lambda study, p: " ".join(f"{b:,}" for _, b in p.warmup.schedule), str),
-    Column("from examples", lambda s, p: " ".join(f"{e:,}" for e, _ in p.warmup.schedule), str),
+    Column("from", lambda s, p: " ".join(f"{e:,}" for e, _ in p.warmup.schedule), str),
     Column("steps", lambda study, p: p.warmup.steps, count, "warmup_steps"),
     Column("steps, constant", lambda study, p: p.constant.steps, count, "constant_steps"),
     Column("saved", "saved", percent),
@@ -251,10 +251,11 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     first = studies[0].points[0]
     caption = (
-        f"From snapshots of the run, training goes on for {count(first.window)} examples at "
-        "multiples of its batch size. The critical batch size is the largest whose validation loss "
-        f"ends at most {number(first.tolerance)} above that of the run's own batch size; B_simple "
-        "is of the same weights, and should predict it (McCandlish 2018)."
+        f"From snapshots of the run, training goes on for {count(first.window)} "
+        f"{studies[0].called} at multiples of its batch size. The critical batch size is the "
+        f"largest whose validation loss ends at most {number(first.tolerance)} above that of the "
+        "run's own batch size; B_simple is of the same weights, and should predict it (McCandlish "
+        "2018)."
     )
     nothing = "the run diverged before its first snapshot"
     yield Section(
@@ -284,7 +285,7 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
         note = (
             "The batch warmup uses, from each snapshot on, the largest measured batch size at or "
             "below the critical one, from the beginning and with other seeds; the constant batch "
-            "size is that of the run, with the same seeds and as many examples."
+            "size is that of the run, with the same seeds and reads as much."
         )
         yield Section("Batch warmup", [Table(WARMUPS, trained, "branch_warmup.csv"), Note(note)])
 
@@ -305,7 +306,11 @@ def cautions(study: records.Study) -> list[str]:
 def details(study: records.Study) -> dict[str, list[str]]:
     """The seeds of the branches."""
     seeds = {len(b.losses) for p in study.points for s in p.snapshots for b in s.branches}
-    return {"seeds": [f"{n} orders of examples of every branch" for n in sorted(seeds)]}
+    return {
+        "seeds": [
+            f"{n} orders of the training set, the same for every branch" for n in sorted(seeds)
+        ]
+    }
 
 
 KIND = Kind("Critical batch size by branches", read, answer, table, sections, cautions, details)

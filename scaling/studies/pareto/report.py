@@ -76,7 +76,7 @@ def cautions(study: Study) -> list[str]:
         [point for point in study.points if point.reached],
         (
             "B_simple is not known: not resolved in any window, or not measured, as in a batch of "
-            "one example and above the training set.",
+            "one and above the training set.",
             lambda p: not (p.tracked and p.tracked.resolved),
         ),
         (COUPLED, lambda p: p.tracked and p.tracked.coupled),
@@ -87,8 +87,10 @@ def trade_off(studies: Sequence[Study]) -> list[Panel]:
     """Steps against examples, one curve per goal; one panel per study."""
     goals = _goals(studies)
     colors = dict(zip(goals, shades(len(goals)), strict=True))
-    axes = Axis("examples processed"), Axis("optimizer steps")
-    return shown(Panel(*axes, _curves(study, colors), study.label) for study in studies)
+    steps = Axis("optimizer steps")
+    return shown(
+        Panel(Axis(f"{s.called} processed"), steps, _curves(s, colors), s.label) for s in studies
+    )
 
 
 def _curves(study, colors) -> list[Mark]:
@@ -152,7 +154,7 @@ GOALS = [
     Column("batch sizes that reached it", lambda study, f, _: len(f.batches), count, "batch_sizes"),
     *csv_only(1, "goal", "reason"),
     fitted("S_min, steps", "s_min"),
-    fitted("E_min, examples", "e_min"),
+    fitted("E_min", "e_min"),
     fitted("B_crit", "b_crit"),
     Column("B_simple there", lambda study, f, _: study.noise_at(f.goal), key="noise_scale"),
     Column("B_simple / B_crit", lambda study, f, _: study.ratio_at(f), key="ratio"),
@@ -189,7 +191,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     goals = [(study, front, front.fit) for study in studies for front in study.fronts]
     crossings = within(studies, lambda point: point.goals)
     yield Section(
-        "Steps against examples",
+        f"Steps against {studies[0].called}",
         [
             Picture("pareto", caption, trade_off(studies), "no batch size reached a goal"),
             Table(GOALS, goals, "pareto_goals.csv"),
