@@ -142,7 +142,9 @@ class Contestant:
     def __init__(self, command: list[str], **environment: str):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         environment = os.environ | environment
-        self._process = subprocess.Popen([sys.executable, *command], env=environment, **pipes)
+        if command[0].endswith(".py"):
+            command = [sys.executable, *command]
+        self._process = subprocess.Popen(command, env=environment, **pipes)
 
     def start(self) -> None:
         """Start a measurement."""

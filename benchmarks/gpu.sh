@@ -19,7 +19,7 @@
 # parts on a CPU, at meaningless sizes: add --toy --seconds=1500.
 #
 # Requirements: Linux, Python 3.11 or newer, CUDA 13, jax[cuda13] 0.11 (0.10 to 0.13), torch 2.11
-# with Triton and a C compiler, requirements.txt (grain and opencv are only for ImageNet). PYTHON is
+# with Triton and a C compiler, requirements.txt (opencv is only for ImageNet). PYTHON is
 # the interpreter, default python3.
 # --data_dir: the folder of the four original files of Fashion-MNIST (train-images-idx3-ubyte.gz and
 # so on, 30 MB; Debian's package dataset-fashion-mnist has them), or a prepared TFDS folder (47 MB).

@@ -21,6 +21,7 @@ from ml_collections.config_flags import tuple_parser
 
 from scaling.errors import UserCodeError, UserError, call_users, nearest
 from scaling.files import user_path
+from scaling.limits import cores
 from scaling.report import write_report
 from scaling.signals import Interrupted
 from scaling.workers import run_workers, stop_with_parent
@@ -209,8 +210,7 @@ def workers_for(config, workdir: Path) -> int:
 
     if not one_per_core(config.study) or DEVICES.value or jax.default_backend() != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(WORKERS.value or cores, len(unfinished(config, workdir, POINTS.value)))
+    return min(WORKERS.value or cores(), len(unfinished(config, workdir, POINTS.value)))
 
 
 def set_up_jax(devices: int | None) -> None:

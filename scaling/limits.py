@@ -1,8 +1,9 @@
-"""Checks of config values: plain Python, of the key's type, within limits."""
+"""Checks of config values: plain Python, of the key's type, within limits; and the cores here."""
 
 import dataclasses
 import math
 import numbers
+import os
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ WORDS = {
     str: ("text", "texts"),
     object: ("a number, text, or a tuple of such", ""),
 }
+
+
+def cores() -> int:
+    """Of the CPU, that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @dataclasses.dataclass(frozen=True)

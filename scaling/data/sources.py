@@ -778,7 +778,7 @@ def _count_records(file: Path) -> int:
 
 
 def open_records(info: DataInfo, split: str, prepared: Prepared):
-    """Picklable random access to the serialized examples of a split: `[i]` and `__getitems__`."""
+    """Random access to the serialized examples of a split: `[i]` and `__getitems__`."""
     import tensorflow_datasets as tfds
 
     splits = _TFDS_SPLITS.get(info.name, _HELD_OUT)

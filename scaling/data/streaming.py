@@ -1,17 +1,17 @@
 """Streaming of image sets that do not fit on a device: JPEG decoding and cropping on the host.
 
-Grain's threads or worker processes read and decode ahead. The record at a position of a run and its
-crop depend only on (seed, position). A batch is therefore the same on any number of hosts, threads
-and workers; each host decodes only its own part; and (seed, step) is the whole state: a checkpoint
-stores the step, and `batches(step)` resumes there, mid-epoch, without replay.
-
-Worker processes are spawned: with `workers` > 0 a program needs the usual
-`if __name__ == "__main__":` guard.
+Threads, one for each core, decode into the rows of a batch while another is used. The record at a
+position of a run and its crop depend only on (seed, position). A batch is therefore the same on any
+number of hosts and threads; each host decodes only its own part; and (seed, step) is the whole
+state: a checkpoint stores the step, and `batches(step)` resumes there, mid-epoch, without replay.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,13 @@ import numpy as np
 from scaling.data import sources
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
-
-# Images per read: enough to amortise Grain's cost per item, few enough to divide the first batch
-# over all threads.
-_CHUNK = 32
+from scaling.limits import cores
 
 _ATTEMPTS = 10  # at a random crop that fits the image; then a central crop
 
 
 class JpegRecords:
-    """Random access to one split: `[i]` is (JPEG bytes, label), a number or an array. Picklable.
+    """Random access to one split: `[i]` is (JPEG bytes, label), a number or an array.
 
     Args:
       records: `[i]` is a serialized TFDS example with an image and a label.
@@ -82,8 +79,7 @@ class ImageStream:
     global batch, in the shape [accum_steps, devices, micro_batch].
 
     Args:
-      source: `source[i]` is (JPEG bytes, label); its repr is used in messages. Picklable if there
-        are `workers`.
+      source: `source[i]` is (JPEG bytes, label); its repr is used in messages.
       layout: (accum_steps, devices, micro_batch) of the whole run, over all hosts.
       host_devices: this host's devices, as indices into `devices`. Only their rows are read.
       seed: of the order and the crops, 0 <= seed < 2**63.
@@ -92,8 +88,7 @@ class ImageStream:
       train: True for endless epochs, each a fresh permutation (Goyal 2017, Remark 4), with random
         crops and flips. False for one pass in order over central crops, with a mask for the padding
         of the last step; `seed` then has no effect.
-      threads: reading and decoding threads per process; 0 for the caller's.
-      workers: reading and decoding processes; 0 for this one.
+      threads: that read and decode; None: one for each core.
     """
 
     def __init__(
@@ -106,8 +101,7 @@ class ImageStream:
         image_size: int,
         label: tuple[tuple[int, ...], str] = ((), "int32"),
         train: bool = True,
-        threads: int = 16,
-        workers: int = 0,
+        threads: int | None = None,
     ):
         self.source = source
         self.layout = layout
@@ -116,8 +110,7 @@ class ImageStream:
         self.image_size = image_size
         self.label = label
         self.train = train
-        self.threads = threads
-        self.workers = workers
+        self.threads = threads or cores()
 
     def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Yield the batches from `start_step` on.
@@ -130,64 +123,69 @@ class ImageStream:
         Raises:
           UserError: a record is not a readable JPEG image; raised at its step.
         """
+        # A training stream is endless.
+        steps = -(-len(self.source) // math.prod(self.layout))
+        ahead = itertools.count(start_step) if self.train else range(start_step, steps)
+        stop = threading.Event()
+        with ThreadPoolExecutor(self.threads, "read-ahead") as pool:
+            try:
+                reading = (self._reading(pool, step, stop) for step in ahead)
+                waiting = next(reading, None)
+                while waiting:
+                    following = next(reading, None)  # read while this one is used
+                    batch, jobs = waiting
+                    for job in jobs:
+                        job.result()
+                    yield batch
+                    waiting = following
+            finally:
+                stop.set()
+
+    def _reading(self, pool, step, stop):
+        """A batch, and the jobs that fill its rows, each the next that none has begun."""
         accum_steps, _, micro_batch = self.layout
         shape = (accum_steps, len(self.host_devices), micro_batch)
-        chunks = math.prod(shape) // self._chunk  # per step, on this host
-        # A training stream is endless, but Grain needs a length that fits into 64 bits.
-        steps = 2**40 if self.train else -(-len(self.source) // math.prod(self.layout))
-        batches = _read_ahead(
-            self._read_chunk,
-            range(start_step * chunks, steps * chunks),
-            batch=chunks,
-            threads=self.threads,
-            workers=self.workers,
-        )
-        for batch in batches:
-            yield {key: value.reshape(shape + value.shape[2:]) for key, value in batch.items()}
-
-    @functools.cached_property
-    def _chunk(self) -> int:
-        """Rows in a chunk: the largest divisor of the microbatch up to _CHUNK."""
-        micro_batch = self.layout[2]
-        return max(n for n in range(1, min(_CHUNK, micro_batch) + 1) if micro_batch % n == 0)
-
-    def _read_chunk(self, index: int) -> dict[str, np.ndarray]:
-        """Consecutive rows of one microbatch: this host's chunk `index`, counted from step 0."""
-        start = self._position(index)
-        stop = start + self._chunk
-        count, size = len(self.source), self.image_size
         label_shape, dtype = self.label
-        if self.train:
-            records = _epoch_order(self.seed, count)[start:stop]
-        else:
-            records = np.arange(start, stop)
-        chunk = {
-            "image": np.zeros((self._chunk, size, size, 3), np.uint8),
-            "label": np.zeros((self._chunk, *label_shape), dtype),
+        batch = {
+            "image": np.zeros((*shape, self.image_size, self.image_size, 3), np.uint8),
+            "label": np.zeros((*shape, *label_shape), dtype),
         }
-        for row, record in enumerate(records.tolist()):
-            if record >= count:
-                break
-            jpeg, chunk["label"][row] = self.source[record]
-            image = _decode(jpeg)
-            if image is None:
-                raise UserError(
-                    f"Record {record} of {self.source!r} is not a readable JPEG image "
-                    f"({len(jpeg):,} bytes); prepare the data set again."
-                )
-            if self.train:
-                chunk["image"][row] = random_crop(image, size, self.seed, start + row)
-            else:
-                chunk["image"][row] = centre_crop(image, size)
-        return chunk if self.train else {**chunk, "mask": records < count}
+        if not self.train:
+            batch["mask"] = np.zeros(shape, bool)
+        lock, places = threading.Lock(), np.ndindex(shape)
 
-    def _position(self, index: int) -> int:
-        """The position in the run of the first row of this host's chunk `index`."""
-        _, devices, micro_batch = self.layout
-        per_device = micro_batch // self._chunk
-        index, part = divmod(index, per_device)
-        cells, device = divmod(index, len(self.host_devices))
-        return (cells * devices + self.host_devices[device]) * micro_batch + part * self._chunk
+        def fill():
+            while not stop.is_set():
+                with lock:
+                    place = next(places, None)
+                if place is None:
+                    return
+                self._fill(batch, step, place)
+
+        return batch, [pool.submit(fill) for _ in range(self.threads)]
+
+    def _fill(self, batch, step, place):
+        """One row: (microbatch, this host's device, row)."""
+        accum, device, row = place
+        accum_steps, devices, micro_batch = self.layout
+        cell = (step * accum_steps + accum) * devices + self.host_devices[device]
+        position, count = cell * micro_batch + row, len(self.source)
+        record = position
+        if self.train:
+            (record,) = _epoch_order(self.seed, count)[position : position + 1]
+        if record >= count:
+            return
+        jpeg, batch["label"][place] = self.source[int(record)]
+        image = _decode(jpeg)
+        if image is None:
+            raise UserError(
+                f"Record {record} of {self.source!r} is not a readable JPEG image "
+                f"({len(jpeg):,} bytes); prepare the data set again."
+            )
+        if self.train:
+            batch["image"][place] = random_crop(image, self.image_size, self.seed, position)
+        else:
+            batch["image"][place], batch["mask"][place] = centre_crop(image, self.image_size), True
 
 
 def eval_batches(
@@ -197,8 +195,7 @@ def eval_batches(
     host_devices: Sequence[int],
     image_size: int,
     label: tuple[tuple[int, ...], str] = ((), "int32"),
-    threads: int = 16,
-    workers: int = 0,
+    threads: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every record of `source` once, in order, as a central crop.
 
@@ -206,7 +203,7 @@ def eval_batches(
 
     Args:
       layout: (devices, per_device_batch) of an evaluation batch, over all hosts.
-      source, host_devices, image_size, label, threads, workers: as in `ImageStream`.
+      source, host_devices, image_size, label, threads: as in `ImageStream`.
 
     Yields:
       Dicts, where shape = [len(host_devices), per_device_batch]: image uint8 [*shape, S, S, 3],
@@ -224,39 +221,14 @@ def eval_batches(
         label=label,
         train=False,
         threads=threads,
-        workers=workers,
     )
     for batch in stream.batches():
         yield {key: value[0] for key, value in batch.items()}
 
 
-def _read_ahead(
-    read: Callable[[int], dict], indices: range, *, batch: int, threads: int, workers: int
-) -> Iterator[dict]:
-    """read(i) for i in indices, in that order, `batch` of them stacked at a time.
-
-    The next batch is read while one is used: the buffers contain a little more than one batch.
-    """
-    import grain
-    from absl import flags
-
-    buffer = batch // max(workers, 1) + threads + 1  # items ahead, per process
-    items = grain.MapDataset.range(indices.start, indices.stop).map(read)
-    items = items.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer if threads else 0)
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads its flags when it starts a process
-            flags.FLAGS.mark_as_parsed()
-        items = items.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=buffer)
-        )
-    yield from items.batch(batch)  # closing this generator ends the threads and processes
-
-
 @functools.lru_cache(maxsize=2)
 def _epoch_order(seed: int, size: int) -> EpochOrder:
-    """One per process, not per stream: its cached permutations are not picklable."""
+    """One for all streams of it."""
     return EpochOrder(seed, size)
 
 
@@ -265,7 +237,7 @@ def _epoch_order(seed: int, size: int) -> EpochOrder:
 
 @functools.cache
 def _opencv():
-    """OpenCV without its own threads: Grain's threads already use all cores."""
+    """OpenCV without its own threads: the stream's already use all cores."""
     import cv2
 
     cv2.setNumThreads(0)

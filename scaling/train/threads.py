@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from scaling.batch import plans
 from scaling.errors import UserError
+from scaling.limits import cores
 from scaling.models import ghost_batch_of
 from scaling.train.point import data_info, numbers_in, shapes_of_variables, task_of
 
@@ -55,8 +56,7 @@ def fit_cpu(points: Iterable[ConfigDict]) -> None:
     points = list(points)
     if all(threads_for(point) == 1 for point in points):
         os.environ.setdefault("PJRT_NPROC", "1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    for devices in range(cores, 1, -1):
+    for devices in range(cores(), 1, -1):
         if all(_divides(point, devices) for point in points):
             split_cpu(devices)
             _split["by_core"] = True

@@ -328,7 +328,7 @@ sizes = {{"train": 9, "validation": 3, "test": 4}}
 sources.INFOS["mnist"] = dataclasses.replace(sources.INFOS["mnist"], sizes=sizes)
 assert prepare.main(["mnist", "--from={folder}"]) == 0
 assert len(sources.load("mnist", "train")["image"]) == 9
-import scaling.data.streaming, grain
+import scaling.data.streaming
 assert "tensorflow" not in sys.modules
 """
     out = subprocess.run(

@@ -629,7 +629,7 @@ sources.INFOS["mnist"] = dataclasses.replace(sources.INFOS["mnist"], sizes=sizes
 sources.check_available("mnist")
 sources.load("mnist", "train")
 sources.load("digits", "train")
-print([m for m in ("tensorflow_datasets", "sklearn", "cv2", "grain", "jax") if m in sys.modules])
+print([m for m in ("tensorflow_datasets", "sklearn", "cv2", "jax") if m in sys.modules])
 """
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]

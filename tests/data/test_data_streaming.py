@@ -1,9 +1,7 @@
-"""The stream: the same batches on any hosts, threads and workers, and each record in its turn."""
+"""The stream: the same batches on any hosts and threads, and each record in its turn."""
 
-import gc
 import io
 import itertools
-import multiprocessing
 import threading
 import time
 
@@ -40,7 +38,7 @@ def photos():
     return Photos(26)
 
 
-def stream(source, layout=(2, 4, 3), host_devices=range(4), seed=5, threads=0, **options):
+def stream(source, layout=(2, 4, 3), host_devices=range(4), seed=5, threads=1, **options):
     return ImageStream(
         source,
         layout=layout,
@@ -116,16 +114,6 @@ def test_layout_only_reshapes_the_global_batch(photos):
         assert_equal([flat(layout)], [flat((2, 4, 3))])
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 32])
-def test_chunks_do_not_show(photos, monkeypatch, chunk):
-    expected = take(2, stream(photos, (1, 2, 6), range(2)).batches())
-    monkeypatch.setattr(streaming, "_CHUNK", chunk)
-    assert_equal(take(2, stream(photos, (1, 2, 6), range(2)).batches()), expected)
-
-
-# ---- Hosts ----
-
-
 class Counting(Photos):
     """Counts the records that were read."""
 
@@ -144,20 +132,21 @@ def test_hosts_together_read_the_single_hosts_batch_once(photos, hosts):
         batches = take(3, stream(source, host_devices=devices).batches(1))
         local = [{k: v[:, list(devices)] for k, v in batch.items()} for batch in expected]
         assert_equal(batches, local)
-        assert source.reads == 3 * 2 * len(devices) * 3
+        of_a_step = 2 * len(devices) * 3
+        assert 3 * of_a_step <= source.reads <= 4 * of_a_step  # and the next one
 
 
 # ---- Resuming ----
 
 
-@pytest.mark.parametrize("threads", [0, 16])
+@pytest.mark.parametrize("threads", [1, 2, 16])
 def test_resume_mid_epoch_is_exact_and_replays_nothing(photos, threads):
-    whole = take(5, stream(photos, threads=0).batches())
+    whole = take(5, stream(photos, threads=3).batches())
     for step in range(1, 5):
         assert_equal(take(5 - step, stream(photos, threads=threads).batches(step)), whole[step:])
     source = Counting(26)
     take(1, stream(source).batches(1_000_000))
-    assert source.reads == 24
+    assert 24 <= source.reads <= 48
 
 
 # ---- Crops ----
@@ -273,7 +262,7 @@ def test_orientation_is_ignored():
     assert streaming._decode(encoded(Image.fromarray(image), exif=exif)).shape == image.shape
 
 
-@pytest.mark.parametrize("threads", [0, 4])
+@pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("damage", [lambda j: b"", lambda j: j[:-40], lambda j: b"x" * 900])
 def test_unreadable_jpeg_is_named_at_its_step(damage, threads):
     source, layout = Photos(26), (1, 4, 3)
@@ -290,7 +279,7 @@ def test_unreadable_jpeg_is_named_at_its_step(damage, threads):
 
 
 @pytest.mark.parametrize("layout", [(4, 3), (2, 13), (1, 1), (4, 10)])
-@pytest.mark.parametrize("threads", [0, 4])
+@pytest.mark.parametrize("threads", [1, 4])
 def test_evaluation_reads_every_record_once_in_order(photos, layout, threads):
     devices, rows = layout
     batches = list(
@@ -317,7 +306,8 @@ def test_evaluation_hosts_share_the_set(photos):
     whole = list(eval_batches(photos, layout=(4, 3), host_devices=range(4), image_size=SIZE))
     for devices in ([0, 1], [2, 3]):
         source = Counting(26)
-        part = list(eval_batches(source, layout=(4, 3), host_devices=devices, image_size=SIZE))
+        options = {"layout": (4, 3), "image_size": SIZE, "threads": 1}
+        part = list(eval_batches(source, host_devices=devices, **options))
         assert_equal(part, [{k: v[devices] for k, v in batch.items()} for batch in whole])
         assert source.reads == sum(int(batch["mask"].sum()) for batch in part)
 
@@ -327,20 +317,32 @@ def test_evaluation_hosts_share_the_set(photos):
 
 def test_early_stop_ends_the_threads(photos):
     def reading():
-        return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+        return [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
     batches = stream(photos, threads=4).batches()
     next(batches)
-    assert reading()
+    assert len(reading()) == 4
     batches.close()
-    end = time.monotonic() + 60
-    while reading() and time.monotonic() < end:
-        gc.collect()  # the pool ends its threads when it is collected
-        time.sleep(0.05)
     assert not reading()
 
 
-def test_opencv_leaves_the_cores_to_grain(photos):
+def test_one_thread_for_each_core(photos, monkeypatch):
+    monkeypatch.setattr(streaming, "cores", lambda: 3)
+    assert stream(photos, threads=None).threads == 3
+
+
+def test_the_next_batch_is_read_while_one_is_used():
+    source = Counting(26)
+    batches = stream(source, (1, 1, 4), range(1)).batches()
+    next(batches)
+    end = time.monotonic() + 60
+    while source.reads < 8 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert source.reads == 8  # and no more than that
+    batches.close()
+
+
+def test_opencv_leaves_the_cores_to_the_threads(photos):
     cv2.setNumThreads(2)
     streaming._opencv.cache_clear()
     take(1, stream(photos).batches())
@@ -378,36 +380,6 @@ def test_imagenet_damaged_file_names_the_record(imagenet):
     source = streaming.open_jpegs("imagenet", "train")
     with pytest.raises(UserError, match=r"Record \d+ of the train split of .* is corrupted"):
         take(2, stream(source).batches())
-
-
-@pytest.mark.slow
-def test_worker_processes_read_the_same_batches(imagenet):
-    """Two spawned processes, resumed mid-epoch."""
-    source = streaming.open_jpegs("imagenet", "train")
-    expected = take(3, stream(source, (1, 2, 6), range(2)).batches(1))
-    children = stream(source, (1, 2, 6), range(2), threads=2, workers=2)
-    assert_equal(take(3, children.batches(1)), expected)
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.slow
-def test_worker_process_names_an_unreadable_record(imagenet, tmp_path, write_tfds):
-    splits = {
-        "train": [(b"no image", 0)] * 26,
-        "validation": [(jpeg(photo(i)), i) for i in range(5)],
-    }
-    write_tfds(tmp_path / "bad", "imagenet2012", splits, "5.1.0", encoding="jpeg")
-    source = streaming.open_jpegs("imagenet", "train", tmp_path / "bad")
-    with pytest.raises(UserError, match=r"Record \d+ of the train split of .* is not a"):
-        next(stream(source, threads=1, workers=1).batches())
-
-
-def test_pickled_records_are_read_where_they_arrive(imagenet):
-    import pickle
-
-    source = streaming.open_jpegs("imagenet", "validation")
-    again = pickle.loads(pickle.dumps(source))
-    assert (len(again), again[3], repr(again)) == (6, source[3], repr(source))
 
 
 def test_open_images_has_several_labels_a_picture(open_images):
