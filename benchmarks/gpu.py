@@ -1,7 +1,6 @@
 """The parts of benchmarks/gpu.sh, which documents them."""
 
 import argparse
-import concurrent.futures
 import contextlib
 import functools
 import json
@@ -17,10 +16,7 @@ from pathlib import Path
 
 from common import ROOT, Contestant, machine, serve, synthetic_config
 
-# Dense bfloat16 TFLOP/s, from NVIDIA's data sheets of the SXM modules.
-PEAKS = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
 REPEATS = 5
-SIZES = tuple(2**i for i in range(3, 10))  # per-device batches
 # Panel (b): batch sizes by importance for the curve, and approximate steps, to divide the time
 # (docs/results/shallue_fashion_cnn_h200).
 PANEL = (512, 2048, 128, 32, 8192, 8, 32768, 2, 55000)
@@ -65,9 +61,6 @@ def cnn_config(toy: bool, batch: int):
     return synthetic_config(model, (28, 28, 1), batch)
 
 
-MODELS = {"ResNet-50": resnet_config, "Simple CNN": cnn_config}
-
-
 # --- ResNet-50 against PyTorch ---
 
 
@@ -76,6 +69,8 @@ def resnet50(results, options):
 
     The share of the peak uses XLA's FLOP count of our step for both.
     """
+    from scaling.published import peak_flops
+
     contestants, rates, peak, per_image = {}, {}, options.peak, None
     share = lambda rate: peak and rate * per_image / (peak * 1e12)
     results.add(batch=options.batch)
@@ -86,8 +81,8 @@ def resnet50(results, options):
         facts = contestant.answer()
         if name == "ours":
             per_image = facts["flops_per_image"]
-            known = (value for chip, value in PEAKS.items() if chip in facts["device"])
-            peak = peak or next(known, None)
+            known = peak_flops(facts["device"], "bfloat16")
+            peak = peak or (known and known / 1e12)
             results.add(device=facts["device"], peak_tflops=peak)
         alone = contestant.rate()
         contestants[name], rates[name] = contestant, []
@@ -167,59 +162,25 @@ def _population_cases(options):
     return [(*case[:3], 2) for case in cases[::2]] if options.toy else cases
 
 
-# --- memory and time over per-device batches ---
+# --- images per second over batches and devices ---
 
 
-def memory(results, options):
-    """Memory by the compiler, several at once as nothing runs; `steps` reuses the programs."""
-    results.add(device=device().device_kind)
-    pool = concurrent.futures.ThreadPoolExecutor(1 if options.toy else 4)
-    jobs = {
-        pool.submit(_step_bytes, make(options.toy, batch)): (name, batch)
-        for name, make in reversed(MODELS.items())
-        for batch in reversed(options.sizes)
-    }
-    for job in concurrent.futures.as_completed(jobs):
-        name, batch = jobs[job]
-        try:
-            row = job.result()
-        except Exception as error:  # of this size alone
-            row = {"error": str(error)[:500]}
-        results.add(**{name: {batch: row}})
-
-
-def _step_bytes(config):
-    from scaling.train import planning, throughput
-
-    batch, start = config.global_batch, time.perf_counter()
-    point = throughput.alone(config, batch, micro_batch=batch)
-    need = throughput.step_bytes(point)
-    seconds = round(time.perf_counter() - start, 1)
-    return {"bytes": need, "limit": planning.memory_limit(point), "seconds_to_compile": seconds}
-
-
-def steps(name, results, options):
-    """Seconds of an update, and the peak bytes of the device's allocator."""
-    import jax
-
-    from scaling.train import throughput
-
-    results.add(device=device().device_kind, model=name, batches={})
-    config = MODELS[name](options.toy, 1)
-    for batch in options.sizes:  # ascending, as the device reports the peak so far
-        before = _peak_bytes()
-        try:
-            (speed,) = throughput.speeds(config, [batch], 0.1 if options.toy else 0.4)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            results.add(batches={batch: "out of memory"})
-            return
-        after = _peak_bytes()
-        # None: an earlier allocation was larger, such as autotuning in a compilation.
-        peak = after if after is not None and after > before else None
-        (row,) = throughput.as_rows([speed])
-        results.add(batches={batch: row | {"peak_bytes": peak}})
+def throughput(task, results, options):
+    """configs/throughput.py; with --toy, a small net of the kind."""
+    workdir = options.out / "throughput" / task
+    command = [sys.executable, "launch.py", f"--workdir={workdir}"]
+    if options.toy:
+        task = {"resnet50": "resnet8"}.get(task, f"{task}_small")
+        small = {
+            "per_device_batches": "(2, 4)",
+            "rounds": 3,
+            "seconds": 0.01,
+            "microbatches": "(1,)",
+        }
+        command += [f"--config.throughput.{key}={value}" for key, value in small.items()]
+    subprocess.run([*command, f"--config=configs/throughput.py:{task}"], cwd=ROOT, check=True)
+    record = json.loads((workdir / "throughput" / "result.json").read_text())
+    results.add(task=task, **record, device=record["devices"]["kind"])
 
 
 def device():
@@ -227,10 +188,6 @@ def device():
     import jax
 
     return jax.devices()[0]
-
-
-def _peak_bytes():
-    return (device().memory_stats() or {}).get("peak_bytes_in_use")
 
 
 # --- panel (b) ---
@@ -374,11 +331,11 @@ def data_folder(options):
 
 PARTS = {  # function and share of the time; unused time goes to later parts
     "resnet50": (resnet50, 140),
-    "populations": (populations, 90),
-    "memory": (memory, 75),
-    "steps_resnet50": (functools.partial(steps, "ResNet-50"), 50),
-    "steps_cnn": (functools.partial(steps, "Simple CNN"), 25),
-    "panel_b": (panel_b, 180),
+    "throughput_resnet50": (functools.partial(throughput, "resnet50"), 120),
+    "throughput_tiramisu": (functools.partial(throughput, "tiramisu"), 80),
+    "throughput_deeplab": (functools.partial(throughput, "deeplab"), 80),
+    "populations": (populations, 60),
+    "panel_b": (panel_b, 80),
 }
 
 
@@ -439,7 +396,6 @@ def main():
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"There is no part {unknown.pop()}; choose from {', '.join(PARTS)}.")
-    options.sizes = (8, 16) if options.toy else SIZES
     options.out.mkdir(parents=True, exist_ok=True)
     if options.serve == "torch":
         serve(lambda: torch_rate(options))

@@ -7,10 +7,12 @@
 #
 #     resnet50        ResNet-50, bfloat16, batch 256: training steps against PyTorch's, compiled,
 #                     channels_last; images per second, share of the dense peak
+#     throughput_resnet50, throughput_tiramisu, throughput_deeplab
+#                     configs/throughput.py: seconds of an update at per-device batches 8 to 512 (1
+#                     to 8 of maps of 768x1152), its input, bytes by the compiler and on the device,
+#                     activations kept and computed again, on several devices the measured overlap;
+#                     records in OUT/throughput, every timing at once in their metrics.jsonl
 #     populations     trial-steps per second of the digits and Fashion-MNIST MLPs and the Simple CNN
-#     memory          bytes of an update at per-device batches 8 to 512, by the compiler
-#     steps_resnet50  seconds of an update and peak bytes on the device, at the same batches
-#     steps_cnn       likewise for the Simple CNN
 #     panel_b         configs/shallue.py:fashion_mnist_cnn, with as many batch sizes and trials as
 #                     the remaining time allows; records in OUT/panel_b.tgz
 #

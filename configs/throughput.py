@@ -13,9 +13,18 @@ published tables beside it. `--devices=4` simulates devices: it shows that it wo
     fashion_mlp  the MLP of configs/fashion_mlp.py, on images made on the device
     resnet8      ResNet-8 at CIFAR's size, likewise; four minutes on two CPU cores
     resnet50     ResNet-50 in bfloat16 at ImageNet's size, likewise; for a GPU
+    tiramisu, deeplab, deepcam
+                 the nets of Kurth 2018 and of MLPerf's DeepCAM in bfloat16, on maps of noise of
+                 768x1152 pixels and 16 channels, kept activations and activations computed again;
+                 for a GPU
+    tiramisu_small, deeplab_small
+                 a small Tiramisu and a DeepLabv3+ of an eighth of the width, on maps of 96x144
 """
 
+import numpy as np
+
 from scaling.config import default_config, model_config
+from scaling.data import sources
 from scaling.errors import look_up
 
 
@@ -42,16 +51,48 @@ def _resnet8(c):
 
 def _resnet50(c):
     _synthetic(c, (224, 224, 3), 1000, 1024)
-    c.model = model_config("resnet", depth=50, norm="ghost", ghost_batch=32, dtype="bfloat16")
-    c.throughput.per_device_batches = tuple(2**i for i in range(5, 10))
+    c.model = model_config("resnet", depth=50, dtype="bfloat16")
+    c.throughput.per_device_batches = tuple(2**i for i in range(3, 10))
     c.throughput.seconds = 0.5
 
+
+def _maps(model, shape, batches, count, **options):
+    """A task on maps of noise with random classes: fast to make, and as slow to train as any."""
+
+    def load(split):
+        rng, rows = np.random.default_rng(0), sizes[split]
+        return {
+            "image": rng.standard_normal((rows, *shape, 16), np.float32),
+            "label": rng.integers(0, 3, (rows, *shape), np.uint8),
+        }
+
+    sizes = {"train": count, "validation": 1, "test": 1}
+
+    def change(c):
+        c.data.name = f"noise_{shape[0]}x{shape[1]}"
+        example = {"image": ((*shape, 16), "float32"), "label": (shape, "uint8")}
+        options_of_set = {"sizes": sizes, "example": example, "task": "segmentation"}
+        sources.register(c.data.name, load, num_classes=3, **options_of_set)
+        c.model = model_config(model, **options)
+        c.throughput.per_device_batches, c.throughput.microbatches = batches, (1,)
+        c.throughput.seconds = 0.5
+
+    return change
+
+
+_LARGE, _SMALL = (768, 1152), (96, 144)
+_FEW = {"growth": 8, "blocks": (2, 2, 2), "filters": 16, "kernel": 3}
 
 TASKS = {
     "digits": _digits,
     "fashion_mlp": _fashion_mlp,
     "resnet8": _resnet8,
     "resnet50": _resnet50,
+    "tiramisu": _maps("tiramisu", _LARGE, (1, 2, 4, 8), 16, dtype="bfloat16"),
+    "deeplab": _maps("deeplab", _LARGE, (1, 2, 4, 8), 16, norm="none", dtype="bfloat16"),
+    "deepcam": _maps("deepcam", _LARGE, (1, 2, 4, 8), 16, dtype="bfloat16"),
+    "tiramisu_small": _maps("tiramisu", _SMALL, (1, 2, 4, 8), 64, **_FEW),
+    "deeplab_small": _maps("deeplab", _SMALL, (1, 2, 4), 64, width=8, norm="none"),
 }
 
 

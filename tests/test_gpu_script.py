@@ -14,10 +14,10 @@ ROOT = Path(__file__).parent.parent
 STAND_IN = """
 import pathlib, subprocess, sys, time
 part = sys.argv[-2].removeprefix("--part=")
-if part == "memory":
+if part == "throughput_resnet50":
     sys.exit(3)
-if part == "steps_cnn":
-    pathlib.Path("OUT/steps_cnn.json").write_text('{"machine": {}, "first": 1}')
+if part == "throughput_deeplab":
+    pathlib.Path("OUT/throughput_deeplab.json").write_text('{"machine": {}, "first": 1}')
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     pathlib.Path("OUT/child").write_text(str(child.pid))
     time.sleep(600)
@@ -48,14 +48,14 @@ def test_a_part_that_fails_or_does_not_end_stops_no_other(gpu, monkeypatch, tmp_
     stand_in = tmp_path / "part.py"
     stand_in.write_text(STAND_IN.replace("OUT", str(tmp_path)))
     monkeypatch.setattr(gpu, "__file__", str(stand_in))
-    parts = ["memory", "steps_cnn", "populations"]
-    (tmp_path / "memory.json").write_text("{}")  # of an earlier run
+    parts = ["throughput_resnet50", "throughput_deeplab", "populations"]
+    (tmp_path / "throughput_resnet50.json").write_text("{}")  # of an earlier run
     gpu.conduct(argparse.Namespace(out=tmp_path, toy=True, seconds=30, parts=parts))
     summary = json.loads((tmp_path / "summary.json").read_text())
     told = {part: (d["status"], d["result"]) for part, d in summary["parts"].items()}
     assert told == {
-        "memory": ("exit code 3", {}),
-        "steps_cnn": ("stopped at its limit", {"first": 1}),
+        "throughput_resnet50": ("exit code 3", {}),
+        "throughput_deeplab": ("stopped at its limit", {"first": 1}),
         "populations": ("done", {"rate": 2}),
     }
     status = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")

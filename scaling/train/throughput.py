@@ -154,19 +154,19 @@ def _speed(batch, times):
 def rounds(
     calls: Mapping[K, Callable[[], float]],
     count: int = ROUNDS,
-    check: Callable[[], None] = lambda: None,
+    note: Callable[[K, float], None] = lambda key, value: None,
 ) -> dict[K, list[float]]:
     """What each of the calls gives in every round but the first; in a round they take turns.
 
     Args:
-      check: called before each of them, to stop by an exception.
+      note: called with each of them and what it gave, before all are over.
     """
     found = []
     for _ in range(count):
         found.append({})
         for key, call in calls.items():
-            check()
             found[-1][key] = call()
+            note(key, found[-1][key])
     return {key: [each[key] for each in found[1:]] for key in calls}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
+from scaling.record import RunDir
 from scaling.report.records import read_workdir
 from scaling.signals import Interrupted, Signals
 from scaling.studies.running import run_study
@@ -85,8 +86,12 @@ def test_a_signal_ends_the_timing(tmp_path, monkeypatch):
     monkeypatch.setattr(Signals, "received", 15)
     with pytest.raises(Interrupted, match="SIGTERM before throughput"):
         _measured(tmp_path)
-    with pytest.raises(Interrupted, match="then starts anew"):
-        throughput_measure._check(Signals(), "throughput")
+    with RunDir(tmp_path / "one") as run:
+        run.begin({})
+        run.truncate(0)
+        with pytest.raises(Interrupted, match="then starts anew"):
+            throughput_measure._noted(run, Signals(), "throughput")(((1, 8), "both"), 0.5)
+    assert '"of": [1, 8, "both"], "seconds": 0.5}' in (run.path / "metrics.jsonl").read_text()
 
 
 def test_the_dry_run_states_what_it_would_cost():

@@ -6,6 +6,7 @@ computed again, where the model can. Then, on several devices, an update with an
 of the gradients, and that mean alone.
 """
 
+import json
 import os
 
 import jax
@@ -68,6 +69,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     every = throughput.alone(config, _batches(config)[0], devices=_devices(config)[-1]).devices
     values = point_values(point) | {"devices": device_values(every)}
     run.launched(values)
+    run.truncate(0)  # timings of an earlier launch are not compared
     racers, peaks = {}, {}
     before = throughput.peak_bytes(point.devices[0])
     whole = values["devices"]["platform"] != "cpu"  # there, small microbatches fit the cache
@@ -84,7 +86,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     rates = ("device", "input", "both")
     calls = {(key, rate): getattr(racers[key], rate) for key in racers for rate in rates}
     calls |= {key: racer.device for key, racer in variants.items()}
-    times = throughput.rounds(calls, settings.rounds, lambda: _check(signals, name))
+    times = throughput.rounds(calls, settings.rounds, _noted(run, signals, name))
     rows = [
         Row(
             *key,
@@ -117,10 +119,16 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     )
 
 
-def _check(signals, name):
-    """Interrupted where the run is asked to stop: times of two launches are not compared."""
-    if signals.received:
-        raise Interrupted(signals.received, f"while timing {name}, which then starts anew.")
+def _noted(run, signals, name):
+    """What is called with every timing: writes it down at once, and ends where it is asked to."""
+
+    def note(key, seconds):
+        what = key if isinstance(key[0], int) else (*key[0], key[1])
+        run.append(json.dumps({"split": "timing", "of": what, "seconds": seconds}) + "\n")
+        if signals.received:
+            raise Interrupted(signals.received, f"while timing {name}, which then starts anew.")
+
+    return note
 
 
 def _flops(point: Point) -> int:
