@@ -69,7 +69,7 @@ def main():
     import jax
 
     from configs.quickstart import get_config
-    from scaling.data.sources import cache_dir
+    from scaling.data.directories import cache_dir
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

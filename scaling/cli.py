@@ -217,7 +217,7 @@ def set_up_jax(devices: int | None) -> None:
     """Set up simulated devices, 32-bit numbers and the compilation cache."""
     import jax
 
-    from scaling.data.sources import cache_dir
+    from scaling.data.directories import cache_dir
     from scaling.train.threads import split_cpu
 
     if devices:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from scaling.crossings import ERROR, LOSS, Metric, constant_metrics
-from scaling.data.sources import Example
+from scaling.data.known import Example
 from scaling.errors import UserError, look_up
 
 Variables = Mapping[str, Any]

@@ -32,7 +32,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from scaling.data import corpora, openclipart, sources, text
+from scaling.data import corpora, directories, openclipart, sources, text
 from scaling.errors import UserError, look_up, refuse_unread
 from scaling.files import user_path
 
@@ -64,9 +64,9 @@ def prepare(name: str, data_dir=None, from_dir=None) -> None:
         sources.check_available(name, data_dir)  # its error has the instructions for such a set
         print(f"{name} needs no preparation.")
         return
-    root = sources.data_root(data_dir)
-    if sources.newest_version(root / name):
-        prepared = sources.find_prepared(name, data_dir)
+    root = directories.data_root(data_dir)
+    if directories.newest_version(root / name):
+        prepared = directories.find_prepared(name, data_dir)
         print(f"{name} is already prepared in {prepared.path}.")
         return
     start = time.monotonic()
@@ -79,7 +79,7 @@ def prepare(name: str, data_dir=None, from_dir=None) -> None:
 
 def _prepare_drawings(data_dir, from_dir) -> None:
     """`openclipart`, as a folder of arrays and the names of its labels."""
-    name, root = "openclipart", sources.data_root(data_dir)
+    name, root = "openclipart", directories.data_root(data_dir)
     if (root / name).exists():
         sources.check_available(name, data_dir)
         print(f"{name} is already prepared in {root / name}.")
@@ -134,7 +134,7 @@ def prepare_text(
         raise UserError(f"--name is {name!r}; name the new data set, in letters and digits.")
     if not 0 < held_out < 0.5:
         raise UserError(f"--held_out is {held_out}; use a share above 0 and below 0.5.")
-    folder = sources.data_root(data_dir) / name
+    folder = directories.data_root(data_dir) / name
     if folder.exists():
         other = text.read_meta(folder).command
         if other != command:
@@ -181,7 +181,7 @@ def _moved(path: Path, scratch: Path, root: Path) -> Path:
     return target
 
 
-def _build(name: str, scratch: Path, from_dir) -> sources.Prepared:
+def _build(name: str, scratch: Path, from_dir) -> directories.Prepared:
     """Prepare `name` in the folder `scratch`."""
     import tensorflow_datasets as tfds
     from absl import logging
@@ -197,7 +197,7 @@ def _build(name: str, scratch: Path, from_dir) -> sources.Prepared:
             file_format="array_record",
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
-    return sources.find_prepared(name, scratch)
+    return directories.find_prepared(name, scratch)
 
 
 def _builder_class(stock, files: dict[str, bytes], read: Callable):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.data import sources
+from scaling.data import directories, sources
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
 from scaling.limits import cores
@@ -48,7 +48,7 @@ class JpegRecords:
             raise UserError(
                 f"Record {i} of {self} is corrupted ({error}); prepare the data set again."
             ) from error
-        return sources.parse_example(record, self._info)
+        return directories.parse_example(record, self._info)
 
     def __repr__(self) -> str:
         return self._name
@@ -67,8 +67,8 @@ def open_jpegs(name: str, split: str, data_dir=None) -> JpegRecords:
     """
     info = sources.describe(name)
     sources.check_split(info, split)
-    prepared = sources.find_prepared(info.name, data_dir)
-    records = sources.open_records(info, split, prepared)
+    prepared = directories.find_prepared(info.name, data_dir)
+    records = directories.open_records(info, split, prepared)
     return JpegRecords(records, info, f"the {split} split of {name} in {prepared.path}")
 
 

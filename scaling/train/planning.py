@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from scaling.batch import BatchPlan, plan_by_hand, plans
-from scaling.data import sources
+from scaling.data import directories
 from scaling.errors import UserError
 from scaling.train.feed import evaluation_shapes, shapes_of
 from scaling.train.memory import memory_limit
@@ -377,7 +377,7 @@ class _Memory:
             os.cpu_count(),
         ]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        self._path = Path(sources.cache_dir()) / "microbatch" / f"{name}.json"
+        self._path = Path(directories.cache_dir()) / "microbatch" / f"{name}.json"
         try:
             self.answer = json.loads(self._path.read_text())
         except (OSError, json.JSONDecodeError):

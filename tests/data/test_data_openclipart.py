@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from debs import debian, package
 
-from scaling.data import openclipart, prepare, sources
+from scaling.data import directories, openclipart, prepare, sources
 from scaling.errors import UserError
 from scaling.tasks import MultiLabel
 
@@ -91,7 +91,7 @@ def test_it_is_prepared_whole_or_not_at_all(tmp_path, drawings, monkeypatch, cap
     flags = ["openclipart", f"--from={tmp_path}"]
     assert prepare.main(flags) == 2  # not the drawings of the real package
     assert "is incomplete" in capsys.readouterr().err
-    root = sources.data_root()
+    root = directories.data_root()
     assert not list(root.iterdir())
     splits, tags = openclipart.read(str(tmp_path))
     sizes = {split: len(arrays["image"]) for split, arrays in splits.items()}

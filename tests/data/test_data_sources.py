@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scaling.data import prepare, sources
+from scaling.data import directories, prepare, sources
 from scaling.errors import UserCodeError, UserError
 
 RNG = np.random.default_rng(0)
@@ -473,12 +473,12 @@ def test_cache_that_can_not_be_written_is_skipped(mnist, tmp_path, monkeypatch):
 
 
 def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
-    assert sources.cache_dir() == tmp_path / "cache"
+    assert directories.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("SCALING_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert sources.cache_dir() == Path("/xdg/scaling")
+    assert directories.cache_dir() == Path("/xdg/scaling")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert sources.cache_dir() == tmp_path / "home/.cache/scaling"
+    assert directories.cache_dir() == tmp_path / "home/.cache/scaling"
 
 
 # ---- Missing and incomplete sets ----
