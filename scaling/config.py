@@ -177,8 +177,8 @@ def default_config(study: str = "train") -> ConfigDict:
 
     c.loss = ConfigDict()
     c.loss.label_smoothing = 0.0
-    # Weights of classes in segmentation: none, inverse or inverse_sqrt, of their frequencies, see
-    # scaling/tasks.py; None: those that the data set has.
+    # Weights of classes in segmentation, from their frequencies: none, inverse, inverse_sqrt or
+    # eighth_root, see scaling/tasks.py; None: those that the data set has.
     c.loss.weighting = placeholder(str)
     c.loss.gradient_noise = 0.0  # variance of a random factor, of mean 1, on example gradients
 

@@ -223,6 +223,8 @@ def test_weights_of_classes_are_those_of_the_authors():
     frequencies = np.square((0.991, 0.0266, 0.13))
     found = tasks.weighted(frequencies, "inverse_sqrt")
     np.testing.assert_allclose(found, (0.0218, 0.8120, 0.1662), atol=1e-4)
+    deepcam = np.array(tasks.weighted((0.986267818, 0.000457871, 0.013274311), "eighth_root"))
+    np.testing.assert_allclose(deepcam / deepcam[0] * 1.0017, (1.0017, 2.6146, 1.7164), atol=1e-4)
     inverse = np.array(tasks.weighted(frequencies, "inverse"))
     np.testing.assert_allclose(inverse * frequencies, inverse[0] * 0.991**2)
     assert sum(inverse) == pytest.approx(1) and len(set(tasks.weighted(frequencies, "none"))) == 1

@@ -58,9 +58,9 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """Transposed 2-D convolution that doubles height and width, NHWC, SAME padding.
 
-    As `flax.linen.ConvTranspose` with strides (2, 2), whose gradient XLA computes on a CPU more
-    than thirty times slower: here a plain convolution of the image with zeros between its pixels.
-    Attributes as in `Conv`.
+    As `flax.linen.ConvTranspose` with strides (2, 2), whose gradient XLA computes many times slower
+    on a CPU: here it is a plain convolution of the image with zeros between its pixels. Attributes
+    as in `Conv`.
     """
 
     features: int

@@ -1,6 +1,18 @@
 """What the documents quote from the committed records, one module per part of a document."""
 
-from quoted import goyal, hoffer, kjv, mccandlish, merrill, openclipart, readme, shallue, you, zhang
+from quoted import (
+    goyal,
+    hoffer,
+    kjv,
+    kurth,
+    mccandlish,
+    merrill,
+    openclipart,
+    readme,
+    shallue,
+    you,
+    zhang,
+)
 
-MODULES = (shallue, kjv, openclipart, zhang, mccandlish, merrill, hoffer, goyal, you, readme)
+MODULES = (shallue, kjv, openclipart, zhang, mccandlish, merrill, hoffer, goyal, you, kurth, readme)
 SECTIONS = [section for module in MODULES for section in module.SECTIONS]

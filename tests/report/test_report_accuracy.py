@@ -419,6 +419,15 @@ def test_curves_are_means_over_seeds_against_epochs(study, workdir):
     assert charts.curve(point)[-1][1] == pytest.approx(point.mean("validation"))
 
 
+def test_curves_of_one_batch_size_are_of_every_recipe(tmp_path):
+    study = read_study(write_accuracy_workdir(tmp_path / "w", (128,)))
+    [panel] = charts.curves([study])
+    lines = marks([panel], Line)
+    assert panel.title == "batch 128" and len(lines) == len(study.points) > 1
+    assert [line.label for line in lines] == [point.recipe for point in study.points]
+    assert len({line.color for line in lines}) == len(lines)
+
+
 def test_without_metrics_there_are_no_curves(tmp_path):
     workdir = write_accuracy_workdir(tmp_path / "w", (128, 8192), curves=False)
     write_report([workdir], tmp_path, lambda _: None)

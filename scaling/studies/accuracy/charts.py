@@ -185,12 +185,19 @@ def curve(point: Point) -> list[tuple[int, float]]:
 
 def curves(studies: Sequence[Study]) -> list[Panel]:
     """The baseline recipe by batch (Hoffer 2017, Figure 1), and what is recommended at the
-    largest; panels by study."""
+    largest; of one batch size, all recipes. Panels by study."""
     panels = []
     sizes = sorted({batch for study in studies for batch in study.batches})
     colors = dict(zip(sizes, shades(len(sizes)), strict=True))
     for study in studies:
         marks = []
+        if len(study.batches) == 1:
+            points = study.points_at(study.batches[0])
+            for point, color in zip(points, shades(len(points)), strict=True):
+                marks += _curve(study, point, point.recipe, color)
+            title = f"batch {batch_label(study.batches[0])}"
+            panels.append(Panel(EPOCHS, _axis(study, "validation"), marks, study.named(title)))
+            continue
         for point in study.points_of(study.baseline):
             label = f"batch {batch_label(point.global_batch)}"
             marks += _curve(study, point, label, colors[point.global_batch])

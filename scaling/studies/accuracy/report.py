@@ -247,7 +247,8 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         caption = (
             f"Validation {words} along training, mean over the seeds that did not diverge: the "
             "recipe that others are compared with at each batch, and the recommended ones at the "
-            "largest. A recipe of more epochs is compared step by step."
+            "largest; where there is one batch size, every recipe. A recipe of more epochs is "
+            "compared step by step."
         )
         picture = Picture("accuracy_curves", caption, panels, "")
         yield Section(f"Validation {words} over training", [picture])
