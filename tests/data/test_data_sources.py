@@ -412,7 +412,7 @@ def cached_entry(tmp_path):
 
 def test_second_load_reads_no_records(mnist, monkeypatch):
     sources.load("mnist", "test")
-    monkeypatch.setattr(sources, "_decode_split", fail)
+    monkeypatch.setattr(directories, "_decode_split", fail)
     sources.load("mnist", "test")
     with pytest.raises(AssertionError, match="read again"):
         sources.load("mnist", "train")
@@ -449,7 +449,7 @@ def test_damaged_cache_is_rebuilt(mnist, tmp_path, monkeypatch, damage):
     sources.load("mnist", "test")
     damage(cached_entry(tmp_path))
     np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[12:])
-    monkeypatch.setattr(sources, "_decode_split", fail)
+    monkeypatch.setattr(directories, "_decode_split", fail)
     np.testing.assert_array_equal(sources.load("mnist", "test")["image"], MNIST[12:])
 
 
@@ -611,7 +611,7 @@ def test_the_folder_of_a_set_is_told_from_the_one_above(mnist, tmp_path, inside,
 
 def test_splits_are_read_once_in_a_process(mnist, monkeypatch):
     sources.check_available("mnist")
-    monkeypatch.setattr(sources, "_load_prepared", fail)
+    monkeypatch.setattr(sources, "load_prepared", fail)
     sources.check_available("mnist")
 
 
