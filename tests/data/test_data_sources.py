@@ -127,7 +127,9 @@ OWN = {
 @pytest.fixture
 def register(monkeypatch):
     """`sources.register`, undone afterwards."""
-    monkeypatch.setattr(sources, "INFOS", dict(sources.INFOS))
+    known = dict(sources.INFOS)
+    for module in (sources, directories):
+        monkeypatch.setattr(module, "INFOS", known)
     monkeypatch.setattr(sources, "_LOADERS", {})
     return sources.register
 
