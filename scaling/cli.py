@@ -1,24 +1,28 @@
 """The program: flags -> config -> study -> report -> exit code.
 
 Exit codes: 0 done (a diverged run is a result too), 2 bad input, 128 + n stopped by signal n and
-saved.
+saved, 75 a process of a run over several hosts was lost.
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import json
 import os
 import re
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
+from scaling import hosts
 from scaling.errors import UserCodeError, UserError, call_users, nearest
 from scaling.files import user_path
 from scaling.limits import cores
@@ -89,6 +93,11 @@ GPUS_PER_POINT = flags.DEFINE_float(
 )
 CPUS_PER_POINT = flags.DEFINE_float("cpus_per_point", 1, "with --on: of a task", 0)
 RETRIES = flags.DEFINE_integer("retries", 3, "with --on: of a point whose machine was lost", 0)
+HOSTS = flags.DEFINE_string(
+    "hosts",
+    None,
+    "auto, mpi4py or ADDRESS:PORT,N,I: one run over several hosts, the same command on each",
+)
 OF_ENGINE = (GPUS_PER_POINT, CPUS_PER_POINT, RETRIES)
 REPORT = flags.DEFINE_list(
     "report", None, "WORKDIR[,WORKDIR...], write the report of finished studies and run nothing"
@@ -128,6 +137,8 @@ def main(_) -> None:
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
+    if HOSTS.value is not None:
+        find_hosts(config)
     from scaling.studies.running import (
         one_per_core,
         points_of,
@@ -139,7 +150,7 @@ def main(_) -> None:
     points = points_of(config, POINTS.value)
     if one_per_core(config.study):  # the same numbers with any number of workers
         os.environ.setdefault("PJRT_NPROC", "1")
-    elif config.study == "train" and not DEVICES.value:
+    elif config.study == "train" and not DEVICES.value and HOSTS.value is None:
         fit_cpu(points.values())
     if DRY_RUN.value:
         say(study_of(config).dry_run(points))
@@ -163,7 +174,38 @@ def main(_) -> None:
     run_study(config, workdir, POINTS.value, quiet)
     if DEVICES.value:
         say(f"On {DEVICES.value} simulated devices: times are not those of real devices.")
-    write_report([workdir], workdir, say)
+    hosts.leader_only(write_report)([workdir], workdir, say)
+
+
+def find_hosts(config) -> None:
+    """The other processes of a run over several hosts, which are to do the same."""
+    from scaling.record import provenance
+    from scaling.studies.running import points_of
+    from scaling.train.point import data_info
+
+    if config.study != "train":
+        raise UserError(
+            f"--hosts is for one run over several hosts, and a point of the {config.study} study "
+            "is for one machine; leave --hosts out, or spread the points with --on=ray."
+        )
+    if config.sharpness.track:
+        raise UserError(
+            "sharpness.track measures on the devices of one machine, and --hosts is for several; "
+            "leave one of them out."
+        )
+    points = points_of(config, POINTS.value)
+    known = {name: data_info(point.data) for name, point in points.items()}
+    own, code = provenance(), hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    facts = {
+        "code": f"{own['git_revision']}, {code.hexdigest()[:8]}",
+        "packages": own["packages"],
+        "flags": [flag.value for flag in (POINTS, DRY_RUN, DEVICES)],
+        "config": json.loads(config.to_json_best_effort()),
+        "data": {name: [info.sizes, info.files] for name, info in known.items()},
+    }
+    hosts.start(HOSTS.value, facts)
 
 
 def run_on_engine(config, points: dict[str, ConfigDict], workdir: Path, say) -> None:
@@ -357,6 +399,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"--{unread[0]} is about the logs of --fit=FILE; remove it.")
     if ON.value is None and (unread := [f.name for f in OF_ENGINE if f.present]):
         raise UserError(f"--{unread[0]} is about the cluster of --on=ray; remove it.")
+    if HOSTS.value is not None:
+        others = (REPORT, FIT, ON, WORKERS, WORKER)
+        if unread := [f.name for f in others if f.present]:
+            raise UserError(f"--hosts is for one run over several hosts; remove --{unread[0]}.")
     if not named:
         raise UserError(f"There is no config; name one with --config=FILE[:task]. {_configs()}")
     if len(rest) > 1:
@@ -419,19 +465,26 @@ def cli() -> None:
     app.define_help_flags()
     for flag in _flags():  # --help lists the flags of the called program
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    code, text, agreed = 0, "", False
     try:
         parse_flags(sys.argv)
         main(sys.argv)
+        agreed = True
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        code, text = 2, f"error: {error}"
         if isinstance(error, UserCodeError):
-            print(error.traceback, file=sys.stderr)
-        sys.exit(2)
+            text += f"\n{error.traceback}"
     except Interrupted as error:
-        if not WORKER.value:  # the parent process prints it
-            print(f"{error} Run the same command again to resume.", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code, text = error.exit_code, f"{error} Run the same command again to resume."
+        agreed = True
     except KeyboardInterrupt:
-        if not WORKER.value:
-            print("Interrupted. Run the same command again to resume.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        code = 128 + signal.SIGINT
+        text = "Interrupted. Run the same command again to resume."
+    except Exception as error:
+        if not hosts.several():
+            raise
+        lost = hosts.lost(error)
+        code, text = (hosts.LOST, lost) if lost else (1, traceback.format_exc())
+    if code > 128 and WORKER.value:
+        text = ""  # its parent process prints it
+    hosts.leave(code, text, agreed)

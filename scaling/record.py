@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling import hosts
 from scaling.config import differences, without_logistics
 from scaling.errors import UserError
 from scaling.files import json_text, write_atomically, write_error
@@ -67,7 +68,8 @@ GoesOn = Callable[["RunDir", str], bool]
 
 
 class RunDir:
-    """One point's directory, held exclusively while open.
+    """One point's directory, held exclusively while open. Where several hosts make one run it is
+    the leader's, and what is read of it all get.
 
     Raises:
       UserError: it cannot be written.
@@ -79,11 +81,16 @@ class RunDir:
         self._lock = None
         self._metrics = None
 
-    @_write_errors
     def __enter__(self) -> "RunDir":
+        self._hold()
+        return self
+
+    @hosts.leader_only
+    @_write_errors
+    def _hold(self):
         self.path.mkdir(parents=True, exist_ok=True)
         # The kernel drops the lock with the process, however it ends.
-        self._lock = open(self.path / "lock", "a+")
+        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -96,8 +103,8 @@ class RunDir:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
-        return self
 
+    @hosts.leader_only
     def __exit__(self, *_) -> None:
         with contextlib.suppress(OSError):  # what could not be written was told when it happened
             if self._metrics:
@@ -114,6 +121,7 @@ class RunDir:
         """What an earlier launch resolved the config to, or None."""
         return self._read("resolved.json")
 
+    @hosts.by_leader
     @_write_errors
     def continues(self, config: dict[str, Any], goes_on: GoesOn | None = None) -> bool:
         """Whether this is a longer run than an earlier launch recorded here. Writes nothing.
@@ -138,6 +146,7 @@ class RunDir:
             )
         return False
 
+    @hosts.leader_only
     @_write_errors
     def begin(self, config: dict[str, Any], goes_on: GoesOn | None = None) -> None:
         """Record the config, or that the run here becomes a longer one; see `continues`."""
@@ -147,11 +156,13 @@ class RunDir:
         if self._read("config.json") != _as_json(config):
             self._write("config.json", _as_json(config))
 
+    @hosts.leader_only
     @_write_errors
     def resolve(self, resolved: dict[str, Any]) -> None:
         """Record what the config came to on these devices."""
         self._write("resolved.json", resolved)
 
+    @hosts.leader_only
     def launched(self, resolved: dict[str, Any]) -> None:
         """Record what the config came to, its "devices" among it, and this launch after those
         before.
@@ -178,6 +189,7 @@ class RunDir:
                 "--workdir."
             )
 
+    @hosts.leader_only
     @_write_errors
     def truncate(self, lines: int) -> None:
         """Keep the first `lines` lines of the metrics: what follows is written again.
@@ -197,11 +209,13 @@ class RunDir:
         write_atomically(path, "".join(kept))
         self._metrics = open(path, "a")  # noqa: SIM115
 
+    @hosts.by_leader
     def rows(self, split: str, first: int = 0, last: int | None = None) -> list[dict[str, Any]]:
         """The rows of a split among lines `first` to `last` of the metrics."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()[first:last]
         return [json.loads(line) for line in lines if f'"split":"{split}"' in line]
 
+    @hosts.leader_only
     @_write_errors
     def save_json(self, name: str, content: Any) -> None:
         """Write `content` as NAME.json, in one piece."""
@@ -211,6 +225,7 @@ class RunDir:
         """What `save_json` wrote under that name, or None."""
         return self._read(f"{name}.json")
 
+    @hosts.leader_only
     @_write_errors
     def save_arrays(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Write arrays, at most 10,000, as NAME.npz, in one piece."""
@@ -223,17 +238,20 @@ class RunDir:
         with np.load(self.path / f"{name}.npz") as arrays:
             return [arrays[key] for key in sorted(arrays)]
 
+    @hosts.leader_only
     @_write_errors
     def append(self, lines: str) -> None:
         """Add whole lines to metrics.jsonl; they are with the operating system on return."""
         self._metrics.write(lines)
         self._metrics.flush()
 
+    @hosts.leader_only
     @_write_errors
     def sync(self) -> None:
         """Return when the metrics are on disk: a checkpoint must never be ahead of them."""
         os.fsync(self._metrics.fileno())
 
+    @hosts.leader_only
     @_write_errors
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json; the point is finished once it stands."""
@@ -242,6 +260,7 @@ class RunDir:
         self._write("result.json", result)
         (self.path / "shorter.json").unlink(missing_ok=True)
 
+    @hosts.by_leader
     def _read(self, name):
         path = self.path / name
         try:

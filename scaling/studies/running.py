@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from scaling import hosts
 from scaling.config import checked
 from scaling.errors import UserError
 from scaling.record import InUse, RunDir
@@ -86,8 +87,8 @@ def run_study(
         say(config.title)
     with Signals(again=not worker) as signals:
         for name, point in reversed(points.items()):
-            if signals.received:
-                raise Interrupted(signals.received, f"before {name}; progress is saved.")
+            if received := [s for s in hosts.everyones(signals.received) if s]:
+                raise Interrupted(received[0], f"before {name}; progress is saved.")
             try:
                 with RunDir(workdir / name) as run:
                     _measure(study, point, run, name, signals, say, worker)
@@ -106,7 +107,7 @@ def _measure(study, point, run, name, signals, say, worker):
         say(f"{name}: {run.path}")
         record = study.measure(point, run, name, signals)
         run.finish(dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record)
-        say(f"{name}: {point_line(run.path)}")
+        say(f"{name}: {hosts.by_leader(point_line)(run.path)}")
     elif not worker:
         say(f"{name}: already finished, in {run.path}")
 

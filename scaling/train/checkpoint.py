@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling import hosts
 from scaling.errors import UserError
 from scaling.record import RunDir, run_error
 
@@ -44,10 +45,13 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
         """Start saving `state` (a pytree of arrays) and `extra` (JSON); returns before it is done.
+        Where several hosts make one run, the leader saves.
 
         Raises:
           UserError: the disk is full or not writable; possibly of the save before this one.
         """
+        if not hosts.leads():
+            return
         # A copy: training donates the state's buffers to its next call while Orbax still writes.
         host = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
         leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(host)}
@@ -83,6 +87,14 @@ class Checkpoints:
           UserError: there are checkpoints and none can be read. That is more likely a changed
             program than so much damage, so nothing is moved and nothing starts anew by itself.
         """
+        if not hosts.several():
+            return self._newest(like)
+        found = hosts.leader_only(self._newest)(like)
+        known = hosts.from_leader(found and [found[0], found[2]])
+        state = known and hosts.arrays_from_leader(found[1] if found else like)
+        return known and (known[0], state, known[1])
+
+    def _newest(self, like):
         if not self._path.exists():
             return None
         _ignore_reads_given_up()
@@ -131,10 +143,17 @@ class Checkpoints:
 
     def _manager(self):
         if self._opened is None:
+            alone = self._ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="leader"
+            )
             options = self._ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
+                max_to_keep=self._keep,
+                create=False,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=alone,
             )
             with self._writing():
+                self._path.mkdir(parents=True, exist_ok=True)
                 self._opened = self._ocp.CheckpointManager(self._path, options=options)
         return self._opened
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from scaling.record import RunDir, metric_lines
 from scaling.tasks import Task
-from scaling.train.feed import ResidentFeed, StreamFeed
+from scaling.train.feed import ResidentFeed, StreamFeed, evaluation_shapes
 from scaling.train.point import Point
 from scaling.train.program import make_evaluate
-from scaling.train.step import replicate
+from scaling.train.step import lowered, replicate, shard
 
 
 def metrics_of(task: Task, calls: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -34,7 +34,9 @@ class HeldOut:
         self.point, self.split, self._feed = point, split, feed
         # Once, of one trial: as exactly as the task can.
         self._point = dataclasses.replace(point, task=point.task.finer())
-        self._evaluate = make_evaluate(self._point)
+        lead = lambda s: jax.ShapeDtypeStruct((1, 1, *s.shape), s.dtype)
+        shapes = jax.tree.map(lead, point.variables()), *evaluation_shapes(point, split)
+        self._evaluate = lowered(make_evaluate(self._point), *shapes).compile()
 
     def record(
         self, variables: Mapping[str, tuple[Any, Any]], run: RunDir, step: int, trial: int | None
@@ -57,5 +59,6 @@ class HeldOut:
         lead = jax.tree.map(lambda leaf: leaf[None, None], variables)
         weights = replicate(lead, self.point.devices)
         calls = self._feed.evaluation(self.split)
-        sums = (self._evaluate(weights, *call) for call in calls)
+        put = lambda rows: shard(rows, self.point.devices)
+        sums = (self._evaluate(weights, data, put(rows)) for data, rows in calls)
         return metrics_of(self._point.task, ({k: v[0] for k, v in s.items()} for s in sums))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from scaling.batch import BatchPlan
 from scaling.data import resident, sources, streaming
 from scaling.train.point import Point, data_info
-from scaling.train.step import replicate
+from scaling.train.step import replicate, rows_here
 
 Arrays = dict[str, np.ndarray]
 
@@ -92,7 +92,8 @@ class ResidentFeed:
 
 
 class StreamFeed:
-    """A data set read from disk as training goes on; batches are the images themselves.
+    """A data set read from disk as training goes on; batches are the images themselves, those of
+    this process's devices.
 
     Args:
       plan: of the batches.
@@ -113,7 +114,7 @@ class StreamFeed:
             self._stream = streaming.ImageStream(
                 self._open("train"),
                 layout=self._plan.layout,
-                host_devices=range(self._plan.devices),
+                host_devices=rows_here(self._point.devices, self._plan.devices),
                 seed=self._point.config.seed,
                 **self._form(),
             ).batches(place)
@@ -133,7 +134,7 @@ class StreamFeed:
         stream = streaming.eval_batches(
             _First(self._open(split), size),
             layout=(devices, rows),
-            host_devices=range(devices),
+            host_devices=rows_here(self._point.devices, devices),
             **self._form(),
         )
         for batch in stream:
@@ -144,7 +145,8 @@ class StreamFeed:
 
 
 class RowFeed:
-    """Rows of tokens read from disk as training goes on; batches are the rows themselves.
+    """Rows of tokens read from disk as training goes on; batches are the rows themselves, those of
+    this process's devices.
 
     Args:
       plan: of the batches.
@@ -161,6 +163,7 @@ class RowFeed:
         """Rows of one update, [devices, 1, accum, micro, L]."""
         size, echo = self._point.global_batch, self._point.echo
         index = self._order.batches(step * size, 1, size, echo).reshape(self._plan.layout)
+        index = index[:, rows_here(self._point.devices, self._plan.devices)]
         return {"tokens": self._rows("train")[np.moveaxis(index, 1, 0)[:, None]]}
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
@@ -169,6 +172,7 @@ class RowFeed:
         devices, rows = _shared(self._point, sharing)
         for start in range(0, size, devices * rows):
             index = start + np.arange(devices * rows).reshape(devices, 1, rows)
+            index = index[rows_here(self._point.devices, devices)]
             tokens = self._rows(split)[np.minimum(index, size - 1)]
             yield None, {"tokens": tokens, "mask": index < size}
 

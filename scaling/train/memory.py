@@ -4,7 +4,9 @@ import math
 import os
 from pathlib import Path
 
+from scaling import hosts
 from scaling.errors import UserError
+from scaling.train.step import rows_here
 
 # What to leave of the device's memory to the allocator and its fragments.
 MEMORY_SHARE = 0.9
@@ -18,10 +20,11 @@ def memory_limit(point) -> float:
 
 
 def _held_by_a_device(point):
-    statistics = point.devices[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return MEMORY_SHARE * statistics["bytes_limit"]
-    return MEMORY_SHARE * _host_memory() / len(point.devices)
+    """The least of all hosts."""
+    devices = [point.devices[i] for i in rows_here(point.devices)]
+    statistics = devices[0].memory_stats() or {}
+    memory = statistics.get("bytes_limit") or _host_memory() / len(devices)
+    return min(hosts.everyones(MEMORY_SHARE * memory))
 
 
 def _host_memory():

@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling import hosts
 from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.data import directories
 from scaling.errors import UserError
@@ -33,7 +34,7 @@ from scaling.train.feed import evaluation_shapes, shapes_of
 from scaling.train.memory import memory_limit
 from scaling.train.point import Point, inputs_of, numbers_in
 from scaling.train.program import Layout, Program, compile_program, program_bytes
-from scaling.train.step import make_gradient, on_devices
+from scaling.train.step import lowered, make_gradient, on_devices
 
 # Weights, gradients and optimizer state of a block, and its activations, should fit what a core has
 # of the second- and third-level cache.
@@ -189,7 +190,7 @@ def fitting(
             continue
         methods = (method,) if layout in known else _methods(point, layout)
         programs = [_compiled(point, layout, hparams, each, **options) for each in methods]
-        need = [needed_bytes(program, limit) for program in programs]
+        need = [max(hosts.everyones(needed_bytes(program, limit))) for program in programs]
         if fit := [p for p, bytes_ in zip(programs, need, strict=True) if bytes_ <= limit]:
             return fit
         needs[layout] = min(need)
@@ -295,7 +296,7 @@ def step_flops(point: Point, plan: BatchPlan) -> float:
     one = dataclasses.replace(plan, accum_steps=1, devices=1)
     task = dataclasses.replace(point.task, model=model)
     mapped, shapes = _gradient_program(dataclasses.replace(point, task=task), one)
-    cost = mapped.lower(*shapes).cost_analysis()
+    cost = lowered(mapped, *shapes).cost_analysis()
     return cost["flops"] * plan.accum_steps * plan.devices
 
 
@@ -337,7 +338,7 @@ def _gradient_program(point, plan):
     batch = shapes_of(point, rows) if streaming else {"index": shape(rows, np.int32)}
     data, _ = evaluation_shapes(point, "train")
     key, step = jax.eval_shape(jax.random.key, 0), shape((), np.int32)
-    mapped = on_devices(gradient, point.devices[:1], (None, None, None, 0, None, None, None))
+    mapped = on_devices(gradient, jax.local_devices()[:1], (None, None, None, 0, None, None, None))
     return mapped, (*point.variables(), data, batch, key, point.hparams, step)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
+from scaling import hosts
 from scaling.batch import plan_by_hand, plans
 from scaling.config import checked, given
 from scaling.crossings import EWA, Metric
@@ -273,12 +274,17 @@ def _check_plan(config, devices, ghost_batch):
 
 
 def _devices(count):
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and not hosts.several():
         raise UserError(
-            f"This is one of {jax.process_count()} JAX processes, but a run uses the devices of "
-            "one process only; start it alone, without jax.distributed."
+            f"This is one of {jax.process_count()} JAX processes that another program started; "
+            "start it alone, or each of them with --hosts."
         )
-    found = jax.local_devices()
+    if hosts.several() and count is not None:
+        raise UserError(
+            f"config.devices is {count}, and a run over several hosts is on all their devices; "
+            "leave it None."
+        )
+    found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if count is None:
         return found
     if not 1 <= count <= len(found):

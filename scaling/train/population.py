@@ -81,7 +81,9 @@ class Population:
             self.layout = programs[0].layout
             self.feed = feed or make_feed(point, self.layout.plan)
             self.data, self._held_out = self.feed.data, None
-            self._per_step = math.inf  # not known yet: one update
+            self.per_step = (
+                math.inf
+            )  # seconds of an update; not known yet: the first call makes one
             weights = self.initial_weights() if point.config.metrics.weight_distance else None
             self._fixed = self._put(self._spread((self._hparams, self._keys[:, 1], weights)))
             self.step, self.examples, self._ahead, self._trials = 0, 0, None, None
@@ -144,10 +146,9 @@ class Population:
         if self.point.info.streaming:
             *_, batches, _ = shapes_of(self.point, self.layout, self._hparams)
             batches = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), batches)
-            batches = self._put(batches, shared=True)
         else:
-            batches = self.input(self.step, count)
-        args = trials, self._fixed, self.data, batches, np.int32(count)
+            batches = self._batches(self.step, count)
+        args = trials, self._fixed, self.data, *self._placed(batches, count)
         start = time.perf_counter()
         jax.block_until_ready(program.train(*args))
         return time.perf_counter() - start
@@ -158,10 +159,13 @@ class Population:
         Args:
           feed: to read it from; None: the population's own, which goes on from there.
         """
-        batches = self._batches(step, count, feed)
-        if self.point.info.streaming:
-            return self._put(batches, shared=True)
-        return shard(batches, self.point.devices)
+        return self._placed(self._batches(step, count, feed), count)[0]
+
+    def _placed(self, batches, count):
+        """The input of one call, on the devices."""
+        streamed, devices = self.point.info.streaming, self.point.devices
+        batches = self._put(batches, shared=True) if streamed else shard(batches, devices)
+        return batches, replicate(np.int32(count), devices)
 
     def _batches(self, step, count, feed=None):
         """What `count` updates from `step` on read."""
@@ -182,7 +186,7 @@ class Population:
 
     def _prepared(self, step, limit):
         """(step, count, batches) of a call from `step` towards `limit`; None if it is there."""
-        count = max(1, min(self.program.capacity, int(CALL_SECONDS / self._per_step)))
+        count = max(1, min(self.program.capacity, int(CALL_SECONDS / self.per_step)))
         count = min(count, limit - step)
         return (step, count, self._batches(step, count)) if count > 0 else None
 
@@ -203,7 +207,7 @@ class Population:
         if step != self.step or count > limit - step:
             _, count, batches = self._prepared(self.step, limit)
         self._trials, rows = self.program.train(
-            trials, self._fixed, self.data, batches, np.int32(count)
+            trials, self._fixed, self.data, *self._placed(batches, count)
         )
         self.step += count
         self.examples += count * self.point.global_batch
@@ -215,7 +219,7 @@ class Population:
         rows = {name: self._flat(leaf)[:, :count] for name, leaf in rows.items()}
         elapsed = time.perf_counter() - start
         self.seconds["train"] += elapsed
-        self._per_step = elapsed / count
+        self.per_step = elapsed / count
         return rows
 
     def evaluate(self) -> dict[str, np.ndarray]:
@@ -246,10 +250,11 @@ class Population:
         """(data, batches) of every call that an evaluation takes."""
         if self._held_out is None or self.point.info.streaming:
             pairs = self.feed.evaluation(self.split, self.layout.plan.devices)
-            pairs = ((data, self._shared(rows)) for data, rows in pairs)
+            put = lambda rows: self._put(self._shared(rows), shared=True)
+            pairs = ((data, put(rows)) for data, rows in pairs)
             if self.point.info.streaming:
                 return pairs
-            self._held_out = [(data, self._put(rows, shared=True)) for data, rows in pairs]
+            self._held_out = list(pairs)
         return self._held_out
 
     def _flat(self, leaf):

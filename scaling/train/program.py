@@ -30,6 +30,7 @@ from scaling.train.step import (
     AXIS,
     TrainState,
     init_state,
+    lowered,
     make_update,
     noise_every,
     on_devices,
@@ -316,7 +317,7 @@ def compile_program(
       JaxRuntimeError: RESOURCE_EXHAUSTED, the program is too large even to be compiled.
     """
     start, shapes = time.perf_counter(), shapes_of(point, layout, hparams)
-    train = make_train(point, layout, method, tracked).lower(*shapes).compile()
+    train = lowered(make_train(point, layout, method, tracked), *shapes).compile()
     seconds = time.perf_counter() - start
     trials = shapes[0]
 
@@ -325,7 +326,7 @@ def compile_program(
         data, rows = evaluation_shapes(point, split, layout.plan.devices)
         if layout.spread == "trials":
             rows = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), rows)
-        return make_evaluate(point, layout, method).lower(weights, data, rows).compile()
+        return lowered(make_evaluate(point, layout, method), weights, data, rows).compile()
 
     state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trials))
     return Program(

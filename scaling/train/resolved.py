@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from scaling import hosts
 from scaling.train import planning
 from scaling.train.point import Point, resolve
 from scaling.train.program import Program
@@ -66,7 +67,7 @@ def device_values(devices) -> dict[str, Any]:
         "platform": devices[0].platform,
         "count": len(devices),
         "simulated": is_simulated(),
-    }
+    } | ({"hosts": jax.process_count()} if hosts.several() else {})
 
 
 def plan_text(point: Point, program: Program) -> str:
@@ -76,8 +77,10 @@ def plan_text(point: Point, program: Program) -> str:
     kind = f"{devices['count']} x {devices['kind']}"
     if devices["simulated"]:
         kind += " (simulated: correctness only, never speed)"
-    elif devices["platform"] == "cpu" and devices["count"] > 1:
+    elif devices["platform"] == "cpu" and jax.local_device_count() > 1:
         kind += ", parts of one CPU"
+    if hosts.several():
+        kind += f" of {jax.process_count()} hosts"
     rule = rate["scaling_rule"]
     if rule != "none":
         rule += f" from {rate['base_lr']:g} at batch {rate['base_batch']:,}"

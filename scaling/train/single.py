@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from scaling import hosts
 from scaling.record import RunDir
 from scaling.signals import Signals
 from scaling.train.checkpoint import Checkpoints
@@ -42,7 +43,7 @@ def train_point(
     noise = NoiseTracker(point.global_batch) if config.noise_scale else None
     sharpness = SharpnessTracker(point) if config.sharpness.track else None
     folder = run.path / "tensorboard" if config.metrics.tensorboard else None
-    board = TensorBoard(folder, noise) if folder else None
+    board = TensorBoard(folder, noise) if folder and hosts.leads() else folder and Observer()
     training = Training(
         point,
         every(point),
@@ -75,7 +76,7 @@ def train_point(
         "train": updates.state and _finite(updates.state),
         "validation": {key: history.last[key] for key in held_out} if history.columns else None,
         "test": outcome.ends["test"][0] if outcome.ends else None,
-        "noise_scale": noise_of_run(point, program.plan, run),
+        "noise_scale": hosts.by_leader(noise_of_run)(point, program.plan, run),
         "seconds": outcome.seconds,
         "examples_per_second": examples / outcome.seconds["train"],
         "devices": device_values(point.devices),

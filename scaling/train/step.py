@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from scaling import hosts
 from scaling.batch import BatchPlan
 
 AXIS = "batch"  # the pmap axis; models' norm layers and `lax.pmean` name it
@@ -54,14 +56,51 @@ def on_devices(function: Callable, devices: Sequence, in_axes, out_axes=None, do
 
 def replicate(tree, devices: Sequence):
     """Commit one logical copy of `tree`, replicated over `devices`."""
-    mesh = Mesh(np.asarray(devices), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _committed(tree, devices, PartitionSpec())
 
 
 def shard(tree, devices: Sequence):
-    """Commit `tree`, leaves [devices, ...], one row to each device."""
-    mesh = Mesh(np.asarray(devices), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+    """Commit `tree`, one row to each device: leaves [devices, ...], of all devices or only of those
+    of this process."""
+    return _committed(tree, devices, PartitionSpec(AXIS))
+
+
+def _committed(tree, devices, spec):
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), spec)
+    if not hosts.several():
+        return jax.device_put(tree, sharding)
+
+    def one(leaf):  # every process gives what its own devices hold: nothing is sent
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(one(jax.random.key_data(leaf)))
+        leaf = np.asarray(leaf)
+        shape = (len(devices), *leaf.shape[1:]) if spec else leaf.shape
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(one, tree)
+
+
+def rows_here(devices: Sequence, sharing: int | None = None) -> list[int]:
+    """The places of this process's devices among the first `sharing` of `devices`; None: of all."""
+    here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+    return here[:sharing]
+
+
+def lowered(mapped, *shapes):
+    """A function of `on_devices` for arguments of these shapes, which are to be committed."""
+    # As abstract values: pmap would take shapes for arrays of this process alone.
+    return mapped.lower(*jax.tree.map(jax.api_util.shaped_abstractify, shapes))
+
+
+def mean_over_devices(tree):
+    """`lax.pmean` of all leaves. Between processes of CPUs they travel as one vector, for each
+    message takes milliseconds there; elsewhere XLA puts them together itself."""
+    if not (hosts.several() and jax.default_backend() == "cpu"):
+        return lax.pmean(tree, AXIS)
+    vector, unravel = ravel_pytree(tree)
+    # The barrier leaves what follows as it is without this, to the bit.
+    sums = lax.optimization_barrier(unravel(lax.psum(vector, AXIS)))
+    return jax.tree.map(lambda leaf: leaf / lax.axis_size(AXIS), sums)
 
 
 def squared_norm(tree) -> jax.Array:
@@ -259,7 +298,7 @@ def make_update(
             slots = jnp.arange(plan.devices) == lax.axis_index(AXIS)
             norms = jnp.where(slots, squared_norm(grads) * plan.devices, 0.0)
             everything = grads, batch_stats, sums, norms
-            grads, batch_stats, sums, norms = lax.pmean(everything, AXIS)
+            grads, batch_stats, sums, norms = mean_over_devices(everything)
         grads, metrics = per_weight(grads, sums | {"local_grad_sq_norm": norms})
 
         tx, learning_rate = make_optimizer(hparams)

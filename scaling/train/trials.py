@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling import hosts
 from scaling.crossings import EWA, History, Metric, best_of, first_crossing, next_evaluation
 from scaling.errors import UserError
 from scaling.progress import Progress
@@ -358,10 +359,15 @@ class Training:
     def _loop(self, checkpoints, signals, progress):
         """Call after call, evaluation after evaluation."""
         while not self.rule.over(self):
-            if signals.received:
+            late = time.perf_counter() - self._saved > self.point.config.checkpoint.every_seconds
+            signum, late, self.population.per_step = hosts.before_call(
+                signals.received, late, self.population.per_step
+            )
+            if signum or late:
                 self._save(checkpoints)
+            if signum:
                 checkpoints.wait()
-                raise Interrupted(signals.received, self.stopped())
+                raise Interrupted(signum, self.stopped())
             due = self.rule.next(self, self.evaluated)
             if self.step < due:
                 self._advance(due, progress)
@@ -372,8 +378,6 @@ class Training:
                 progress.validation(best_of(values, metric.better))
             for observer in self.observers:
                 observer.show(progress)
-            if time.perf_counter() - self._saved > self.point.config.checkpoint.every_seconds:
-                self._save(checkpoints)
         self._write()
 
     def stopped(self) -> str:

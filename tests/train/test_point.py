@@ -40,7 +40,7 @@ def _rates(config):
 def test_a_run_of_several_processes_is_refused(monkeypatch):
     resolve(default_config())
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"one of 2 JAX processes.*; start it alone"):
+    with pytest.raises(UserError, match=r"one of 2 JAX processes.*with --hosts"):
         resolve(default_config())
 
 

@@ -36,6 +36,8 @@ class Known:
     a training loss that was not finite at that step or before.
     """
 
+    per_step = 0.0
+
     def __init__(self, metric, count):
         self._metric, self._count = metric, count
         self.step, self.evaluations, self.placement = 0, [], {}
