@@ -100,6 +100,14 @@ def _method(name):
     return backend if name == "auto" else name
 
 
+def for_curvature(model: nn.Module) -> nn.Module:
+    """The model with convolutions whose gradients can be differentiated forward, for products with
+    a Hessian: `forward_only` has none, and its place is taken by `patches`."""
+    if _method(getattr(model, "conv_method", "xla")) == "forward_only":
+        return model.clone(conv_method="patches")
+    return model
+
+
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int = 1, method: str = "auto", dilation: int = 1
 ) -> jax.Array:

@@ -1,6 +1,7 @@
 """What follows from the gradients of the batches that a trial takes next: the norms of every layer,
 which LARS sees (You 2017, Table 2), and batch sharpness along a run."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax import lax
 
 from scaling.curvature import edge, ratio_of_means
 from scaling.data.resident import EpochOrder
+from scaling.models.layers import for_curvature
 from scaling.train.point import Point
 from scaling.train.population import Population
 from scaling.train.step import AXIS, make_gradient, on_devices, per_weight, replicate
@@ -40,7 +42,8 @@ class OnGradients:
         self.population, self.seeds, self.plan = population, seeds, population.layout.plan
         point = population.point
         self._devices = point.devices[: self.plan.devices]
-        gradient = make_gradient(point.task, self.plan, point.preprocess)
+        task = dataclasses.replace(point.task, model=for_curvature(point.task.model))
+        gradient = make_gradient(task, self.plan, point.preprocess)
 
         def of_batch(params, batch_stats, data, batch, key, hparams, step):
             def mean_gradient(params):

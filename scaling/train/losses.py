@@ -10,6 +10,7 @@ import numpy as np
 
 from scaling import sharpness
 from scaling.curvature import in_chunks
+from scaling.models.layers import for_curvature
 from scaling.tasks import Task
 from scaling.train.feed import ResidentFeed
 from scaling.train.point import Point
@@ -68,6 +69,7 @@ def loss_over(point: Point, count: int, recomputed: bool) -> tuple[TaskLoss, Any
         were averaged in training.
     """
     task, train = in_one_group(point.task), recomputed and has_statistics(point)
+    task = dataclasses.replace(task, model=for_curvature(task.model))
     if train and getattr(task.model, "dropout", 0):
         task = dataclasses.replace(task, model=task.model.clone(dropout=0.0))
     feed = ResidentFeed(point)

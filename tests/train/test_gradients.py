@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from compare import StopAfter, same_runs
 from jax.flatten_util import ravel_pytree
+from ml_collections import ConfigDict
 
 from scaling.config import default_config, model_config
+from scaling.curvature import flatten, hessian_product
 from scaling.data import sources
 from scaling.data.resident import EpochOrder
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
 from scaling.train import gradients
+from scaling.train.losses import loss_over
 from scaling.train.point import resolve
 from scaling.train.population import Population
 from scaling.train.single import train_point
@@ -104,6 +107,23 @@ def test_any_layout_gives_the_same_numbers(tmp_path, rows, changes):
     found = _train(tmp_path / "parts", _config(**changes))
     for ours, theirs in zip(found, rows, strict=True):
         assert [ours[n] for n in NAMES] == pytest.approx([theirs[n] for n in NAMES], rel=2e-3)
+
+
+def test_convolutions_are_differentiated_twice(tmp_path, tiny_cnn):
+    """Whatever the way that they are computed in training; so in products with a Hessian."""
+    found, products = [], []
+    for method, devices in (("auto", 2), ("xla", 1)):
+        model = ConfigDict(tiny_cnn | {"conv_method": method})
+        config = _config(duration="1 steps", devices=devices, model=model)
+        found.append(_train(tmp_path / method, config)[0]["batch_sharpness"])
+        point = resolve(config)
+        loss, _, chunks = loss_over(point, 32, recomputed=True)
+        variables = point.task.init(jax.random.key(0))
+        x, _ = flatten(variables)
+        vector = np.random.default_rng(0).standard_normal(x.size)
+        products.append(hessian_product(loss, variables, chunks)(vector))
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
+    np.testing.assert_allclose(*products, atol=1e-3 * np.abs(products[1]).max())
 
 
 def test_it_changes_nothing_else_and_resumes_bit_for_bit(tmp_path, rows):
