@@ -252,6 +252,11 @@ def _check_echo(config):
 def _check_tracked(config, info):
     """Batches can be measured again, and the edge of stability of the optimizer is known."""
     told = "or set sharpness.track to False"
+    if hosts.several():
+        raise UserError(
+            f"sharpness.track is measured by one process, and this run has {jax.process_count()}; "
+            f"run it on one host, {told}."
+        )
     if info.streaming:
         raise UserError(
             f"sharpness.track measures batches on the side, and {info.name} is streamed; use a "

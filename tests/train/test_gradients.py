@@ -9,6 +9,7 @@ from compare import StopAfter, same_runs
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
+from scaling import hosts
 from scaling.config import default_config, model_config
 from scaling.curvature import flatten, hessian_product
 from scaling.data import sources
@@ -134,6 +135,12 @@ def test_it_changes_nothing_else_and_resumes_bit_for_bit(tmp_path, rows):
     same_runs(tmp_path / "cut", tmp_path / "whole")
     plain = _train(tmp_path / "plain", _config(**{"sharpness.track": False}))
     assert plain == [{k: v for k, v in row.items() if k not in NAMES} for row in rows]
+
+
+def test_several_hosts_cannot_track(monkeypatch):
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    with pytest.raises(UserError, match=r"is measured by one process, .* run it on one host, or"):
+        resolve(_config(devices=None))
 
 
 @pytest.mark.parametrize(
