@@ -78,6 +78,7 @@ def train_point(
         "test": outcome.ends["test"][0] if outcome.ends else None,
         "noise_scale": hosts.by_leader(noise_of_run)(point, program.plan, run),
         "seconds": outcome.seconds,
+        "clock": updates.clock,
         "examples_per_second": examples / outcome.seconds["train"],
         "devices": device_values(point.devices),
     }
@@ -114,14 +115,22 @@ def last_variables(run: RunDir, point: Point) -> tuple[Any, Any]:
 
 
 class _LastUpdate(Observer):
-    """The metrics of the last update are its state."""
+    """The metrics of the last update are its state. It also writes down when evaluations were, in
+    seconds of training, for which it needs no checkpoint."""
 
     def begin(self, training):
+        self._training, known = training, training.run_dir.load_json("clock") or []
+        self.clock = [each for each in known if each[0] <= (training.evaluated or 0)]
         if training.step:
             print(f"    resumed  after step {training.step:,}", flush=True)
 
     def updates(self, first_step, rows):
         self.state = {name: float(v[-1]) for name, v in rows.items() if v.ndim == 1}
+
+    def evaluated(self, split, step, metrics):
+        if split == "validation":
+            self.clock.append([step, self._training.seconds()["train"]])
+            self._training.run_dir.save_json("clock", self.clock)
 
 
 def _finite(metrics):

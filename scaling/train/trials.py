@@ -494,14 +494,14 @@ class Training:
             return
         self.run_dir.sync()
         extra = {
-            "state": dataclasses.asdict(self.state) | {"seconds": self._seconds()},
+            "state": dataclasses.asdict(self.state) | {"seconds": self.seconds()},
             "place": self._place(),
             "observers": [observer.state for observer in self.observers],
         }
         self._saved_at = self._number()
         checkpoints.save(self._saved_at, self._arrays(self.population.packed()), extra)
 
-    def _seconds(self):
+    def seconds(self) -> dict[str, float]:
         """Of all launches."""
         before = self.state.seconds
         return {k: v + before.get(k, 0.0) for k, v in self.population.seconds.items()}
@@ -521,7 +521,7 @@ class Training:
             observed=[observer.state for observer in self.observers],
             winner=self._winner if self.rule.keeps_winner and self.first else None,
             lines=self.state.lines,
-            seconds=self._seconds(),
+            seconds=self.seconds(),
         )
 
     def _end(self, split):

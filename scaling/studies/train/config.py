@@ -1,9 +1,18 @@
 """One run per batch size: what every other study is made of."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
+from scaling.limits import POSITIVE, Limits
+
+LIMITS = {"train.goal": POSITIVE, "train.patience": Limits(1, 1000, "[]")}
 ONE_PER_CORE = False
 
 
 def section(c: ConfigDict) -> None:
-    """It has no keys of its own."""
+    """Add its keys, at their defaults."""
+    c.train = ConfigDict()
+    c.train.goal = placeholder(
+        float
+    )  # of the headline metric on validation, to tell the time to it
+    c.train.patience = 1  # evaluations in a row that must be as good

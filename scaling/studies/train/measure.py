@@ -1,11 +1,14 @@
 """Train: one run per global batch. What every other study is made of."""
 
+from dataclasses import replace
+
 from ml_collections import ConfigDict
 
+from scaling.crossings import better_than
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.optim.schedules import ENDLESS
-from scaling.record import RunDir
+from scaling.record import RunDir, read_metrics
 from scaling.report.reading import from_json
 from scaling.signals import Signals
 from scaling.studies.shared import batch_name, by_batch_size
@@ -28,7 +31,23 @@ def check(config: ConfigDict) -> None:
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
     """Train one point."""
-    return from_json(Record, train_point(config, run, name, signals))
+    record = from_json(Record, train_point(config, run, name, signals))
+    return replace(record, reached=_reached(config, run, record.clock))
+
+
+def _reached(config, run, clock):
+    """(step, seconds) of the last of `train.patience` evaluations in a row that meet the goal."""
+    if config.train.goal is None:
+        return None
+    task, in_a_row, seconds = resolve(config).task, 0, dict(clock)
+    better = task.metrics[task.headline].better
+    for row in read_metrics(run.path, "validation"):
+        value = row[task.headline]
+        meets = value == config.train.goal or better_than(value, config.train.goal, better)
+        in_a_row = in_a_row + 1 if meets else 0
+        if in_a_row == config.train.patience:
+            return row["step"], seconds[row["step"]]
+    return None
 
 
 def goes_on(config: ConfigDict, run: RunDir, duration: str) -> bool:

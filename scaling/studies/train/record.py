@@ -1,6 +1,6 @@
 """The form of result.json."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaling.studies.noise_records import Noise
@@ -23,5 +23,8 @@ class Record:
     test: Metrics | None  # once, after the last update
     noise_scale: Noise | None = None  # where it was tracked
     seconds: dict[str, float]  # compile, train (with input_wait), eval
+    clock: list[tuple[int, float]] = field(default_factory=list)  # (step, seconds of training by
+    # then) of every evaluation
+    reached: tuple[int, float] | None = None  # the same, of when the goal of `train.goal` held
     examples_per_second: float
     devices: dict[str, Any]

@@ -10,7 +10,7 @@ from scaling.report.charts import Axis, Line, Panel, Points, of_metric, shades, 
 from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Study, Workdir, read_points
-from scaling.report.tables import Column, Table, csv_only, of_points
+from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import (
     count,
     decimal_label,
@@ -24,6 +24,7 @@ from scaling.studies.noise_records import estimate_text, window_marks
 from scaling.studies.train.record import Record
 
 MOST = 300  # points of a curve
+MOST_EPOCHS = 60  # evaluations with their times
 # Columns of evaluations, where it is tracked.
 SHARPNESS, EDGES = "batch_sharpness", ("edge_small_batch", "edge_large_batch")
 
@@ -44,6 +45,29 @@ class Point(Record):
         rows = [row for row in rows if row["split"] == split and row.get(name) is not None]
         rows = rows[:: -(-len(rows) // MOST) or 1]
         return [row["step"] for row in rows], [row[name] for row in rows]
+
+    @property
+    def clocked(self) -> list["Clocked"]:
+        """Its evaluations with their times, at most MOST_EPOCHS of them."""
+        name = next(iter(self.directory.metrics))
+        values = dict(zip(*self.curve("validation", name), strict=True))
+        times = [(step, seconds) for step, seconds in self.clock if step in values]
+        times = times[:: -(-len(times) // MOST_EPOCHS) or 1]
+        before = [0.0, *(seconds for _, seconds in times)]
+        return [
+            Clocked(step, seconds - earlier, seconds, values[step])
+            for (step, seconds), earlier in zip(times, before, strict=False)
+        ]
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """An evaluation: seconds of training since the one before, and by then."""
+
+    step: int
+    seconds: float
+    cumulative: float
+    value: float
 
 
 def read(workdir: Workdir) -> Study:
@@ -93,6 +117,7 @@ BEGIN = [
 END = [
     *csv_only(-1, "train", "validation", "test", "seconds"),
     Column("examples/s", "examples_per_second"),
+    Column("s to the goal", lambda study, point: point.reached and point.reached[1], key="to_goal"),
     Column("B_simple", lambda s, p: p.noise_scale and p.noise_scale.level, estimate_text, "noise"),
 ]
 
@@ -134,6 +159,22 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     if any(point.curve("validation", SHARPNESS)[0] for _, point in runs):
         yield Section("Batch sharpness", list(_sharpness(runs)))
     yield Section("Run by run", [table(studies)])
+    clocked = Table(_clock(metric), within(studies, lambda p: p.clocked), "clock.csv")
+    if clocked.rows:
+        note = "Seconds of training, without evaluations and compilation."
+        yield Section("Time to accuracy", [clocked, Note(note)])
+
+
+def _clock(metric):
+    """Columns of evaluations with their times."""
+    return [
+        Column("run", lambda study, point, each: point.directory.name, str),
+        Column("step", "step", count),
+        Column("examples", lambda s, p, each: each.step * p.global_batch, count),
+        Column("s since the one before", "seconds"),
+        Column("s in all", "cumulative"),
+        Column(f"validation {metric.words}", "value", partial(metric_value, metric), "value"),
+    ]
 
 
 def _sharpness(runs) -> Iterator[Note | Picture]:
