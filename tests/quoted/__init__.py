@@ -10,9 +10,23 @@ from quoted import (
     openclipart,
     readme,
     shallue,
+    throughput,
     you,
     zhang,
 )
 
-MODULES = (shallue, kjv, openclipart, zhang, mccandlish, merrill, hoffer, goyal, you, kurth, readme)
+MODULES = (
+    shallue,
+    kjv,
+    openclipart,
+    zhang,
+    mccandlish,
+    merrill,
+    hoffer,
+    goyal,
+    you,
+    kurth,
+    throughput,
+    readme,
+)
 SECTIONS = [section for module in MODULES for section in module.SECTIONS]
