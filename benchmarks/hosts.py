@@ -29,7 +29,7 @@ from scaling.config import default_config
 
 def get_config():
     c = default_config()
-    c.global_batch, c.duration, c.eval.every = 64, "2000 steps", "500 steps"
+    c.global_batch, c.duration, c.eval.every = 64, "1000 steps", "250 steps"
     c.model = ConfigDict({"name": "mlp", "widths": (32,)})
     c.optim.base_lr, c.noise_scale, c.checkpoint.every_seconds = 0.05, True, 1.0
     return c

@@ -189,7 +189,6 @@ def _connect(how, where):
             local_device_ids=[],  # all: under Slurm and Open MPI it would be one
             initialization_timeout=int(left),
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=3600,  # while the leader saves or writes the report
         )
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -267,24 +266,37 @@ def leave(code: int, text: str, agreed: bool) -> None:
     """End this process with what it has to say and its exit code, and the others with it.
 
     Args:
-      agreed: all end like this by themselves.
+      agreed: all end like this by themselves, and after the leader.
     """
+    if agreed and not leads():
+        _tell(text)
+        threading.Event().wait()  # for `_watch`: the leader may have something left to do, or fail
     if not _Run.ending.acquire(blocking=False):
         threading.Event().wait()  # another thread is at it
     _Run.code = code
-    if text:
-        print(text, file=sys.stderr, flush=True)
+    _tell(text)
     if _Run.client is None:
         if code:
             sys.exit(code)
         return
-    if not agreed:
-        with contextlib.suppress(RuntimeError):  # the leader is gone, or another was first
-            _Run.client.key_value_set("end", json.dumps([code, text]))
-    _end(code, None if agreed else FAREWELL_SECONDS)
+    with contextlib.suppress(RuntimeError):  # the leader is gone, or another was first
+        _Run.client.key_value_set("end", json.dumps([code, "" if agreed else text]))
+    _end(code)
 
 
-def _end(code, seconds=FAREWELL_SECONDS):
+def _watch():
+    """End as soon as another process says so, or the leader is gone."""
+    try:
+        code, text = json.loads(_Run.client.blocking_key_value_get("end", FOREVER))
+    except RuntimeError as error:
+        code, text = LOST, lost(f"coordination: {error}")
+    if _Run.ending.acquire(blocking=False):
+        _Run.code = code
+        _tell(text)
+        _end(code)
+
+
+def _end(code):
     """End when all do, or after some seconds. The interpreter's own end would wait for minutes."""
 
     def shut_down():
@@ -296,22 +308,15 @@ def _end(code, seconds=FAREWELL_SECONDS):
     if code != LOST:
         thread = threading.Thread(target=shut_down, daemon=True)
         thread.start()
-        thread.join(seconds)
+        thread.join(FAREWELL_SECONDS)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(code)
 
 
-def _watch():
-    """End as soon as another process says so, or the leader is gone."""
-    try:
-        code, text = json.loads(_Run.client.blocking_key_value_get("end", FOREVER))
-    except RuntimeError as error:
-        code, text = LOST, lost(f"coordination: {error}")
-    if _Run.ending.acquire(blocking=False):
-        _Run.code = code
+def _tell(text):
+    if text:
         os.write(_Run.stderr, f"{text}\n".encode())
-        _end(code)
 
 
 def _aborted(_):
@@ -321,5 +326,5 @@ def _aborted(_):
         code, text = 2, "error: Not all processes of this run came within a minute; start all N of "
         text += "--hosts, with the same address, which must be open to them."
     if _Run.ending.acquire(blocking=False):
-        os.write(_Run.stderr, f"{text}\n".encode())
+        _tell(text)
     os._exit(code if _Run.code is None else _Run.code)
