@@ -201,7 +201,7 @@ def find_hosts(config) -> None:
     facts = {
         "code": f"{own['git_revision']}, {code.hexdigest()[:8]}",
         "packages": own["packages"],
-        "flags": [flag.value for flag in (POINTS, DRY_RUN, DEVICES)],
+        "flags": [flag.value for flag in (POINTS, DRY_RUN)],
         "config": json.loads(config.to_json_best_effort()),
         "data": {name: [info.sizes, info.files] for name, info in known.items()},
     }
