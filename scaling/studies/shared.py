@@ -152,7 +152,7 @@ def single_run(config: ConfigDict) -> ConfigDict:
     """The config of one training run that a study makes on the way, from the study's own."""
     c = default_config()
     for key in c:
-        if key not in ("study", "batch_sizes"):
+        if key in config and key not in ("study", "batch_sizes"):
             value = config[key]
             nested = isinstance(value, ConfigDict)
             c[key] = value.copy_and_resolve_references() if nested else value

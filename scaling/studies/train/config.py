@@ -12,7 +12,7 @@ ONE_PER_CORE = False
 def section(c: ConfigDict) -> None:
     """Add its keys, at their defaults."""
     c.train = ConfigDict()
-    c.train.goal = placeholder(
-        float
-    )  # of the headline metric on validation, to tell the time to it
-    c.train.patience = 1  # evaluations in a row that must be as good
+    # Of the headline metric on validation: the record tells when `patience` evaluations in a row
+    # were as good.
+    c.train.goal = placeholder(float)
+    c.train.patience = 1
