@@ -31,7 +31,7 @@ def test_every_key_is_read(study, tmp_path, monkeypatch, capsys):
     """Each leaf of a study's default config is read by code other than the config's own."""
     config = tiny(study)
     if study == "train":
-        config.noise_scale = True
+        config.noise_scale, config.train.goal = True, 1.0
     if study == "steps_to_target":
         config.target.goal = 0.5  # reached, so that the best trial is tested
     elif study == "pareto":
