@@ -120,7 +120,8 @@ def test_a_node_killed_at_work_changes_no_number(tmp_path, monkeypatch):
 def test_the_slurm_script_of_the_page(tmp_path):
     """Under a scheduler that runs the tasks one after another and loses the first once."""
     page = (ROOT / "docs/many_machines.md").read_text()
-    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
+    scripts = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
+    (script,) = [script for script in scripts if "SLURM_ARRAY_TASK_ID" in script]
     script = script.replace("--config=configs/resnet_sweep.py", shlex.join(TINY))
     script = script.replace("/shared/sweep", str(tmp_path / "sweep"))
     bin_folder = tmp_path / "bin"
