@@ -5,10 +5,30 @@ import signal
 
 import jax
 import numpy as np
+import pytest
 
 from scaling.record import read_metrics
 from scaling.signals import Signals
 from scaling.train.checkpoint import Checkpoints
+
+
+class Killed(BaseException):
+    """As if the process was killed there."""
+
+
+def killed_at(monkeypatch, count, of, name, run):
+    """`run()` until the `count`-th call of a function of a class or module."""
+    called, original = [0], getattr(of, name)
+
+    def wrapped(*args, **kwargs):
+        called[0] += 1
+        if called[0] == count:
+            raise Killed
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(of, name, wrapped)
+        run()
 
 
 class StopAfter(Signals):

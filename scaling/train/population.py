@@ -81,9 +81,8 @@ class Population:
             self.layout = programs[0].layout
             self.feed = feed or make_feed(point, self.layout.plan)
             self.data, self._held_out = self.feed.data, None
-            self.per_step = (
-                math.inf
-            )  # seconds of an update; not known yet: the first call makes one
+            # Seconds of an update; not known yet: the first call makes one.
+            self.per_step = math.inf
             weights = self.initial_weights() if point.config.metrics.weight_distance else None
             self._fixed = self._put(self._spread((self._hparams, self._keys[:, 1], weights)))
             self.step, self.examples, self._ahead, self._trials = 0, 0, None, None

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import killed_at
 from jax.flatten_util import ravel_pytree
 
 from scaling.config import default_config, model_config
@@ -164,26 +165,10 @@ def test_a_study_that_was_killed_has_the_same_bits(study, tmp_path, monkeypatch)
     config.recipes.names = ("naive",)
     expected = study[2]["bs192_naive"]
 
-    class Killed(BaseException):
-        pass
-
-    def dies_at(count, of, name):
-        called, original = [0], getattr(of, name)
-
-        def wrapped(*args, **kwargs):
-            called[0] += 1
-            if called[0] == count:
-                raise Killed
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(of, name, wrapped)
-        with pytest.raises(Killed):
-            run_study(config, tmp_path, None, QUIET)
-        monkeypatch.undo()
-
-    dies_at(9, measure._Keep, "_look")
-    dies_at(1, measure.sharpness, "average")
-    dies_at(2, measure.Gauge, "measure")
+    again = lambda: run_study(config, tmp_path, None, QUIET)
+    killed_at(monkeypatch, 9, measure._Keep, "_look", again)
+    killed_at(monkeypatch, 1, measure.sharpness, "average", again)
+    killed_at(monkeypatch, 2, measure.Gauge, "measure", again)
     result = results_of(config, tmp_path)["bs192_naive"]
     assert result["runs"] == expected["runs"]
     for place in ("loss_0.4", "end"):

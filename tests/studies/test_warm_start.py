@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from compare import killed_at
 
 from configs.warm_start import TASKS, get_config
 from scaling.config import default_config, model_config
@@ -87,26 +88,10 @@ def test_a_study_that_was_killed_has_the_same_bits(result, tmp_path, monkeypatch
     """While the small batch trains, while the large one does, and between two nets."""
     config = _config(**{"checkpoint.every_seconds": 0.0})
 
-    class Killed(BaseException):
-        pass
-
-    def dies_at(count, of, name):
-        called, original = [0], getattr(of, name)
-
-        def wrapped(*args, **kwargs):
-            called[0] += 1
-            if called[0] == count:
-                raise Killed
-            return original(*args, **kwargs)
-
-        monkeypatch.setattr(of, name, wrapped)
-        with pytest.raises(Killed):
-            run_study(config, tmp_path, None, QUIET)
-        monkeypatch.undo()
-
-    dies_at(2, measure._Keep, "columns")
-    dies_at(4, measure._Keep, "columns")
-    dies_at(3, measure.Gauge, "measure")
+    again = lambda: run_study(config, tmp_path, None, QUIET)
+    killed_at(monkeypatch, 2, measure._Keep, "columns", again)
+    killed_at(monkeypatch, 4, measure._Keep, "columns", again)
+    killed_at(monkeypatch, 3, measure.Gauge, "measure", again)
     found = result_of(config, tmp_path)
     assert found["starts"] == result["starts"]
     assert not list((tmp_path / "bs16").glob("*.npz"))

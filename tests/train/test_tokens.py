@@ -1,12 +1,12 @@
 """Training on rows of tokens of unequal length: any layout, blocks, searches that are resumed."""
 
 import json
-import signal
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from compare import StopAfter
 
 from scaling import models
 from scaling.config import default_config, model_config
@@ -113,18 +113,6 @@ def test_trials_side_by_side_are_those_one_after_another():
         np.testing.assert_allclose(ends[name], others[name], rtol=2e-5)
 
 
-class _After:
-    """A signal that comes after some calls."""
-
-    def __init__(self, calls):
-        self._left = calls
-
-    @property
-    def received(self):
-        self._left -= 1
-        return signal.SIGTERM if self._left < 0 else None
-
-
 SEARCH = {
     "search.trials": 4,
     "target.metric": "loss",
@@ -146,11 +134,11 @@ def _search(path, signals):
 
 
 def test_a_search_on_tokens_resumes_bit_for_bit(tmp_path):
-    whole = _search(tmp_path / "whole", _After(10**6))
+    whole = _search(tmp_path / "whole", StopAfter(10**6))
     cut, stops = None, 0
     while cut is None:
         try:
-            cut = _search(tmp_path / "cut", _After(2))
+            cut = _search(tmp_path / "cut", StopAfter(2))
         except Interrupted:
             stops += 1
     assert stops > 1 and whole.status == "reached" and whole.better == "lower"

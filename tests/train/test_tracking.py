@@ -1,10 +1,10 @@
 """The noise scale of a run, from its own record."""
 
 import json
-import signal
 
 import numpy as np
 import pytest
+from compare import StopAfter
 
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
@@ -100,28 +100,16 @@ def test_tracking_changes_no_number_of_the_run(tmp_path):
         assert "part_grad_sq_norm" not in b
 
 
-class _StopAfter:
-    """A signal that arrives after some chunks."""
-
-    def __init__(self, chunks):
-        self._left = chunks
-
-    @property
-    def received(self):
-        self._left -= 1
-        return signal.SIGTERM if self._left < 0 else None
-
-
 def test_a_resumed_run_knows_the_same(tmp_path):
     whole = _train(tmp_path / "whole", _config(micro_batch=8))
     with pytest.raises(Interrupted):
-        _train(tmp_path / "cut", _config(micro_batch=8), _StopAfter(2))
+        _train(tmp_path / "cut", _config(micro_batch=8), StopAfter(2))
     assert _train(tmp_path / "cut", _config(micro_batch=8)) == whole
 
 
 def test_a_run_resumed_on_other_devices(tmp_path):
     with pytest.raises(Interrupted):
-        _train(tmp_path, _config(micro_batch=8), _StopAfter(2))
+        _train(tmp_path, _config(micro_batch=8), StopAfter(2))
     found = _train(tmp_path, _config(micro_batch=8, devices=3))
     whole = _train(tmp_path / "whole", _config(micro_batch=8))
     assert found["by_devices"] is None
