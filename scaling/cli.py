@@ -480,6 +480,9 @@ def cli() -> None:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
         text = "Interrupted. Run the same command again to resume."
+    except BrokenPipeError:  # what reads the output has ended, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except Exception as error:
         if not hosts.several():
             raise

@@ -5,13 +5,14 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 from compare import same_runs
-from program import launch, start
+from program import ROOT, launch, start
 
 from scaling.cli import Listed, load_config
 from scaling.errors import UserError
@@ -274,6 +275,13 @@ def test_flags_may_be_written_with_a_space(config, tmp_path):
 )
 def test_tuples_need_no_quotes(text, value):
     assert Listed().parse(text) == value
+
+
+def test_output_that_nobody_reads_to_its_end(config, tmp_path):
+    command = f"'{sys.executable}' '{ROOT}/launch.py' --config='{config}' --dry_run | true"
+    script = f"{command}; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 def test_help():

@@ -62,7 +62,8 @@ def check_size(point) -> None:
     weights = f"{point.parameter_count:,} parameters, with their gradients,"
     examples = f"The examples of {info.name} ({sum(info.sizes.values()):,} of {each:,} bytes)"
     smaller = "make them fewer or smaller"
-    streams = "read them from disk, data.streamed=True" if info.folder else smaller
+    fewer = "take fewer, data.train_size and fewer files of the set, or smaller ones"
+    streams = "read them from disk, data.streamed=True" if info.folder else fewer
     for what, need, remedy in (
         (weights, 8 * point.parameter_count, smaller),
         (examples, held, streams),

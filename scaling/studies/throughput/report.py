@@ -144,6 +144,11 @@ def read(workdir: Workdir) -> records.Study:
     return records.Study(workdir.path, points, workdir.unfinished)
 
 
+def rate_text(rate: float) -> str:
+    """Three significant digits, written out: 13,500,000."""
+    return count(round(float(f"{rate:.3g}"))) if rate >= 1000 else number(rate)
+
+
 def ratio_text(found: Ratio) -> str:
     """93% (95%: 91% to 95%)"""
     return f"{percent(found[0])}{interval(*found[1:], percent)}"
@@ -153,7 +158,7 @@ def answer(study: records.Study) -> str:
     """The rates, what bounds them, and the line of T(b)."""
     (point,), rows = study.points, study.rows
     best = max(point.alone if point.shared else point.rows, key=Row.rate)
-    each = {what: number(best.rate(what)) for what in ("device", "input", "both")}
+    each = {what: rate_text(best.rate(what)) for what in ("device", "input", "both")}
     device = point.fit.device
     s = "s" * (best.devices > 1)
     text = (
@@ -197,9 +202,9 @@ ROWS = [
     Column("batch on each", "per_device_batch", count),
     Column("microbatches", "accum_steps", count),
     Column("ms per update", lambda s, p, row: 1e3 * statistics.median(row.device)),
-    Column("devices alone, per s", lambda s, p, row: row.rate(), key="device_rate"),
-    Column("input alone, per s", lambda s, p, row: row.rate("input"), key="input_rate"),
-    Column("both, per s", lambda s, p, row: row.rate("both"), key="both_rate"),
+    Column("devices alone, per s", lambda s, p, row: row.rate(), rate_text, "device_rate"),
+    Column("input alone, per s", lambda s, p, row: row.rate("input"), rate_text, "input_rate"),
+    Column("both, per s", lambda s, p, row: row.rate("both"), rate_text, "both_rate"),
     Column("bound by", lambda s, p, row: p.bound(row), str, "bound"),
     Column("weak efficiency", lambda s, p, row: p.weak(row), ratio_text, "weak"),
     Column("strong efficiency", lambda s, p, row: p.strong(row), ratio_text, "strong"),
@@ -228,7 +233,7 @@ PROJECTED = [
     Column("devices", lambda s, p, f: f.devices, count),
     Column(
         "examples/s",
-        lambda s, p, f: f"{decimal_label(f.low)} to {decimal_label(f.high)}",
+        lambda s, p, f: f"{rate_text(f.low)} to {rate_text(f.high)}",
         str,
         "rates",
     ),
