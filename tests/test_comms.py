@@ -7,8 +7,8 @@ What published tables can and cannot say about it:
 - You et al. 2017 give two times of one machine, which bound its link from below.
 - Kurth et al. 2018 give 79.0% at 5,300 and 90.7% at 27,360 GPUs. All-reduces explain neither: the
   wait for the slowest of so many devices does.
-- Entries of MLPerf give images per second of many batches and scales: entries that no fit has seen
-  are predicted, where all-reduces alone are far off.
+- Entries of MLPerf give images per second of many batches and scales: each is predicted from t0 and r
+  of others of its system, where all-reduces alone are far off. The jitter is that of all.
 """
 
 import math
@@ -354,7 +354,7 @@ def _misses(predicted):
     return found
 
 
-def test_entries_of_mlperf_that_no_fit_has_seen():
+def test_entries_of_mlperf_from_fits_to_others():
     outlier = ("TPU v4", 32, 256)  # of older software
     for jitter in (0.0, RESNET50_JITTER):
         found = _misses(lambda system, jitter=jitter: system.held_out(jitter))
