@@ -7,8 +7,8 @@ What published tables can and cannot say about it:
 - You et al. 2017 give two times of one machine, which bound its link from below.
 - Kurth et al. 2018 give 79.0% at 5,300 and 90.7% at 27,360 GPUs. All-reduces explain neither: the
   wait for the slowest of so many devices does.
-- Entries of MLPerf give images per second of many batches and scales: each is predicted from t0 and r
-  of others of its system, where all-reduces alone are far off. The jitter is that of all.
+- Entries of MLPerf give images per second of many batches and scales: each is predicted from t0 and
+  r of others of its system, where all-reduces alone are far off. The jitter is that of all.
 """
 
 import math
