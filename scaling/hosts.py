@@ -196,9 +196,29 @@ def _connect(how, where):
             f"--hosts={how} finds no other processes ({reason}); start them by Slurm, Open MPI or "
             "on a TPU pod, or give --hosts=ADDRESS:PORT,N,I."
         ) from None
+    _listen_at(_own_address(global_state.coordinator_address))
     _Run.client, _Run.began = global_state.client, None
     _Run.count, _Run.index = global_state.num_processes, global_state.process_id
     threading.Thread(target=_watch, daemon=True).start()
+
+
+def _own_address(coordinator):
+    """The address from which this machine reaches another."""
+    host, _, port = coordinator.rpartition(":")
+    ways = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)
+    family, kind, _, _, there = ways[0]
+    with socket.socket(family, kind) as own:
+        own.connect(there)  # sends nothing
+        return own.getsockname()[0]
+
+
+def _listen_at(address):
+    """Gloo listens at the address of the host's name, which many /etc/hosts set to a loopback
+    one, where no other host reaches it. JAX has no option for another."""
+    from jax._src.lib import _jax
+
+    make = functools.partial(_jax.make_gloo_tcp_collectives, hostname=address)
+    _jax.make_gloo_tcp_collectives = make
 
 
 def _where(how):

@@ -77,16 +77,17 @@ def _ask(what, descriptors=()):
     return json.loads(_forks().recv(2**10))
 
 
-def start(*arguments, cwd=ROOT, fresh=False, **environment):
-    """The running process; `fresh`: by an interpreter of its own, as a user starts it."""
+def start(*arguments, cwd=ROOT, fresh=False, within=(), **environment):
+    """The running process; `fresh`: by an interpreter of its own, as a user starts it; `within`: by
+    that command."""
     command = [PROGRAM, *map(str, arguments)]
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment
     if "PYTEST_XDIST_WORKER" in environment:
         environment.pop("PJRT_NPROC")  # conftest.py's
-    if not fresh and hasattr(os, "pidfd_open"):  # Linux
+    if not (fresh or within) and hasattr(os, "pidfd_open"):  # Linux
         return Forked(command, cwd, environment)
     return subprocess.Popen(
-        [sys.executable, *command],
+        [*within, sys.executable, *command],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         env=environment,

@@ -1,9 +1,13 @@
 """One run over several hosts: real processes on this machine, each with one device."""
 
 import json
+import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,16 +69,25 @@ def free_port():
 class Hosts:
     """Processes 0 to N - 1 of one run; those but the first have workdirs of their own."""
 
-    def __init__(self, workdir, *flags, count=2, own=lambda i: ()):
+    def __init__(
+        self,
+        workdir,
+        *flags,
+        count=2,
+        own=lambda i: (),
+        process=lambda i: {},
+        leader="127.0.0.1",
+    ):
         self.workdir, port = workdir, free_port()
         self.metrics = workdir / "bs48" / "metrics.jsonl"
         self.processes = [
             start(
-                f"--hosts=127.0.0.1:{port},{count},{i}",
+                f"--hosts={leader}:{port},{count},{i}",
                 f"--workdir={workdir}{f'-{i}' * (i > 0)}",
                 *flags,
                 *own(i),
                 **QUICK,
+                **process(i),
             )
             for i in range(count)
         ]
@@ -159,6 +172,42 @@ def test_a_host_that_vanishes_ends_the_others(config, tmp_path, victim):
     assert codes[1 - victim] == hosts.LOST and "is gone" in err[1 - victim]
 
 
+@pytest.fixture
+def cable():
+    """Two networks of this machine, joined by a cable: the first's address, their names, and
+    pull()."""
+    names = [f"scaling{os.getpid()}{end}" for end in "ab"]
+    ip = lambda text: subprocess.run(["ip", *text.split()], check=True, capture_output=True)
+    try:
+        for name in names:
+            ip(f"netns add {name}")
+        ip(f"link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}")
+        for i, name in enumerate(names):
+            ip(f"-n {name} addr add 10.99.0.{i + 1}/24 dev {name}")
+            ip(f"-n {name} link set {name} up")
+            ip(f"-n {name} link set lo up")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no network can be made here: it takes root and iproute2")
+    yield "10.99.0.1", names, lambda: ip(f"-n {names[0]} link set {names[0]} down")
+    for name in names:
+        ip(f"netns del {name}")
+
+
+@pytest.mark.slow
+def test_a_pulled_cable_ends_both(config, tmp_path, cable):
+    leader, names, pull = cable
+    process = lambda i: {"within": ("ip", "netns", "exec", names[i])}
+    run = Hosts(tmp_path / "w", f"--config={config}:long", process=process, leader=leader).at_work()
+    pull()
+    began = time.monotonic()
+    codes, _, err = run.ends()
+    assert codes == [hosts.LOST] * 2 and time.monotonic() - began < 45
+    assert all("is gone" in text for text in err)
+    record, (out, _) = finished(tmp_path / "w", f"--config={config}:long")
+    assert "resumed" in out
+    assert record == alone(tmp_path / "one", f"--config={config}:long")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_signal_to_one_saves_at_one_step_for_all(config, tmp_path, asked):
@@ -230,6 +279,19 @@ def test_what_cannot_be_is_told_by_all(config, tmp_path, flags, own, message):
     assert codes == [2, 2], err
     for text in err:
         assert text.startswith("error: ") and message in text and text.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_a_host_with_other_code_is_refused_by_all(config, tmp_path):
+    shutil.copytree(Path(hosts.__file__).parent, tmp_path / "own" / "scaling")
+    with open(tmp_path / "own" / "scaling" / "batch.py", "a") as file:
+        file.write("# changed\n")
+    own = {"PYTHONPATH": str(tmp_path / "own"), "PYTHONSAFEPATH": "1", "fresh": True}
+    process = lambda i: own if i else {}
+    codes, _, err = Hosts(tmp_path / "w", f"--config={config}", process=process).ends()
+    assert codes == [2, 2], err
+    assert all(text.count("\n") == 1 and "error: " in text and "code: " in text for text in err)
     assert not (tmp_path / "w").exists()
 
 
@@ -327,6 +389,11 @@ def as_process(monkeypatch):
 
     as_process.store = store
     return as_process
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:80", "localhost:80"])
+def test_collectives_listen_where_the_coordinator_is_reached(address):
+    assert hosts._own_address(address) in ("127.0.0.1", "::1")
 
 
 def test_clocks_are_the_leaders_and_signals_anyones(as_process):

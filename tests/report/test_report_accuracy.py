@@ -421,11 +421,15 @@ def test_curves_are_means_over_seeds_against_epochs(study, workdir):
 
 def test_curves_of_one_batch_size_are_of_every_recipe(tmp_path):
     study = read_study(write_accuracy_workdir(tmp_path / "w", (128,)))
-    [panel] = charts.curves([study])
-    lines = marks([panel], Line)
-    assert panel.title == "batch 128" and len(lines) == len(study.points) > 1
-    assert [line.label for line in lines] == [point.recipe for point in study.points]
-    assert len({line.color for line in lines}) == len(lines)
+    panels = charts.curves([study])
+    assert [panel.y.label for panel in panels] == ["validation loss", "validation error"]
+    for panel in panels:
+        lines = marks([panel], Line)
+        assert panel.title == "batch 128" and len(lines) == len(study.points) > 1
+        assert [line.label for line in lines] == [point.recipe for point in study.points]
+        assert len({line.color for line in lines}) == len(lines)
+    losses, errors = (marks([panel], Line)[0].y for panel in panels)
+    assert losses[0] == 2.3 and errors[0] == 0.9 and losses[1:] == errors[1:]
 
 
 def test_without_metrics_there_are_no_curves(tmp_path):

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from scaling.crossings import LOSS, Metric
 from scaling.paired import mean_and_deviation
 from scaling.report.charts import (
     COLORS,
@@ -39,17 +40,17 @@ GAPS = 3  # recipes besides the baseline
 BEYOND = 0.2  # of the worst value: how far beyond it trials stand that have none
 
 
-def _axis(study: Study, split: str, **options: Any) -> Axis:
-    """Of the metric on a split: 11.5% on its ticks."""
-    percent = study.measure.form == "percent"
+def _axis(study: Study, split: str, metric: Metric | None = None, **options: Any) -> Axis:
+    """Of the study's metric, or of another, on a split: 11.5% on its ticks."""
+    metric = metric or study.measure
+    percent = metric.form == "percent"
     tick = lambda value: f"{100 * value:.4g}%" if percent else f"{value:.4g}"
-    words = f"{split} {study.measure.words}".strip()
-    return of_metric(study.measure, words, tick=tick, **options)
+    return of_metric(metric, f"{split} {metric.words}".strip(), tick=tick, **options)
 
 
-def _validated(study: Study, value: float) -> str:
+def _validated(metric: Metric, value: float) -> str:
     """11.30% validation error"""
-    return f"{value_text(study.measure, value)} validation {study.measure.words}"
+    return f"{value_text(metric, value)} validation {metric.words}"
 
 
 def tested(studies: Sequence[Study]) -> list[Panel]:
@@ -170,13 +171,14 @@ EPOCHS = Axis("epoch", "near", decimal_label, include=(0.0,))
 STEPS = Axis("optimizer step", tick=decimal_label)
 
 
-def curve(point: Point) -> list[tuple[int, float]]:
-    """(step, metric on validation), the mean over the seeds that did not diverge, where all have
-    one.
+def curve(point: Point, metric: str = "") -> list[tuple[int, float]]:
+    """(step, its metric or another on validation), the mean over the seeds that did not diverge,
+    where all have one.
 
     Empty where some seed has no curve after its first step.
     """
-    runs = [point.curves.get(i, {}) for i, run in enumerate(point.runs) if not run.diverged]
+    curves = point.curves.get(metric or point.metric, {})
+    runs = [curves.get(i, {}) for i, run in enumerate(point.runs) if not run.diverged]
     steps = set.intersection(*map(set, runs)) if runs else set()
     if not any(steps):
         return []
@@ -190,14 +192,10 @@ def curves(studies: Sequence[Study]) -> list[Panel]:
     sizes = sorted({batch for study in studies for batch in study.batches})
     colors = dict(zip(sizes, shades(len(sizes)), strict=True))
     for study in studies:
-        marks = []
         if len(study.batches) == 1:
-            points = study.points_at(study.batches[0])
-            for point, color in zip(points, shades(len(points)), strict=True):
-                marks += _curve(study, point, point.recipe, color)
-            title = f"batch {batch_label(study.batches[0])}"
-            panels.append(Panel(EPOCHS, _axis(study, "validation"), marks, study.named(title)))
+            panels += _recipes(study)
             continue
+        marks = []
         for point in study.points_of(study.baseline):
             label = f"batch {batch_label(point.global_batch)}"
             marks += _curve(study, point, label, colors[point.global_batch])
@@ -205,6 +203,16 @@ def curves(studies: Sequence[Study]) -> list[Panel]:
         panels.append(Panel(EPOCHS, y, marks, study.named(f"{study.baseline} recipe")))
         panels += _largest(study)
     return shown(panels)
+
+
+def _recipes(study: Study) -> Iterator[Panel]:
+    """Every recipe of one batch size: the loss, and the metric."""
+    points, title = study.points_at(study.batches[0]), f"batch {batch_label(study.batches[0])}"
+    for name, metric in {"loss": LOSS, study.metric: study.measure}.items():
+        marks = []
+        for point, color in zip(points, shades(len(points)), strict=True):
+            marks += _curve(study, point, point.recipe, color, metric=(name, metric))
+        yield Panel(EPOCHS, _axis(study, "validation", metric), marks, study.named(title))
 
 
 def _largest(study: Study) -> Iterator[Panel]:
@@ -226,15 +234,16 @@ def _largest(study: Study) -> Iterator[Panel]:
         yield Panel(x, y, marks, study.named(title))
 
 
-def _curve(study, point: Point, label: str, color: str, epochs: bool = True) -> list[Mark]:
+def _curve(study, point: Point, label: str, color: str, epochs=True, metric=None) -> list[Mark]:
     """A line, and a mark at its end; nothing where there is no curve."""
+    name, metric = metric or (study.metric, study.measure)
     # The axis of steps is one of logs, and has no place for the evaluation before the first.
-    pairs = [(step, value) for step, value in curve(point) if step > 0 or epochs]
+    pairs = [(step, value) for step, value in curve(point, name) if step > 0 or epochs]
     if not pairs:
         return []
     steps, values = zip(*pairs, strict=True)
     x = [step * (point.epochs / point.steps if epochs else 1) for step in steps]
-    text = f"{label}\n{_validated(study, values[-1])} after {count(steps[-1])} steps"
+    text = f"{label}\n{_validated(metric, values[-1])} after {count(steps[-1])} steps"
     end = Points(x[-1:], values[-1:], color, size=4, texts=[text], series=label)
     return [Line(x, values, color, label), end]
 
@@ -271,7 +280,7 @@ def _tuning(study: Study, point: Point, ends: tuple[float, float]) -> Panel:
         y = [trial.validation_error if _done(trial) else ends[1] for trial in trials]
         texts = [
             f"learning rate {number(t.learning_rate)}\n"
-            + (_validated(study, t.validation_error) if _done(t) else "diverged")
+            + (_validated(study.measure, t.validation_error) if _done(t) else "diverged")
             for t in trials
         ]
         marks.append(Points(x, y, color, label, marker, size, texts=texts))

@@ -17,7 +17,8 @@ SAME_EPOCHS = 1.05  # times the epochs: as many, but for rounding to whole steps
 class Point(recipe_records.Point, Record):
     """One point."""
 
-    curves: dict[int, dict[int, float]]  # place among the runs -> step -> metric on validation
+    # metric -> place among the runs -> step -> its value on validation
+    curves: dict[str, dict[int, dict[int, float]]]
 
 
 def difference(first: Record, second: Record, sign: int = 1) -> Paired:

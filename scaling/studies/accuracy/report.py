@@ -42,14 +42,16 @@ def read(workdir: Workdir) -> Study:
     return Study(workdir.path, points, workdir.unfinished)
 
 
-def _curves(directory: Directory) -> dict[int, dict[int, float]]:
-    """The metric on validation along the runs, from metrics.jsonl."""
-    metric = directory.result.get("metric", "error")
-    curves: dict[int, dict[int, float]] = {}
-    for row in jsonl(directory.path / "metrics.jsonl"):
-        if row["split"] == "validation" and row.get(metric) is not None:
-            curves.setdefault(row.get("trial", 0), {})[row["step"]] = row[metric]
-    return {trial: dict(sorted(curve.items())) for trial, curve in curves.items()}
+def _curves(directory: Directory) -> dict[str, dict[int, dict[int, float]]]:
+    """Metric -> trial -> step -> its value on validation, from metrics.jsonl."""
+    names = dict.fromkeys((directory.result.get("metric", "error"), "loss"))
+    curves: dict[str, dict[int, dict[int, float]]] = {name: {} for name in names}
+    rows = [row for row in jsonl(directory.path / "metrics.jsonl") if row["split"] == "validation"]
+    for row in sorted(rows, key=lambda row: row["step"]):
+        for name in names:
+            if row.get(name) is not None:
+                curves[name].setdefault(row.get("trial", 0), {})[row["step"]] = row[name]
+    return curves
 
 
 def answer(study: Study) -> str:
@@ -247,8 +249,9 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         caption = (
             f"Validation {words} along training, mean over the seeds that did not diverge: the "
             "recipe that others are compared with at each batch, and the recommended ones at the "
-            "largest; where there is one batch size, every recipe. A recipe of more epochs is "
-            "compared step by step."
+            "largest; where there is one batch size, every recipe, and its loss beside it, which "
+            "is comparable where the loss is the same. A recipe of more epochs is compared step by "
+            "step."
         )
         picture = Picture("accuracy_curves", caption, panels, "")
         yield Section(f"Validation {words} over training", [picture])
