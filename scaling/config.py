@@ -117,7 +117,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.data.train_size = placeholder(int)  # size of a training subset; of the synthetic set
     c.data.validation_size = placeholder(int)  # examples of an evaluation; None: all
     c.data.length = placeholder(int)  # of a row, in tokens
-    c.data.streamed = False  # rows of tokens are read from disk, where a device cannot hold all
+    c.data.streamed = False  # tokens, deepcam: read from disk, where a device cannot hold all
     c.data.image_shape = ()  # of synthetic images, (H, W, C)
     c.data.num_classes = placeholder(int)  # of synthetic images
 

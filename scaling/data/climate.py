@@ -5,7 +5,8 @@ paper and of MLPerf HPC's DeepCAM were labelled; `read` reads those data themsel
 from 90 degrees south to north, and around the globe from 0 degrees east.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from scaling.errors import UserError
+from scaling.limits import cores
 
 BACKGROUND, CYCLONE, RIVER = CLASSES = range(3)
 # The channels of CAM5's files in their order: water vapour of the column; winds at 850 hPa and of
@@ -302,12 +304,14 @@ def files(folder: Path, split: str) -> list[Path]:
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
 
 
-def read(folder: Path, split: str, count: int) -> dict[str, np.ndarray]:
-    """The first `count` examples of `files`, as `synthetic` gives them but for the scale: channels
-    go from 0 to 1 between the least and the largest value of the training set, in stats.h5.
+def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """read(places): those of `files`, as `synthetic` gives them but for the scale: channels go from
+    0 to 1 between the least and the largest value of the training set, in stats.h5.
+
+    It returns "image" [*places.shape, H, W, 16] and "label" [*places.shape, H, W].
 
     Raises:
-      UserError: h5py is missing, or a file is not as in DeepCAM.
+      UserError: h5py is missing, or a file is not as in DeepCAM; of an example, when it is read.
     """
     try:
         import h5py
@@ -324,7 +328,17 @@ def read(folder: Path, split: str, count: int) -> dict[str, np.ndarray]:
                 f"({error}); get it again."
             ) from None
 
+    def example(path):
+        data, label = arrays(path, "data", "labels_0")
+        return np.float32((data - low) / (high - low)), label.astype(np.uint8)
+
+    def read(places):
+        with ThreadPoolExecutor(cores()) as pool:
+            examples = pool.map(example, [paths[place] for place in places.ravel()])
+        image, label = map(np.stack, zip(*examples, strict=True))
+        shape = lambda array: array.reshape(*places.shape, *array.shape[1:])
+        return {"image": shape(image), "label": shape(label)}
+
     low, high = arrays(folder / "stats.h5", "minval", "maxval")
-    examples = [arrays(path, "data", "labels_0") for path in files(folder, split)[:count]]
-    image = np.stack([np.float32((data - low) / (high - low)) for data, _ in examples])
-    return {"image": image, "label": np.stack([label for _, label in examples]).astype(np.uint8)}
+    paths = files(folder, split)
+    return read

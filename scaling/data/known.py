@@ -26,7 +26,7 @@ class DataInfo:
       streaming: whether the set does not fit on a device and is read by `streaming`.
       task: in `tasks.TASKS`.
       options: of the task.
-      folder: of tokens.
+      folder: of tokens, or of `deepcam`.
       files: what a run records of its files, which may differ under the same name.
     """
 

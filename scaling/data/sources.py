@@ -62,8 +62,8 @@ def describe(name: str, data_dir=None, **options) -> DataInfo:
       name: a data set.
       data_dir: TFDS's root, where folders of tokens lie too.
       **options: for `synthetic`: image_shape, num_classes and sizes, instead of CIFAR-10's; for
-        `synthetic_climate`: image_shape; for tokens: length, of a row, and streamed, whether rows
-        are read from disk.
+        `synthetic_climate`: image_shape; for tokens: length, of a row; for tokens and `deepcam`:
+        streamed, whether examples are read from disk as they are needed.
 
     Raises:
       UserError: unknown name or option, or a damaged folder of tokens.
@@ -72,6 +72,7 @@ def describe(name: str, data_dir=None, **options) -> DataInfo:
     known = {
         "synthetic": ("image_shape", "num_classes", "sizes"),
         "synthetic_climate": ("image_shape",),
+        "deepcam": ("streamed",),
     }.get(name, ("length", "streamed") if is_text else ())
     for option in options:
         if option not in known:
@@ -82,7 +83,7 @@ def describe(name: str, data_dir=None, **options) -> DataInfo:
     if name == "synthetic_climate" and options:
         return _climate(options["image_shape"])
     if name == "deepcam":
-        return _deepcam(data_root(data_dir) / name)
+        return _deepcam(data_root(data_dir) / name, **options)
     return INFOS[name] if name in INFOS else _synthetic(**options)
 
 
@@ -96,16 +97,17 @@ def _climate(image_shape) -> DataInfo:
     return maps(info.name, *image_shape[:2], *info.sizes.values())
 
 
-def _deepcam(folder: Path) -> DataInfo:
+def _deepcam(folder: Path, streamed=False) -> DataInfo:
     """`deepcam` with as many examples as there are, or all of them where the folder is missing."""
     from scaling.data import climate
 
     if not folder.is_dir():
-        return INFOS["deepcam"]
+        return dataclasses.replace(INFOS["deepcam"], streaming=streamed)
     sizes = {split: len(climate.files(folder, split)) for split in SPLITS}
     if lacking := [split for split, size in sizes.items() if not size]:
         raise incomplete(folder, f"{lacking[0]} has no *.h5")
-    return dataclasses.replace(INFOS["deepcam"], sizes=sizes)
+    own = {"sizes": sizes, "streaming": streamed, "folder": folder}
+    return dataclasses.replace(INFOS["deepcam"], **own)
 
 
 def _tokens(name, data_dir, length=None, streamed=False) -> DataInfo:
@@ -209,6 +211,8 @@ def load(data: str | DataInfo, split: str, data_dir=None) -> Split:
     info = data if isinstance(data, DataInfo) else describe(data)
     check_split(info, split)
     name = info.name
+    if name == "deepcam":
+        return rows_of(info, split)(np.arange(info.sizes[split]))
     if info.folder:
         (length,), _ = info.example["tokens"]
         return {"tokens": text.read_rows(info.folder, split, length)}
@@ -222,12 +226,22 @@ def load(data: str | DataInfo, split: str, data_dir=None) -> Split:
         return _load_arrays(info, split, data_dir)
     if name == "synthetic_climate":
         return _load_climate(info, split)
-    if name == "deepcam":
-        from scaling.data import climate
-
-        return climate.read(data_root(data_dir) / name, split, info.sizes[split])
     prepared = find_prepared(name, data_dir)
     return load_prepared(info, split, prepared, identity_of(info, prepared))
+
+
+def rows_of(info: DataInfo, split: str) -> Callable[[np.ndarray], Split]:
+    """read(places): the examples there of a split in a folder, [*places.shape, ...].
+
+    Raises:
+      UserError: as `load`.
+    """
+    if info.name == "deepcam":
+        from scaling.data import climate
+
+        return climate.reader(info.folder, split)
+    arrays = load(info, split)
+    return lambda places: {name: array[places] for name, array in arrays.items()}
 
 
 def check_split(info: DataInfo, split: str) -> None:

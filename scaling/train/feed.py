@@ -145,8 +145,8 @@ class StreamFeed:
 
 
 class RowFeed:
-    """Rows of tokens read from disk as training goes on; batches are the rows themselves, those of
-    this process's devices.
+    """Examples read from their folder as training goes on; batches are the examples themselves,
+    those of this process's devices.
 
     Args:
       plan: of the batches.
@@ -157,14 +157,14 @@ class RowFeed:
     def __init__(self, point: Point, plan: BatchPlan):
         self._point, self._plan = point, plan
         self._order = resident.EpochOrder(point.config.seed, point.info.sizes["train"])
-        self._rows = functools.cache(lambda split: sources.load(point.info, split)["tokens"])
+        self._rows = functools.cache(lambda split: sources.rows_of(point.info, split))
 
     def batches(self, step: int) -> Arrays:
-        """Rows of one update, [devices, 1, accum, micro, L]."""
+        """Examples of one update, [devices, 1, accum, micro, ...]."""
         size, echo = self._point.global_batch, self._point.echo
         index = self._order.batches(step * size, 1, size, echo).reshape(self._plan.layout)
         index = index[:, rows_here(self._point.devices, self._plan.devices)]
-        return {"tokens": self._rows("train")[np.moveaxis(index, 1, 0)[:, None]]}
+        return self._rows("train")(np.moveaxis(index, 1, 0)[:, None])
 
     def evaluation(self, split: str, sharing: int | None = None) -> Iterable[tuple[Any, Arrays]]:
         """The split batch by batch, each over `sharing` devices; None: all of the point's."""
@@ -173,8 +173,7 @@ class RowFeed:
         for start in range(0, size, devices * rows):
             index = start + np.arange(devices * rows).reshape(devices, 1, rows)
             index = index[rows_here(self._point.devices, devices)]
-            tokens = self._rows(split)[np.minimum(index, size - 1)]
-            yield None, {"tokens": tokens, "mask": index < size}
+            yield None, self._rows(split)(np.minimum(index, size - 1)) | {"mask": index < size}
 
 
 def evaluation_shapes(point: Point, split: str, sharing: int | None = None) -> tuple[Any, Any]:

@@ -211,6 +211,9 @@ def test_files_of_deepcam(folder):
             np.testing.assert_allclose(image, (data - low) / (high - low), rtol=1e-5, atol=1e-6)
             np.testing.assert_array_equal(label, classes)
         assert arrays["label"].dtype == np.uint8 and arrays["image"].dtype == np.float32
+        places = np.array([[1, 0], [1, 1]])
+        for name, some in sources.rows_of(info, split)(places).items():
+            np.testing.assert_array_equal(some, arrays[name][places])
     info.sizes["train"] = 2
     assert len(sources.load(info, "train", root)["label"]) == 2
 

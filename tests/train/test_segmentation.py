@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scaling.config import default_config, model_config
-from scaling.data import sources
+from scaling.data import climate, known, sources
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.train.point import resolve
@@ -62,6 +62,30 @@ def test_devices_and_microbatches_change_no_loss(alone, tmp_path, devices, micro
                 if name in other:
                     assert row[name] == pytest.approx(other[name], rel=share), name
     assert {"iou", "error", "loss"} <= found[1][0].keys()
+
+
+@pytest.mark.slow
+def test_maps_read_from_files_are_those_of_the_resident_run(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    maps = {"train": 24, "validation": 8}
+    for seed, (split, count) in enumerate(maps.items()):
+        (tmp_path / "deepcam" / split).mkdir(parents=True)
+        arrays = climate.synthetic(seed, count, 32, 48)
+        for i in range(count):
+            with h5py.File(tmp_path / "deepcam" / split / f"data-{i}.h5", "w") as file:
+                file["climate/data"] = arrays["image"][i]
+                file["climate/labels_0"] = arrays["label"][i]
+    with h5py.File(tmp_path / "deepcam/stats.h5", "w") as file:
+        file["climate/minval"], file["climate/maxval"] = np.zeros(16), np.ones(16)
+    monkeypatch.setitem(sources.INFOS, "deepcam", known.maps("deepcam", 32, 48, 24, 8, 8))
+    own = {"data.name": "deepcam", "data.image_shape": (), "data.dir": str(tmp_path)}
+    own |= {"data.train_size": None, "data.validation_size": None}
+    resident = _rows(tmp_path / "resident", **own)
+    for i, changes in enumerate(({}, {"devices": 2, "micro_batch": 4})):
+        streamed = _rows(tmp_path / f"{i}", **own, **changes, **{"data.streamed": True})
+        for rows, expected in zip(streamed, resident, strict=True):
+            losses = [[row["loss"] for row in each] for each in (rows, expected)]
+            np.testing.assert_allclose(*losses, rtol=5e-3 if changes else 1e-5)
 
 
 def test_weights_of_classes_are_of_the_sets_frequencies():
