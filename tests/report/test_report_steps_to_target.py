@@ -13,7 +13,7 @@ from scaling.report.charts import Band, Line, Points, Rule, Span
 from scaling.report.contents import contents, read_kinds
 from scaling.report.drawing import draw
 from scaling.report.ticks import decades, powers_of_two
-from scaling.studies.steps_to_target import analysis, charts
+from scaling.studies.steps_to_target import analysis, charts, growth
 from scaling.studies.steps_to_target.report import KIND
 
 GONE = {
@@ -405,3 +405,19 @@ def test_every_axis_has_ticks_and_room(values):
         assert 2 <= len(scale.ticks) <= 14
         assert scale.low < min(values) <= max(values) < scale.high
         assert scale.low <= scale.ticks[0] < scale.ticks[-1] <= scale.high
+
+
+def test_over_goals_the_critical_batch_grows_with_what_they_take(tmp_path):
+    """The square root of E_min, as B_crit 16, 64, 256 go with 640, 10,240, 163,840 examples."""
+    scale = {0.3: 1, 0.1: 4, 0.025: 16}
+    goals = [
+        write_workdir(tmp_path / f"{goal}", goal=goal, s_min=40 * k, b_crit=16 * k)
+        for goal, k in scale.items()
+    ]
+    studies = read_studies(goals)
+    [found] = growth.growths(studies)
+    exponent = found.law.exponents["examples to the goal at small batches"]
+    assert exponent == pytest.approx(0.5, abs=0.1)
+    assert "to the goal at small batches" in growth.sentence(studies)
+    alike = [write_workdir(tmp_path / f"s{k}", s_min=40 * k, b_crit=16 * k) for k in (1, 4, 16)]
+    assert growth.growths(read_studies(alike)) == []

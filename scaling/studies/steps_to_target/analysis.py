@@ -97,10 +97,16 @@ class Study(records.Study):
 
     @property
     def sizes(self) -> dict[str, float | None]:
-        """Of data and model, by name."""
+        """Of data and model, by name; and what the goal takes at small batches, `to_goal`."""
         point = self.points[0]
         own = {"training examples": point.train_size, "parameters": point.directory.parameters}
-        return self.log.sizes if self.log else own
+        sizes = self.log.sizes if self.log else own
+        return sizes | {self.to_goal: self.fit and self.fit.e_min}
+
+    @property
+    def to_goal(self) -> str:
+        """Name of E_min among the sizes."""
+        return f"{self.unit} to the goal at small batches"
 
     @property
     def overhead_title(self) -> str:

@@ -1,4 +1,5 @@
-"""How the critical batch size grows with the size of data and model, over several studies."""
+"""How the critical batch size grows with the size of data and model, or with what the goal takes,
+over several studies."""
 
 import functools
 import math
@@ -45,8 +46,10 @@ class Growth:
 
 def growths(studies: Sequence[Study]) -> list[Growth]:
     """Of B_crit and, where logs name a reference, of the batch that takes 20% more than that one;
-    none where the studies are no series of sizes."""
+    none where the studies are no series of sizes, or of goals."""
     names = [name for name in studies[0].sizes if _varies(name, studies)]
+    if len({study.goal for study in studies}) < len(studies) or len(names) > 1:
+        names = [name for name in names if name != studies[0].to_goal]
     alike = len({study.recipe["optimizer"] for study in studies}) == 1
     if len(studies) < 3 or not names or not alike:
         return []
