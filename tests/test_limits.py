@@ -16,8 +16,7 @@ from scaling import search
 from scaling.config import LATER_SEEDS, checked, default_config, limits_of, model_config
 from scaling.errors import UserError
 from scaling.limits import FINITE, plain
-from scaling.studies import STUDIES
-from scaling.studies.accuracy import measure as accuracy
+from scaling.studies import STUDIES, tuning
 from scaling.studies.running import points_of, study_of
 from scaling.train import memory
 from scaling.train import search as point_search
@@ -256,7 +255,7 @@ def test_seeds_of_trials_do_not_wrap(study):
     tuned = limits_of("accuracy.trials").high * (1 + limits_of("accuracy.widen").high)
     for last in (
         point_search.REPEAT_SEED + limits_of("target.repeats").high,
-        accuracy.TUNING_SEED + tuned,
+        tuning.SEED + tuned,
         limits_of("recipes.seeds").high,
         limits_of("adaptive.seeds").high,
         limits_of("branch.seeds").high + 1,

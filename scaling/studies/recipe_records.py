@@ -15,6 +15,37 @@ NAIVE = "naive"  # the recipe that changes nothing but the batch
 Scores = dict[str, float]  # metrics of the task by name
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A learning rate that was tried."""
+
+    learning_rate: float
+    validation_error: float | None  # or its metric, after the last update; None: diverged
+    status: str  # complete or diverged
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The search for a point's learning rate."""
+
+    range: tuple[float, float]  # lowest and highest rate tried
+    trials: list[Trial]
+    best: int | None  # place among the trials; None: all diverged
+    at_edge: str | None  # low or high, where the best lies at an end of the range
+    widened: int  # rounds beyond the first range
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The best trial."""
+        return None if self.best is None else self.trials[self.best]
+
+
+AT_EDGE = (  # of points with a tuning, for `about_all`
+    "the best learning rate is the lowest or highest that was tried; a better one may lie beyond.",
+    lambda point: point.tuning and point.tuning.chosen and point.tuning.at_edge,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One seed; the scores are of the weights after the last update, None where it diverged or the

@@ -2,9 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from scaling.limits import RATE, Limits
+from scaling.limits import POSITIVE, RATE, Limits
 from scaling.recipes import RATES
 
+TUNING = {"trials": Limits(0, 10_000, "[]"), "span": POSITIVE, "widen": Limits(0, 100, "[]")}
 LIMITS = {"recipes.seeds": Limits(1, 10_000, "[]"), "recipes.rates": RATE}
 HOLDS = {"recipes.all": str, "recipes.changed": str}
 
@@ -25,3 +26,13 @@ def section(c: ConfigDict, *names: str) -> None:
     c.recipes.rates = ConfigDict(RATES)
     # More pieces: name -> the sections and keys that it sets, {"hot": {"optim": {"base_lr": 1.0}}}.
     c.recipes.pieces = ConfigDict()
+
+
+def tuning(section: ConfigDict) -> None:
+    """Add the keys of scaling/studies/tuning.py to a study's section, at their defaults; `TUNING`
+    are their limits."""
+    # Learning rates to try for every recipe and batch, before the runs, as multiples of the
+    # recipe's own; the best validation metric at the end wins. 0: the recipe's own is taken.
+    section.trials = 0
+    section.span = (0.1, 10.0)
+    section.widen = 2  # how often to go on beyond that, while the best is at the edge

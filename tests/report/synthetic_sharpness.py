@@ -29,6 +29,7 @@ def write_sharpness_workdir(path, title="Sharpness", recipe="naive"):
             "devices": CPU,
             "seconds": {"compile": 1.0, "train": 8.0, "eval": 1.0},
             "metric": "error",
+            "tuning": None,
             "split": "test",
             "places": ["end"],
             "examples": 1000,

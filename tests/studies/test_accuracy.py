@@ -13,10 +13,11 @@ from scaling.config import default_config, model_config
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.signals import Interrupted
-from scaling.studies.accuracy.measure import beyond, dry_run, tuning_of
-from scaling.studies.accuracy.record import Trial
+from scaling.studies.accuracy.measure import dry_run
+from scaling.studies.recipe_records import Trial
 from scaling.studies.running import points_of, run_study
 from scaling.studies.shared import single_run
+from scaling.studies.tuning import beyond, tuning_of
 from scaling.train.single import train_point
 
 QUIET = lambda text: None

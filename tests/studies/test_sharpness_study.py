@@ -257,6 +257,7 @@ def _point(batch, recipe, nets):
         statistics="none",
         batch=4,
         parameters=3,
+        tuning=None,
         runs=runs,
     )
 
@@ -322,3 +323,18 @@ def test_a_report_of_the_records(study, tmp_path):
     nets = [net for r in study[2].values() for run in r["runs"] for net in run["nets"]]
     assert len(lines) == 1 + sum(len(net["measures"]) for net in nets)
     assert all(math.isfinite(m["value"]) for net in nets for m in net["measures"])
+
+
+@pytest.mark.slow
+def test_a_tuned_rate_is_that_of_the_runs(tmp_path):
+    tuned = {"trials": 2, "span": (0.5, 2.0), "widen": 0}
+    changes = {f"sharpness.{key}": value for key, value in tuned.items()}
+    config = _config(**changes)
+    config.batch_sizes, config.recipes.names, config.recipes.seeds = (192,), ("naive",), 1
+    result = results_of(config, tmp_path / "tuned")["bs192_naive"]
+    trials = result["tuning"]["trials"]
+    best = min(trials, key=lambda trial: trial["validation_error"])
+    assert len(trials) == 2 and result["learning_rate"] == best["learning_rate"]
+    config.sharpness.trials, config.optim.base_lr = 0, best["learning_rate"]
+    alone = results_of(config, tmp_path / "alone")["bs192_naive"]
+    assert alone["tuning"] is None and alone["runs"] == result["runs"]

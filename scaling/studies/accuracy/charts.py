@@ -24,13 +24,13 @@ from scaling.report.charts import (
 )
 from scaling.report.wording import batch_label, count, decimal_label, number
 from scaling.studies.accuracy.judging import Point, Study
-from scaling.studies.accuracy.record import Trial
 from scaling.studies.accuracy.texts import (
     point_text,
     spread_text,
     tolerance_text,
     value_text,
 )
+from scaling.studies.recipe_records import Trial
 
 FAR = 6.0  # what adds more than this multiple of the median added error is off the scale
 WITHIN = "#dcebe3"

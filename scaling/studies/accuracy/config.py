@@ -2,14 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from scaling.limits import POSITIVE, UP_TO_ONE, Limits
+from scaling.limits import UP_TO_ONE
 from scaling.studies import recipes_config as recipes
 
-LIMITS = {
-    "accuracy.tolerance": UP_TO_ONE,
-    "accuracy.trials": Limits(0, 10_000, "[]"),
-    "accuracy.span": POSITIVE,
-    "accuracy.widen": Limits(0, 100, "[]"),
+LIMITS = {"accuracy.tolerance": UP_TO_ONE} | {
+    f"accuracy.{key}": limits for key, limits in recipes.TUNING.items()
 }
 
 
@@ -20,8 +17,4 @@ def section(c: ConfigDict) -> None:
     # A recipe holds where its test error, or the headline metric of another task, is worse than the
     # base batch's by less than this.
     c.accuracy.tolerance = 0.005
-    # Learning rates to try for every recipe and batch, before the runs, as multiples of the
-    # recipe's own; the lowest validation error at the end wins. 0: the recipe's own is taken.
-    c.accuracy.trials = 0
-    c.accuracy.span = (0.1, 10.0)
-    c.accuracy.widen = 2  # how often to go on beyond that, while the best is at the edge
+    recipes.tuning(c.accuracy)

@@ -4,32 +4,7 @@ from dataclasses import dataclass
 
 from scaling.paired import mean_and_deviation
 from scaling.studies import recipe_records
-from scaling.studies.recipe_records import Run, Spread, spread_of
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A learning rate that was tried."""
-
-    learning_rate: float
-    validation_error: float | None  # or its metric, after the last update; None: diverged
-    status: str  # complete or diverged
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The search for a point's learning rate."""
-
-    range: tuple[float, float]  # lowest and highest rate tried
-    trials: list[Trial]
-    best: int | None  # place among the trials; None: all diverged
-    at_edge: str | None  # low or high, where the best lies at an end of the range
-    widened: int  # rounds beyond the first range
-
-    @property
-    def chosen(self) -> Trial | None:
-        """The best trial."""
-        return None if self.best is None else self.trials[self.best]
+from scaling.studies.recipe_records import Run, Spread, Tuning, spread_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

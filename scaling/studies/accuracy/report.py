@@ -26,7 +26,7 @@ from scaling.studies.accuracy.texts import (
     tolerance_text,
     unit_of,
 )
-from scaling.studies.recipe_records import compared_by, read_points
+from scaling.studies.recipe_records import AT_EDGE, compared_by, read_points
 
 NAMED = 3  # recipes that are named in a sentence
 SPLITS = ("train", "validation", "test")
@@ -103,11 +103,7 @@ def cautions(study: Study) -> list[str]:
             "some seeds diverged; the means are of the others, and the recipe is not recommended.",
             lambda p: p.failure,
         ),
-        (
-            "the best learning rate is the lowest or highest that was tried; a better one may lie "
-            "beyond.",
-            lambda p: p.tuning and p.tuning.chosen and p.tuning.at_edge,
-        ),
+        AT_EDGE,
     )
     if not any(point.scores("test") for point in study.points):
         texts.append("The test set was not evaluated (eval.test), so nothing can be compared.")

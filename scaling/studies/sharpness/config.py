@@ -17,7 +17,7 @@ LIMITS = {
     "sharpness.draws": Limits(2, 10_000, "[]"),
     "sharpness.steps": Limits(2, 10_000, "[]"),
     "sharpness.products": Limits(6, 10_000, "[]"),
-}
+} | {f"sharpness.{key}": limits for key, limits in recipes.TUNING.items()}
 
 
 def section(c: ConfigDict) -> None:
@@ -38,3 +38,4 @@ def section(c: ConfigDict) -> None:
     c.sharpness.batch = 128  # examples of each worst case
     c.sharpness.steps = 40  # of Lanczos, products with the Hessian
     c.sharpness.products = 30  # with the Hessian for a trace
+    recipes.tuning(c.sharpness)

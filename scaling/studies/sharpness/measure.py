@@ -37,7 +37,7 @@ from scaling.curvature import (
 from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
-from scaling.studies import recipe_points
+from scaling.studies import recipe_points, tuning
 from scaling.studies.sharpness import record
 from scaling.studies.sharpness.record import END, Measure, Net, Record, Run, at_loss
 from scaling.tasks import Classification, Language
@@ -79,7 +79,8 @@ def check(config: ConfigDict) -> None:
             f"sharpness.batch is {settings.batch:,} and {examples:,} examples are measured on; "
             f"set it to at most {examples // 2:,}, half of them."
         )
-    recipe_points.check(config, config.recipes.seeds)
+    tuning.check(config)
+    recipe_points.check(config, max(settings.trials, config.recipes.seeds))
 
 
 def _examples(point: Point, settings: ConfigDict) -> int:
@@ -91,19 +92,24 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     """Every seed of one batch size and recipe, then its nets one after another."""
     point = resolve(config, ("peak",))
     fields, settings = recipe_points.begin([point], run), config.sharpness
-    seeds = [config.seed + k for k in range(config.recipes.seeds)]
-    rule = ToTheEnd(point.total_steps, lambda step: next_evaluation(step, settings.resolution))
-    trials = point, rule, [{}] * len(seeds), seeds, run, "runs", "train"
-    training = Training(*trials, split="train", observers=[_Keep(run, settings.losses)])
-    outcome = training.run(0, signals, name)
-    gauge = Gauge(point, settings)
-    runs = []
-    for k, seed in enumerate(seeds):
-        lost = outcome.histories[k].diverged_at
-        nets = [] if lost is not None else list(_nets(gauge, run, outcome, k, name, signals))
-        runs.append(Run(seed, "complete" if lost is None else "diverged", lost, nets))
+    outcomes, found, rate = tuning.tune([point], run, name, signals)
+    gauge, runs = Gauge(point, settings), []
+    if rate is not None:
+        seeds = [config.seed + k for k in range(config.recipes.seeds)]
+        values = [tuning.at_rate(point, rate)] * len(seeds)
+        rule = ToTheEnd(point.total_steps, lambda step: next_evaluation(step, settings.resolution))
+        trials = point, rule, values, seeds, run, "runs", "train"
+        training = Training(*trials, split="train", observers=[_Keep(run, settings.losses)])
+        outcomes.append(training.run(outcomes[-1].lines if outcomes else 0, signals, name))
+        outcome = outcomes[-1]
+        for k, seed in enumerate(seeds):
+            lost = outcome.histories[k].diverged_at
+            nets = [] if lost is not None else list(_nets(gauge, run, outcome, k, name, signals))
+            runs.append(Run(seed, "complete" if lost is None else "diverged", lost, nets))
+    fields |= {"learning_rate": rate}
     return Record(
         **fields,
+        tuning=found,
         status="diverged" if not any(run.nets for run in runs) else "complete",
         split=gauge.split,
         places=[*map(at_loss, settings.losses), END],
@@ -112,7 +118,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         batch=settings.batch,
         parameters=point.parameter_count,
         runs=runs,
-        seconds=seconds_of([outcome]),
+        seconds=seconds_of(outcomes),
     )
 
 
@@ -321,6 +327,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     """
     first = next(iter(points.values()))
     seeds, settings = first.recipes.seeds, first.sharpness
+    tuned = tuning.text(settings)
     places = [f"at a training loss of {loss:g}" for loss in settings.losses]
-    each = f"{seeds} seeds, measured {', '.join([*places, 'after the last update'])}"
-    return recipe_points.dry_run(points, seeds, each)
+    each = f"{tuned}{seeds} seeds, measured {', '.join([*places, 'after the last update'])}"
+    return recipe_points.dry_run(points, settings.trials + seeds, each)

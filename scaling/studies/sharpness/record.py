@@ -82,6 +82,7 @@ class Run:
 class Record(recipe_records.Record):
     """One batch size under one recipe."""
 
+    tuning: recipe_records.Tuning | None
     split: str  # test, or validation where the test split is not read
     places: list[str]
     examples: int  # of the training set, the first ones, measured on

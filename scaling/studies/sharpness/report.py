@@ -20,7 +20,7 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, listed, metric_value, number, subject
-from scaling.studies.recipe_records import Spread, compared_by, read_points
+from scaling.studies.recipe_records import AT_EDGE, Spread, compared_by, read_points
 from scaling.studies.sharpness.analysis import Point, Ratio, Row, Study, ratio, verdict
 from scaling.studies.sharpness.record import ADAPTIVE_TOP, END, TOP
 
@@ -113,6 +113,7 @@ def cautions(study: Study) -> list[str]:
             "some seeds diverged; the numbers are of the others.",
             lambda p: any(not run.nets for run in p.runs),
         ),
+        AT_EDGE,
         (
             "the loss is not finite near some nets, which have no measures.",
             lambda p: any(not net.measures for run in p.runs for net in run.nets),
@@ -148,6 +149,7 @@ def table(studies: Sequence[Study]) -> Table:
     columns = [
         Column("batch", "global_batch", count),
         Column("recipe", "recipes", ", ".join),
+        Column("learning rate", "learning_rate"),
         Column("measured", lambda s, p: place_text(place), str),
         Column("nets", lambda s, p: f"{len(p.nets(place))} of {len(p.runs)}", str),
         Column("training loss", of(lambda net: net.loss), values),
