@@ -3,10 +3,10 @@
 import functools
 import statistics
 
+from quoted.comparisons import comparisons, in_words
 from quoted.quotes import Section, Table, say
 from quoted.records import count, percent, study
-from scaling.fits import Breakpoint, StepsFit, rounded
-from scaling.ratios import critical_batch_ratio
+from scaling.fits import StepsFit, rounded
 from scaling.report.wording import number
 
 MLP, DIGITS = "fashion_mlp", "quickstart"
@@ -58,11 +58,6 @@ def _fit(name) -> StepsFit:
     return _study(name).fit
 
 
-def _in_words(found: Breakpoint) -> str:
-    """105 (75 to 148)"""
-    return f"{rounded(found.batch)} ({found.interval_text.removeprefix('95%: ')})"
-
-
 def _of(value, interval, most=None):
     low, high = interval
     above = most is not None and high >= 0.99 * most
@@ -79,7 +74,7 @@ def quotes():
     yield from _findings()
     yield from _repeats()
     yield from _panel_b()
-    yield _comparisons()
+    yield comparisons("shallue_comparisons", GROUPS, _fit)
     yield from _compared()
 
 
@@ -90,8 +85,8 @@ def _curves():
         fit = _fit(name)
         row = [
             title,
-            _in_words(fit.perfect_scaling_end),
-            _in_words(fit.max_useful_batch),
+            in_words(fit.perfect_scaling_end),
+            in_words(fit.max_useful_batch),
             _bend(fit),
         ]
         row += [f"{fit.bend_p:.2g}", _of(fit.b_crit, fit.b_crit_interval), f"{fit.scatter:.0%}"]
@@ -162,33 +157,6 @@ def _panel_b():
         *(number(float(s)) for s in fit.steps([p.global_batch for p in points])),
         *(number(float(end)) for pair in zip(low, high, strict=True) for end in pair),
     )
-
-
-def _comparisons():
-    rows = [
-        [
-            "changed",
-            "perfect scaling to",
-            "largest useful batch",
-            "B_crit",
-            "over the first",
-            "paper",
-        ]
-    ]
-    for group in GROUPS:
-        for title, name, paper in group:
-            fit, ratio = _fit(name), ""
-            if name != group[0][1]:
-                found = critical_batch_ratio(fit, _fit(group[0][1]))
-                ratio = f"{found.value:.2g} ({found.interval_text.removeprefix('95%: ')})"
-                ratio = f"**{ratio}**" if found.differs else ratio
-                paper = paper or ("differs" if found.differs else "indistinguishable")
-            breakpoints = (
-                _in_words(fit.perfect_scaling_end),
-                _in_words(fit.max_useful_batch),
-            )
-            rows.append([title, *breakpoints, rounded(fit.b_crit), ratio, paper])
-    return Table("shallue_comparisons", rows)
 
 
 def _compared():
