@@ -1,6 +1,7 @@
 """Eight simulated devices for every test, and a cache of compiled programs between them.
 
-Where no file is named, tests run in a process per core, file by file.
+Where no file is named, tests run in a process per core, file by file. Tests that take long are
+marked slow here, by slow.txt: a file, a function, or with "+" all but the first case of one.
 
 And small TFDS directories of array_record files, written without TensorFlow.
 """
@@ -20,6 +21,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["PJRT_NPROC"] = "1"  # the other cores have processes of their own
+SLOW = Path(__file__).with_name("slow.txt")
 CACHE = os.path.join(tempfile.gettempdir(), f"scaling-tests-{os.getuid()}")
 os.environ["SCALING_CACHE_DIR"] = CACHE
 
@@ -37,6 +39,18 @@ def pytest_xdist_auto_num_workers(config):
     """A worker takes seconds to start, and has eight devices: none for a few tests."""
     named = any(".py" in argument for argument in config.args)
     return 0 if named else min(os.cpu_count(), 8)
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are selected by
+def pytest_collection_modifyitems(items):
+    slow, seen = set(SLOW.read_text().split()), set()
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        file = function.partition("::")[0]
+        again = f"{function}+" in slow and function in seen
+        if again or not slow.isdisjoint((file, function)):
+            item.add_marker(pytest.mark.slow)
+        seen.add(function)
 
 
 @pytest.fixture(scope="module", autouse=True)

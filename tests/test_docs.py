@@ -77,3 +77,9 @@ def test_a_passage_that_is_gone_is_told():
     assert WALKS.stale(text) == ["rate 0.1"]
     lost = WALKS.put_right(text)[1]
     assert lost == WALKS.wrong(text) and len(lost) == 2
+
+
+def test_the_list_of_slow_tests_has_no_other_names():
+    for entry in (ROOT / "tests/slow.txt").read_text().split():
+        file, _, function = entry.rstrip("+").partition("::")
+        assert f"def {function}" in (ROOT / file).read_text(), entry
