@@ -224,6 +224,8 @@ def test_a_batch_that_grows_on_the_way(tmp_path):
     assert [run["status"] for run in result["runs"]] == ["complete"] * 2
     rows = read_metrics(tmp_path / "bs48_seesaw", "validation")
     assert [row["step"] for row in rows if row["trial"] == 1] == [0, 25, 50, 54, 60, 62]
+    # Read once, after the last part.
+    assert [row["step"] for row in read_metrics(tmp_path / "bs48_seesaw", "test")] == [62, 62]
     assert len(result["tuning"]["trials"]) >= 2
 
 
