@@ -90,9 +90,11 @@ def test_halves_are_measured_now_and_then(tmp_path):
     assert [r["step"] for r in rows if r["part_grad_sq_norm"] is not None][:3] == [1, 5, 9]
 
 
-def test_tracking_changes_no_number_of_the_run(tmp_path):
-    _train(tmp_path / "with", _config(micro_batch=8))
-    _train(tmp_path / "without", _config(micro_batch=8, noise_scale=False))
+@pytest.mark.parametrize("micro_batch", [8, None])
+def test_tracking_changes_no_number_of_the_run(tmp_path, micro_batch):
+    """By norms of microbatches, and of halves."""
+    _train(tmp_path / "with", _config(micro_batch=micro_batch))
+    _train(tmp_path / "without", _config(micro_batch=micro_batch, noise_scale=False))
     for a, b in zip(
         *(read_metrics(tmp_path / n, "train") for n in ("with", "without")), strict=True
     ):
