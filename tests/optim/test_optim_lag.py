@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compare import StopAfter, same_runs
 from ml_collections import ConfigDict
 
 from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.optim.lag import lagged
 from scaling.record import RunDir, read_metrics
+from scaling.signals import Interrupted
 from scaling.train.point import resolve
 from scaling.train.single import train_point
 
@@ -70,11 +72,11 @@ def _config(**changes):
     return c
 
 
-def _rows(path, **changes):
+def _rows(path, signals=None, **changes):
     config = _config(**changes)
     with RunDir(path) as run:
         run.begin(json.loads(config.to_json_best_effort()))
-        run.finish(train_point(config, run, "test"))
+        run.finish(train_point(config, run, "test", signals))
     return read_metrics(path, "train")
 
 
@@ -94,6 +96,14 @@ def test_a_run_with_a_lag_on_any_layout(tmp_path, devices, micro_batch):
     for row, other in zip(rows, expected, strict=True):
         for name in ("loss", "grad_sq_norm", "weight_distance"):
             assert row[name] == pytest.approx(other[name], rel=1e-4, abs=1e-7), name
+
+
+def test_a_run_resumes_with_the_gradients_that_wait(tmp_path):
+    _rows(tmp_path / "whole", **{"optim.lag": 2})
+    with pytest.raises(Interrupted):
+        _rows(tmp_path / "cut", StopAfter(2), **{"optim.lag": 2})
+    _rows(tmp_path / "cut", **{"optim.lag": 2})
+    same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_lag_that_cannot_be_is_told():
