@@ -11,14 +11,7 @@ HEAD = ["examples of the run", "validation loss", "critical batch size", "B_simp
 
 def quotes():
     """The table, and the batch warmup."""
-    digits = study("branch_digits")
-    (point,) = digits.points
-    rows = [HEAD]
-    for at in point.snapshots:
-        ratio = point.over(at)
-        texts = batch_text(point, at), estimate_text(at.noise), number(ratio) if ratio else ""
-        rows.append([count(at.examples), number(at.loss), *texts])
-    yield Table("merrill", rows)
+    point = yield from _along("merrill", "branch_digits")
     (_, first), (place, second) = point.warmup.schedule
     yield say(
         "is of {}, and of {} after {} examples; it takes {} steps where batch {} takes {}: {} "
@@ -32,6 +25,33 @@ def quotes():
         percent(point.saved),
         difference_text(point.cost),
     )
+    text = yield from _along("merrill_kjv", "branch_kjv")
+    _, (place, second) = text.warmup.schedule
+    yield say(
+        "Its batch warmup, {} after {} sequences, saves {} of the steps and ends {} above",
+        count(second),
+        count(place),
+        percent(text.saved),
+        difference_text(text.cost),
+    )
+    ratios = [text.over(at) for at in text.snapshots]
+    yield say(
+        "of the language model {} to {} times as large",
+        number(min(ratios)),
+        number(max(ratios)),
+    )
+
+
+def _along(name, workdir):
+    """A table of the snapshots of a run; returns its point."""
+    (point,) = study(workdir).points
+    rows = [HEAD]
+    for at in point.snapshots:
+        ratio = point.over(at)
+        texts = batch_text(point, at), estimate_text(at.noise), number(ratio) if ratio else ""
+        rows.append([count(at.examples), number(at.loss), *texts])
+    yield Table(name, rows)
+    return point
 
 
 SECTIONS = [
@@ -51,6 +71,8 @@ SECTIONS = [
             "43% fewer steps",
             "OLMo 1B",
             "five times as large",
+            "costs 0.02",
+            "a batch of 4 and a rate of 0.002",
         ),
     )
 ]

@@ -416,8 +416,8 @@ def test_over_goals_the_critical_batch_grows_with_what_they_take(tmp_path):
     ]
     studies = read_studies(goals)
     [found] = growth.growths(studies)
-    exponent = found.law.exponents["examples to the goal at small batches"]
+    exponent = found.law.exponents["E_min"]
     assert exponent == pytest.approx(0.5, abs=0.1)
-    assert "to the goal at small batches" in growth.sentence(studies)
+    assert "B_crit grows as E_min^0." in growth.sentence(studies)
     alike = [write_workdir(tmp_path / f"s{k}", s_min=40 * k, b_crit=16 * k) for k in (1, 4, 16)]
     assert growth.growths(read_studies(alike)) == []

@@ -111,7 +111,7 @@ def test_intervals_sizes_and_units_of_a_table(tmp_path):
     [study] = read(record_logs([write(tmp_path / "a.csv", text)], tmp_path / "w", Asked()))
     assert [p.steps_interval for p in study.points] == [(90, 111), None, None]
     assert study.points[0].steps_to_target == 100
-    assert study.sizes == {"parameters": 7, study.to_goal: study.fit.e_min}
+    assert study.sizes == {"parameters": 7, "E_min": study.fit.e_min}
     assert study.log.tokens_per_example == 32
     assert study.goal_text == "the goal" and study.unit == "examples"
 

@@ -20,6 +20,8 @@ from scaling.report.records import Directory, Workdir, check_alike, read_points
 from scaling.report.wording import parameter_text
 from scaling.studies.steps_to_target.record import Log, Record
 
+E_MIN = "E_min"  # among the sizes of studies
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Point(Record):
@@ -97,16 +99,11 @@ class Study(records.Study):
 
     @property
     def sizes(self) -> dict[str, float | None]:
-        """Of data and model, by name; and what the goal takes at small batches, `to_goal`."""
+        """Of data and model, by name; and what the goal takes at small batches, `E_MIN`."""
         point = self.points[0]
         own = {"training examples": point.train_size, "parameters": point.directory.parameters}
         sizes = self.log.sizes if self.log else own
-        return sizes | {self.to_goal: self.fit and self.fit.e_min}
-
-    @property
-    def to_goal(self) -> str:
-        """Name of E_min among the sizes."""
-        return f"{self.unit} to the goal at small batches"
+        return sizes | {E_MIN: self.fit and self.fit.e_min}
 
     @property
     def overhead_title(self) -> str:

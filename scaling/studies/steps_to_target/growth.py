@@ -12,7 +12,7 @@ from scaling.laws import Law, fit_law, standard_error
 from scaling.report.blocks import Block, Note, Picture
 from scaling.report.charts import Axis, Line, Panel, Points, batches, shown, style_of
 from scaling.report.wording import interval, number, percent
-from scaling.studies.steps_to_target.analysis import Study
+from scaling.studies.steps_to_target.analysis import E_MIN, Study
 
 LEAST_RANGE = 4  # of the largest size over the smallest: a shorter one tells no exponent
 
@@ -49,7 +49,7 @@ def growths(studies: Sequence[Study]) -> list[Growth]:
     none where the studies are no series of sizes, or of goals."""
     names = [name for name in studies[0].sizes if _varies(name, studies)]
     if len({study.goal for study in studies}) < len(studies) or len(names) > 1:
-        names = [name for name in names if name != studies[0].to_goal]
+        names = [name for name in names if name != E_MIN]
     alike = len({study.recipe["optimizer"] for study in studies}) == 1
     if len(studies) < 3 or not names or not alike:
         return []
@@ -84,6 +84,9 @@ def blocks(studies: Sequence[Study]) -> Iterator[Block]:
     if not found:
         return
     caption = "Critical batch sizes with their 95% intervals, and power laws fitted to them."
+    if E_MIN in found[0].sizes:
+        unit = studies[0].unit
+        caption += f" E_min: {unit} that the goal takes at small batches, of the same fits."
     panels = shown(_panel(size, found) for size in found[0].sizes)
     yield Picture("growth", caption, panels, "no critical batch size has a bounded interval")
     for growth in found:
@@ -111,4 +114,5 @@ def _panel(size: str, found: Sequence[Growth]) -> Panel:
         look = {"low": low, "high": high, "texts": texts}
         marks.append(Points(x, y, color, growth.name, marker, **look))
     unit = found[0].critical[0][0].unit if found[0].critical else "examples"
+    size = f"{E_MIN} ({unit})" if size == E_MIN else size
     return Panel(Axis(size), batches(unit, "critical batch size"), marks)
