@@ -3,9 +3,9 @@
     python benchmarks/hosts.py [--kills=20] [--starts=100]
 
 Kills: both processes run in the restart loop of docs/many_machines.md, and one of them, in turn, is
-killed (SIGKILL) at a random moment of the run's usual time, its start included. Afterwards
-metrics.jsonl must be that of an undisturbed run, byte for byte. `told` are the seconds until the
-other process ended too.
+killed (SIGKILL) at a random moment of the run's usual time, its start included. One that is killed
+when the other has ended the run is not started again. Afterwards metrics.jsonl must be that of an
+undisturbed run, byte for byte. `told` are the seconds until the other process ended too.
 Starts: both processes train three updates and end with 0.
 """
 
@@ -40,7 +40,7 @@ class Host:
     """One process of two, started again in a loop until it ends as it should."""
 
     def __init__(self, command, environment, again=True):
-        self.codes, self.ended, self._again = [], [], again
+        self.codes, self.ended, self._again, self.other = [], [], again, None
         self._command, self._environment = command, environment
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
@@ -54,6 +54,8 @@ class Host:
             if not self._again or self.codes[-1] in (0, 130, 143):
                 return
             time.sleep(1)
+            if self.other.codes[-1:] == [0]:
+                return
 
     def wait(self):
         """The exit codes, in order."""
@@ -68,7 +70,9 @@ def both(config, workdir, *flags, again=True):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     program = [sys.executable, str(ROOT / "launch.py"), f"--config={config}", *flags]
     own = lambda i: (f"--hosts=127.0.0.1:{port},2,{i}", f"--workdir={workdir}{'-1' * i}")
-    return [Host([*program, *own(i)], environment, again) for i in (0, 1)]
+    pair = [Host([*program, *own(i)], environment, again) for i in (0, 1)]
+    pair[0].other, pair[1].other = pair[1], pair[0]
+    return pair
 
 
 def kill(config, workdir, victim, after):

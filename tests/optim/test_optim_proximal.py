@@ -111,7 +111,7 @@ def test_streamed_rows_and_resident_examples_are_those_of_the_same_batch():
     np.testing.assert_array_equal(order.batches(first, 5, size).ravel(), order[first : 10 * size])
     point = resolve(_config())
     feed = RowFeed(point, Population(point, [{}], [0]).layout.plan)
-    feed._rows = lambda split: np.arange(1197)
+    feed._rows = lambda split: lambda places: {"tokens": places}
     for update, index in enumerate(found, 5):
         np.testing.assert_array_equal(feed.batches(update)["tokens"].ravel(), index)
 
