@@ -23,6 +23,8 @@ from pathlib import Path
 
 from common import ROOT, machine, write
 
+LOST = 75  # exit code: another process is gone
+
 CONFIG = """
 from ml_collections import ConfigDict
 from scaling.config import default_config
@@ -76,7 +78,8 @@ def both(config, workdir, *flags, again=True):
 
 
 def kill(config, workdir, victim, after):
-    """One run with a kill: exit codes, and seconds until the other ended; None: it need not."""
+    """One run with a kill: exit codes, and seconds until the other ended; None: it need not, for
+    they had not met yet, or the run had ended."""
     pair = both(config, workdir)
     time.sleep(after)
     pair[victim].process.send_signal(signal.SIGKILL)
@@ -87,7 +90,7 @@ def kill(config, workdir, victim, after):
         "victim": victim,
         "after": round(after, 2),
         "codes": codes,
-        "told": round(first, 2) if codes[victim][0] == -signal.SIGKILL else None,
+        "told": round(first, 2) if codes[1 - victim][0] == LOST else None,
     }
 
 
