@@ -184,8 +184,10 @@ def serve(measurement: Callable[[], tuple[Callable[[], float], dict[str, Any]]])
 
 def write(name: str, content: dict[str, Any]) -> None:
     """Print the result and save it as benchmarks/results/NAME.json."""
+    from scaling.files import json_text
+
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
-    text = json.dumps(content, indent=1)
+    text = json_text(content)
     (folder / f"{name}.json").write_text(text + "\n")
     print(text)

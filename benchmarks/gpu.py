@@ -37,13 +37,13 @@ class Results:
 
     def add(self, **content):
         """Merge into the content, one level deep."""
-        from scaling.files import write_atomically
+        from scaling.files import json_text, write_atomically
 
         for key, value in content.items():
             old = self.content.get(key)
             both = isinstance(value, dict) and isinstance(old, dict)
             self.content[key] = old | value if both else value
-        write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
+        write_atomically(self.path, json_text(self.content) + "\n")
 
 
 def resnet_config(toy: bool, batch: int):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from common import ROOT, machine, write
 
-LOST = 75  # exit code: another process is gone
+from scaling.hosts import LOST
 
 CONFIG = """
 from ml_collections import ConfigDict

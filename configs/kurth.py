@@ -23,7 +23,7 @@ WEIGHTINGS = ("none", "inverse", "inverse_sqrt")
 
 def _small(c):
     c.model = model_config("tiramisu", **SMALL)
-    c.global_batch, c.micro_batch, c.duration, c.eval.every = 4, 4, "160 steps", "20 steps"
+    c.global_batch, c.micro_batch, c.duration, c.eval.every = 4, 4, "80 steps", "20 steps"
     c.data.validation_size = 32
     c.optim.base_batch, c.optim.base_lr = 4, 3e-3
     c.schedule.name, c.schedule.warmup = "cosine", "5 steps"

@@ -1,5 +1,6 @@
 """One run over several hosts: real processes on this machine, each with one device."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -188,11 +189,13 @@ def cable():
             ip(f"-n {name} addr add 10.99.0.{i + 1}/24 dev {name}")
             ip(f"-n {name} link set {name} up")
             ip(f"-n {name} link set lo up")
+        yield "10.99.0.1", names, lambda: ip(f"-n {names[0]} link set {names[0]} down")
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no network can be made here: it takes root and iproute2")
-    yield "10.99.0.1", names, lambda: ip(f"-n {names[0]} link set {names[0]} down")
-    for name in names:
-        ip(f"netns del {name}")
+    finally:
+        for name in names:
+            with contextlib.suppress(OSError):
+                subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 @pytest.mark.slow
@@ -286,11 +289,11 @@ def test_what_cannot_be_is_told_by_all(config, tmp_path, flags, own, message):
 
 @pytest.mark.slow
 def test_a_host_with_other_code_is_refused_by_all(config, tmp_path):
-    shutil.copytree(Path(hosts.__file__).parent, tmp_path / "own" / "scaling")
-    with open(tmp_path / "own" / "scaling" / "batch.py", "a") as file:
+    for own in ("0", "1"):  # neither has a git revision
+        shutil.copytree(Path(hosts.__file__).parent, tmp_path / own / "scaling")
+    with open(tmp_path / "1" / "scaling" / "batch.py", "a") as file:
         file.write("# changed\n")
-    own = {"PYTHONPATH": str(tmp_path / "own"), "PYTHONSAFEPATH": "1", "fresh": True}
-    process = lambda i: own if i else {}
+    process = lambda i: {"PYTHONPATH": f"{tmp_path}/{i}", "PYTHONSAFEPATH": "1", "fresh": True}
     codes, _, err = Hosts(tmp_path / "w", f"--config={config}", process=process).ends()
     assert codes == [2, 2], err
     assert all(text.count("\n") == 1 and "error: " in text and "code: " in text for text in err)

@@ -1,7 +1,7 @@
 """Maps of the atmosphere with tropical cyclones and atmospheric rivers, as Kurth 2018 segments.
 
 `synthetic` draws them, and `labels` finds both by the rules with which the climate data of that
-paper and of MLPerf HPC's DeepCAM were labelled; `read` reads those data themselves. Maps are [H, W]
+paper and of MLPerf HPC's DeepCAM were labelled; `reader` reads those data. Maps are [H, W]
 from 90 degrees south to north, and around the globe from 0 degrees east.
 """
 

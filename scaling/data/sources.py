@@ -101,13 +101,13 @@ def _deepcam(folder: Path, streamed=False) -> DataInfo:
     """`deepcam` with as many examples as there are, or all of them where the folder is missing."""
     from scaling.data import climate
 
+    info = dataclasses.replace(INFOS["deepcam"], streaming=streamed, folder=folder)
     if not folder.is_dir():
-        return dataclasses.replace(INFOS["deepcam"], streaming=streamed)
+        return info
     sizes = {split: len(climate.files(folder, split)) for split in SPLITS}
     if lacking := [split for split, size in sizes.items() if not size]:
         raise incomplete(folder, f"{lacking[0]} has no *.h5")
-    own = {"sizes": sizes, "streaming": streamed, "folder": folder}
-    return dataclasses.replace(INFOS["deepcam"], **own)
+    return dataclasses.replace(info, sizes=sizes)
 
 
 def _tokens(name, data_dir, length=None, streamed=False) -> DataInfo:
@@ -208,7 +208,7 @@ def load(data: str | DataInfo, split: str, data_dir=None) -> Split:
       UserError: unknown name or split; missing, incomplete or corrupted files; arrays that are not
         as registered.
     """
-    info = data if isinstance(data, DataInfo) else describe(data)
+    info = data if isinstance(data, DataInfo) else describe(data, data_dir)
     check_split(info, split)
     name = info.name
     if name == "deepcam":

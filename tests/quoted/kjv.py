@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from quoted.comparisons import comparisons
+from quoted.comparisons import comparisons, in_words
 from quoted.quotes import Section, Table, say
 from quoted.records import number, study
 from scaling.fits import rounded
@@ -36,8 +36,7 @@ def quotes():
     rows = [HEAD]
     for title, name in STUDIES.items():
         fit = study(name).fit
-        ends = (fit.perfect_scaling_end, fit.max_useful_batch)
-        texts = [f"{rounded(e.batch)} ({e.interval_text.removeprefix('95%: ')})" for e in ends]
+        texts = [in_words(fit.perfect_scaling_end), in_words(fit.max_useful_batch)]
         texts += [_of(fit.b_crit, fit.b_crit_interval), _of(fit.curve.bend, fit.bend_interval)]
         rows.append([title, *texts, f"{fit.scatter:.0%}"])
     yield Table("kjv", rows)
@@ -84,13 +83,8 @@ def _compare():
     (name,) = growth.sizes
     law = growth.law
     yield say(
-        "B_crit grows as E_min to the power {}",
-        _of_power(law.exponents[name], law.intervals[name]),
+        "B_crit grows as E_min to the power {}", _of(law.exponents[name], law.intervals[name])
     )
-
-
-def _of_power(value, interval):
-    return f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 def _slope(points):

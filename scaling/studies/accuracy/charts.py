@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from scaling.crossings import LOSS, Metric
+from scaling.crossings import Metric
 from scaling.paired import mean_and_deviation
 from scaling.report.charts import (
     COLORS,
@@ -208,7 +208,7 @@ def curves(studies: Sequence[Study]) -> list[Panel]:
 def _recipes(study: Study) -> Iterator[Panel]:
     """Every recipe of one batch size: the loss, and the metric."""
     points, title = study.points_at(study.batches[0]), f"batch {batch_label(study.batches[0])}"
-    for name, metric in {"loss": LOSS, study.metric: study.measure}.items():
+    for name, metric in {"loss": study.loss, study.metric: study.measure}.items():
         marks = []
         for point, color in zip(points, shades(len(points)), strict=True):
             marks += _curve(study, point, point.recipe, color, metric=(name, metric))
