@@ -133,7 +133,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     picture = Picture("steps_to_target", caption, charts.steps_to_target(studies), nothing)
     yield Section("Steps against batch", [picture, *_fits(studies)])
     if laws := list(growth.blocks(studies)):
-        yield Section("Critical batch size and the size of data and model", laws)
+        yield Section("How the critical batch size grows", laws)
     for section in searches(studies):
         if not studies[0].log or any(_shows(block) for block in section.blocks):
             yield section
