@@ -33,8 +33,8 @@ def tiny(study="train", **changes) -> ConfigDict:
     if study in ("accuracy", "generalization", "sharpness"):
         c.recipes.seeds, c.recipes.warmup, c.recipes.names = 2, "1 step", ("lars+warmup",)
         c.optim.base_batch = 8
-    if study == "accuracy":
-        c.accuracy.trials = 2
+    if study in ("accuracy", "sharpness"):
+        c[study].trials = 2
     if study in ("generalization", "sharpness"):
         c.duration, c.eval.every = "8 steps", "1 epoch"
     if study == "generalization":

@@ -98,7 +98,7 @@ def tune(
             value, status = (None, "diverged") if lost else (history.last[metric], "complete")
             trials.append(Trial(rate, value, status))
         found = tuning_of(trials, len(outcomes) - 1, point.task.metrics[metric].better)
-        if found.at_edge is None or found.widened == settings.widen:
+        if found.widened == settings.widen or found.at_edge is None:
             return outcomes, found, found.chosen and found.chosen.learning_rate
         rates = beyond(found, settings.trials // 2)
 
