@@ -321,7 +321,7 @@ def test_early_stop_ends_the_threads(photos):
 
     batches = stream(photos, threads=4).batches()
     next(batches)
-    assert len(reading()) == 4
+    assert 1 <= len(reading()) <= 4  # a pool starts no thread while one is idle
     batches.close()
     assert not reading()
 
