@@ -7,14 +7,19 @@ cross entropy, backward pass and Nesterov momentum at the same batch; language m
 tokens and Adam. Ours is the compiled program of a run, `scaling.train.step`, with each core as a
 device, as launch.py runs convolutions, and with all cores as one device. PyTorch is the loop of its
 tutorials, with convolutions in its default layout and in channels_last, and with Adam as it is by
-default and fused. Rates are examples per second, medians of alternating repeats in one process per
-case, with JAX's threads as in launch.py; language models have one thread each, and their rates are
-per second of processor time.
+default and fused. The points of a surface around a net (Li 2018) are evaluated on its running batch
+statistics, in PyTorch in pieces of 1,000 images, and as the code released with the paper does:
+through a loader, 128 images at a time, each loss read at once. Rates are examples per second,
+medians of alternating repeats in one process per case, with JAX's threads as in launch.py; language
+models and surfaces have one thread each, and their rates are per second of processor time.
+
+XLA_FLAGS of the environment hold for ours; with --cases=PART only cases whose name has PART run.
 """
 
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,6 +58,8 @@ CASES |= {
         {"name": "lstm", "width": 128, "cells": 256, "tied": True},
     ),
 }
+SURFACE = "surface of an MLP 784-5x128-10 with batch norm, 5,000 images"
+CASES[SURFACE] = (5000, (28, 28, 1), {"name": "mlp", "widths": (128,) * 5, "norm": "batch"})
 SIZE = 20_000
 
 
@@ -147,13 +154,81 @@ def _language_rate(net, optimizer, tokens, batch):
     return lambda: 10 * batch / seconds(loop, clock=time.process_time)
 
 
+def surface_case(count, shape, model, repeats):
+    """`measure` of points of a surface."""
+    os.environ["PJRT_NPROC"] = "1"
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+    from torch.utils.data import DataLoader, Dataset
+
+    from scaling.train.surface import BLOCK
+
+    torch.set_num_threads(1)
+    surface, places = _surface(count, shape, model), np.zeros((BLOCK, 2), np.float32)
+
+    def ours():
+        surface.evaluate(places)
+
+    net = _torch_net(model, math.prod(shape), shape[-1]).eval()
+    center = [w.detach().clone() for w in net.parameters()]
+    along = [[torch.randn_like(w) for w in center] for _ in range(2)]
+    raw = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
+    normalised, labels = lambda x: (x.float() / 255 - 0.5) / 0.25, torch.randint(0, 10, (count,))
+
+    class Images(Dataset):
+        def __len__(self):
+            return count
+
+        def __getitem__(self, i):
+            return normalised(raw[i]), labels[i]
+
+    loader = DataLoader(Images(), batch_size=128)
+
+    def point(batches):
+        for weights, start, *moves in zip(net.parameters(), center, *along, strict=True):
+            weights.data = start + sum(0.1 * move for move in moves)
+        with torch.no_grad():
+            for some, their in batches:
+                out = net(some)
+                F.cross_entropy(out, their).item(), out.argmax(1).eq(their).sum().item()
+
+    pieces = list(zip(normalised(raw).split(1000), labels.split(1000), strict=True))
+    rate = lambda run, points: lambda: count * points / seconds(run, clock=time.process_time)
+    contestants = {
+        "ours": rate(ours, BLOCK),
+        "torch": rate(lambda: point(pieces), 1),
+        "torch, released way": rate(lambda: point(loader), 1),
+    }
+    rates = side_by_side(contestants, repeats)
+    return {"rates": rates, "ratios": ratios(rates)}
+
+
+def _surface(count, shape, model):
+    """A plane around a net that was not trained."""
+    import jax
+
+    from scaling.directions import random_direction
+    from scaling.train.point import resolve
+    from scaling.train.population import Population
+    from scaling.train.surface import Surface
+
+    config = synthetic_config(model, shape, 128, size=SIZE)
+    point = resolve(config)
+    params, stats = Population(point, [{}], [0], tracked=None).variables(0)
+    trees = [params, *(random_direction(jax.random.key(i), params) for i in range(2))]
+    return Surface(point, "plane", trees, [stats], statistics="frozen", examples=count)
+
+
 def _torch_net(model, inputs, channels):
     from torch import nn
 
     if model["name"] == "mlp":
-        widths = [inputs, *model["widths"]]
+        widths, norm = [inputs, *model["widths"]], model.get("norm") == "batch"
         layers = [
-            layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())
+            layer
+            for a, b in itertools.pairwise(widths)
+            for layer in (nn.Linear(a, b), *[nn.BatchNorm1d(b)] * norm, nn.ReLU())
         ]
         return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 10))
     if model["name"] == "simple_cnn":
@@ -198,11 +273,14 @@ def _torch_resnet8(channels):
 def measure(case, repeats):
     """Rates of all contestants, and ratios of ours to the others."""
     batch, shape, model = CASES[case]
+    if case == SURFACE:
+        return surface_case(batch, shape, model, repeats)
     if model["name"] in ("transformer", "lstm"):
         return language_case(batch, shape, model, repeats)
     convolutions = model["name"] != "mlp"
     if convolutions:  # before JAX is initialised
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={os.cpu_count()}"
+        devices = f"--xla_force_host_platform_device_count={os.cpu_count()}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
     config = synthetic_config(model, shape, batch, size=SIZE)
     config.optim.base_lr, config.devices = 1e-3, os.cpu_count() if convolutions else 1
     rate, plan, _ = ours(config)
@@ -229,13 +307,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="vs_torch")
     parser.add_argument("--case", choices=CASES, help="only this one, printed as JSON")
+    parser.add_argument("--cases", default="", help="a part of the names of those to run")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(measure(args.case, args.repeats)))
         return
     result = {"machine": machine(), "unit": "examples per second", "cases": {}}
-    for case in CASES:
+    for case in (case for case in CASES if args.cases in case):
         command = [sys.executable, __file__, f"--case={case}", f"--repeats={args.repeats}"]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         result["cases"][case] = json.loads(output.splitlines()[-1])
