@@ -168,7 +168,7 @@ def _population_cases(options):
 def throughput(task, results, options):
     """configs/throughput.py; with --toy, a small net of the kind."""
     workdir = options.out / "throughput" / task
-    command = [sys.executable, "launch.py", f"--workdir={workdir}"]
+    overrides = []
     if options.toy:
         task = {"resnet50": "resnet8"}.get(task, f"{task}_small")
         small = {
@@ -177,8 +177,9 @@ def throughput(task, results, options):
             "seconds": 0.01,
             "microbatches": "(1,)",
         }
-        command += [f"--config.throughput.{key}={value}" for key, value in small.items()]
-    subprocess.run([*command, f"--config=configs/throughput.py:{task}"], cwd=ROOT, check=True)
+        overrides = [f"--config.throughput.{key}={value}" for key, value in small.items()]
+    command = [sys.executable, "launch.py", f"--config=configs/throughput.py:{task}", *overrides]
+    subprocess.run([*command, f"--workdir={workdir}"], cwd=ROOT, check=True)
     record = json.loads((workdir / "throughput" / "result.json").read_text())
     results.add(task=task, **record, device=record["devices"]["kind"])
 
