@@ -3,6 +3,7 @@
 from quoted import (
     goyal,
     hoffer,
+    keskar,
     kjv,
     kurth,
     mccandlish,
@@ -23,6 +24,7 @@ MODULES = (
     mccandlish,
     merrill,
     hoffer,
+    keskar,
     goyal,
     you,
     kurth,

@@ -114,17 +114,15 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     nothing = "no net was trained without diverging, or there is one alone"
     caption = (
-        "Along random directions whose filters have the norms of the net's own (Li 2018), the "
-        "same random numbers for all nets; faint, each direction, and their mean. Widths of nets "
-        "with other scales of the weights can be compared so."
+        "Along random directions whose filters have the norms of the net's own (Li 2018), drawn "
+        "from the same random numbers for all nets. Faint: each direction; bold: their mean. "
+        "Widths can be compared between nets whose weights differ in scale."
     )
     around = Picture("landscape_lines", caption, charts.lines(studies), nothing)
     yield Section("Around the nets", [around, Note(_what(studies))])
     blocks = []
     for metric in charts.metrics_of(studies[0]):
-        words = (
-            f"Training {metric} on the plane of the first two directions, all on the same levels."
-        )
+        words = f"Training {metric} on the plane of the first two directions, with the same levels."
         panels = charts.planes(studies, metric)
         blocks.append(Picture(f"landscape_plane_{metric}", words, panels, "planes were left out"))
     titles, heights = charts.reliefs(studies)
@@ -134,19 +132,19 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     yield Section("Planes", [*blocks, *([Reliefs(caption, titles, heights)] if titles else [])])
     caption = (
         "Training loss on the plane of the first two principal components of the weights along the "
-        "training (Li 2018, Fig. 9), and their way to the last, ×. The plane does not hold them: "
-        "beside it the loss is another."
+        "training (Li 2018, Fig. 9), and the trajectory projected onto it, up to the last, ×. The "
+        "weights themselves lie off this plane, where the loss differs."
     )
-    nothing_noted = "no weights were noted along the trainings"
-    tracks = Picture("landscape_tracks", caption, charts.tracks(studies), nothing_noted)
-    yield Section("The way there", [tracks])
+    no_tracks = "no trajectory was recorded"
+    tracks = Picture("landscape_tracks", caption, charts.tracks(studies), no_tracks)
+    yield Section("Trajectories", [tracks])
     caption = (
         "|λ_min / λ_max| of the Hessian of the training loss, on the plane of the first two "
         "directions: where it is 0 the loss is convex, and near 1 it is as concave as convex (Li "
         "2018, section 6)."
     )
     maps = Picture("landscape_maps", caption, charts.maps(studies), "no map was asked for")
-    yield Section("How convex", [maps, Note(_eigenvalues(studies))])
+    yield Section("Convexity", [maps, Note(_eigenvalues(studies))])
     words = {
         "line": "On the straight line between the nets and beyond (Keskar 2016, Fig. 3).",
         "arc": "On the arc sin(πa/2), cos(πa/2) between them (Keskar 2016, Fig. 7).",
