@@ -137,6 +137,9 @@ def main(_) -> None:
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
+    from scaling.train.threads import fit_cpu, use_onednn
+
+    use_onednn(config)
     if HOSTS.value is not None:
         find_hosts(config)
     from scaling.studies.running import (
@@ -145,7 +148,6 @@ def main(_) -> None:
         run_study,
         study_of,
     )  # devices are set
-    from scaling.train.threads import fit_cpu
 
     points = points_of(config, POINTS.value)
     if one_per_core(config.study):  # the same numbers with any number of workers
