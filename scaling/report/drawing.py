@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
 
 from scaling.files import write_atomically
 from scaling.report.charts import GREY, Band, Contours, Line, Mark, Panel, Points, Rule, Span
@@ -269,9 +270,16 @@ def save(drawing: Drawing, folder: Path, name: str) -> str:
             drawing.figure.savefig(buffer, format=suffix, **options)
             content[suffix] = buffer.getvalue()
     svg = _with_texts(content["svg"], drawing, name)
-    write_atomically(folder / f"{name}.png", content["png"])
+    write_atomically(folder / f"{name}.png", _with_palette(content["png"]))
     write_atomically(folder / f"{name}.svg", svg)
     return svg
+
+
+def _with_palette(png: bytes) -> bytes:
+    """The picture in 256 colours, at a third of the size."""
+    picture, buffer = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
+    picture.quantize(256).save(buffer, "png", optimize=True, dpi=(DPI, DPI))
+    return buffer.getvalue()
 
 
 def _with_texts(svg: bytes, drawing: Drawing, name: str) -> str:
