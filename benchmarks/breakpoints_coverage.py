@@ -7,7 +7,7 @@ Steps are drawn around a known curve with normal noise on log S. The curves: S_m
 B)^p)^(1 / p) for several p; slope -0.85 at small batches, S_min (1 + (B_crit / B)^0.85); and a
 hyperbola whose last batch size, or last two, take more steps again. True breakpoints: the end of
 perfect scaling is where steps exceed 1.2 times the asymptote of small batches (for slope -0.85,
-E_min / B^0.85); the maximum useful batch is where doubling it first saves less than 10%, found on
+E_min / B^0.85); the largest useful batch is where doubling it first saves less than 10%, found on
 the curve itself, with linear interpolation in logs between batch sizes where it rises.
 
 "kept": both intervals contain their breakpoint, or a doubt is reported. At p = 1 a doubt is a false

@@ -111,7 +111,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.duration = "10 epochs"  # "<number> steps|epochs|examples|tokens", like all durations
 
     c.data = ConfigDict()
-    c.data.name = "digits"  # see scaling/data/sources.py
+    c.data.name = "digits"  # see scaling/data/known.py
     c.data.dir = placeholder(str)  # of prepared TFDS data sets; None: the default of TFDS
     c.data.augment = "none"  # none or crop_flip
     c.data.train_size = placeholder(int)  # size of a training subset; of the synthetic set
@@ -188,7 +188,7 @@ def default_config(study: str = "train") -> ConfigDict:
     c.eval.test = True  # evaluate the test split once, after the last step
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every_seconds = 60.0
+    c.checkpoint.every_seconds = 60.0  # while training; and at the end, and when stopped
     c.checkpoint.keep = 2  # number of latest checkpoints
 
     c.metrics = ConfigDict()

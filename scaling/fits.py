@@ -15,7 +15,7 @@ comparison with the paper. The two breakpoints, in the sense of Shallue et al. 2
 (arXiv:1811.03600), are those of the curve with the fitted bend:
 
     end of perfect scaling   S(B) = 1.2 E_min / B     at B = B_crit (1.2^bend - 1)^(1 / bend)
-    maximum useful batch     S(2B) = 0.9 S(B)
+    largest useful batch     S(2B) = 0.9 S(B)
 
 The first is also the critical batch size of Zhang et al. 2024 (arXiv:2410.21676): there the goal
 takes 20% more examples than linear scaling would. On the hyperbola they lie at 0.2 and 4 B_crit; at
@@ -71,7 +71,7 @@ from scaling.errors import UserError
 PERFECT = "perfect scaling"
 DIMINISHING = "diminishing returns"
 MAXIMAL = "maximal data parallelism"
-PERFECT_END, MAX_USEFUL = "end of perfect scaling", "maximum useful batch"  # the breakpoints
+PERFECT_END, MAX_USEFUL = "end of perfect scaling", "largest useful batch"  # the breakpoints
 
 # Significance levels of the tests in `doubts`; the bend's matches its interval.
 ALPHA = {"bend": 0.05, "slope": 0.005, "rise": 0.002, "scatter": 0.01}
@@ -356,7 +356,7 @@ def read_off(
     """The measured batch sizes on either side of each breakpoint, from the points alone.
 
     End of perfect scaling: between the last batch whose examples are within `perfect_within` times
-    the fewest, and the next. Maximum useful batch: between the last batch after which a doubling
+    the fewest, and the next. Largest useful batch: between the last batch after which a doubling
     saves at least `least_saving`, and the next. 0 and inf where there is no such batch.
 
     Args:

@@ -1,6 +1,6 @@
 """Optimizers by name; all hyperparameters may be traced.
 
-Twelve functions (learning_rate, mask, *, hyperparameters). Defaults are those of the method's
+Functions (learning_rate, mask, *, hyperparameters). Defaults are those of the method's
 paper, where it states them. Parameters are assumed to be float32.
 
 Weight decay applies to the tensors where `mask` is True. It is coupled (L2: added to the gradient,

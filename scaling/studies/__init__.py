@@ -1,9 +1,11 @@
 """Studies: one question each, all of one shape, a folder each:
 
 config.py   what it reads beyond the keys of all: `section(c)` adds them at their defaults, LIMITS
-            says what they can be; no JAX
+            says what they can be, HOLDS what is in tuples that are empty, ONE_PER_CORE = False
+            that its points need all cores; no JAX
 record.py   dataclasses, the form of its result.json; no JAX
-measure.py  points(config), check(config), plan(points), measure(config, run, name, signals)
+measure.py  points(config), name(config), check(config), dry_run(points),
+            measure(config, run, name, signals)
 report.py   KIND: how records become a page; no JAX
 
 A new study is such a folder and its name in STUDIES; docs/adding_a_study.md writes one.

@@ -166,7 +166,7 @@ SECTIONS = [
         "",
         caption,
         said=(
-            "Python (3.11 to 3.13)",
+            "Python 3.11 to 3.13",
             "*Digits, an MLP with 64 hidden units, 64 trials",
             "steps until 2.5% validation error",
             "One search of 64 trials",

@@ -63,7 +63,7 @@ def test_the_answer_is_the_two_breakpoints(tmp_path, options, where):
     text = (
         f"On digits with an MLP, steps to {goal} fall in proportion to the batch up to the end of "
         f"perfect scaling: {perfect.describe()}. Doubling the batch saves less than 10% of the "
-        f"steps beyond the maximum useful batch: {useful.describe()}."
+        f"steps beyond the largest useful batch: {useful.describe()}."
     )
     assert KIND.answer(study) == " ".join([text, *study.fit.doubts])
 

@@ -38,7 +38,7 @@ def answer(study: Study) -> str:
         f"{about} fall in proportion to the batch up to the end of perfect scaling: "
         f"{perfect.describe()}.",
         f"Doubling the batch saves less than {fit.least_saving:.0%} of the steps beyond the "
-        f"maximum useful batch: {useful.describe()}.",
+        f"largest useful batch: {useful.describe()}.",
     )
     return " ".join([*sentences, *fit.doubts])
 
@@ -276,7 +276,7 @@ def _fits(studies: Sequence[Study]) -> Iterator[Block]:
     note = (
         "Fit: S = S_min (1 + (B_crit / B)^bend)^(1 / bend). Perfect scaling ends where the goal "
         f"takes {fit.perfect_within - 1:.0%} more examples than at small batches, the critical "
-        "batch size of Zhang et al. 2024; the maximum useful batch is where doubling it saves less "
+        "batch size of Zhang et al. 2024; the largest useful batch is where doubling it saves less "
         f"than {fit.least_saving:.0%} of the steps. Their intervals are for any bend from "
         f"{BENDS[0]:g} to {BENDS[1]:g}. B_crit and E_min = S_min B_crit, in {studies[0].unit}, and "
         "S_min are those of the hyperbola, bend 1 (McCandlish 2018), for comparison. Scatter: of "
