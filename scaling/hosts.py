@@ -107,7 +107,7 @@ def before_call(signum: int | None, *values: Any) -> list[Any]:
     if leads() and not signum:
         with contextlib.suppress(RuntimeError):  # there is none
             signum = int(_Run.client.key_value_try_get("signal"))
-    if leads() and number > 1:  # all have read it, for they have trained together since
+    if leads() and number > 1:  # all have read it, as they have trained together since
         _Run.client.key_value_delete(f"call/{number - 2}")
     return from_leader([signum, *values], f"call/{number}")
 

@@ -32,7 +32,7 @@ def evaluation_size(sizes: dict[str, int], split: str) -> int:
 
 def constant_of(data: ConfigDict, split: str) -> dict[str, float]:
     """The best metrics of one answer for all examples that an evaluation goes through, of those
-    that are known: none where they are streamed, for every image would be read with its label.
+    that are known: none where they are streamed, as every image would be read with its label.
 
     Args:
       data: `config.data`.

@@ -170,8 +170,8 @@ def fitting(
     that is worth timing.
 
     Args:
-      placement: of an earlier launch: tried first, for a resumed run adds its numbers in the same
-        order.
+      placement: of an earlier launch: tried first, because a resumed run adds its
+        numbers in the same order.
       timing: whether programs may be run to be timed.
       hparams: see `compile_program`, as are the `options`; None: all trials have the point's.
 
