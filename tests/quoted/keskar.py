@@ -2,7 +2,7 @@
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.studies.sharpness.record import TOP
+from scaling.studies.measure_records import TOP
 from scaling.studies.sharpness.report import spread_text, values
 from scaling.studies.warm_start.report import measure, score
 

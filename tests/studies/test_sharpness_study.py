@@ -19,10 +19,12 @@ from scaling.crossings import ERROR, LOSS
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.report import write_report
+from scaling.studies import gauge
+from scaling.studies.measure_records import FLATNESS, Measure
 from scaling.studies.running import points_of, run_study
 from scaling.studies.sharpness import measure
 from scaling.studies.sharpness.analysis import Point, Ratio, Study, ratio, tau, verdict
-from scaling.studies.sharpness.record import FLATNESS, Measure, Net, Run
+from scaling.studies.sharpness.record import Net, Run
 from scaling.studies.sharpness.report import KIND
 from scaling.train.point import resolve
 
@@ -122,7 +124,7 @@ def test_the_largest_losses_are_no_lower_than_those_of_corners(dense):
     gradient, centre = np.asarray(jax.grad(loss)(x)), float(loss(x))
     corner = x + 1e-3 * (np.abs(x) + 1) * np.sign(gradient)
     phi = 100 * (float(loss(corner)) - centre) / (1 + centre)
-    assert phi <= value(net, "φ, ε 0.001") <= 3 * phi
+    assert phi * (1 - 1e-4) <= value(net, "φ, ε 0.001") <= 3 * phi  # up to rounding
     assert value(net, "φ, ε 0.001, 5 directions") > 0
     # A worst case over moves of this norm is above that of a random one, and above half of the
     # quadratic's along its top eigenvector.
@@ -167,8 +169,8 @@ def test_a_study_that_was_killed_has_the_same_bits(study, tmp_path, monkeypatch)
 
     again = lambda: run_study(config, tmp_path, None, QUIET)
     killed_at(monkeypatch, 9, measure._Keep, "_look", again)
-    killed_at(monkeypatch, 1, measure.sharpness, "average", again)
-    killed_at(monkeypatch, 2, measure.Gauge, "measure", again)
+    killed_at(monkeypatch, 1, gauge.sharpness, "average", again)
+    killed_at(monkeypatch, 2, gauge.Gauge, "measure", again)
     result = results_of(config, tmp_path)["bs192_naive"]
     assert result["runs"] == expected["runs"]
     for place in ("loss_0.4", "end"):

@@ -11,6 +11,7 @@ from compare import killed_at
 from configs.warm_start import TASKS, get_config
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
+from scaling.studies import gauge
 from scaling.studies.running import points_of, run_study
 from scaling.studies.warm_start import measure
 from scaling.train.point import resolve
@@ -91,7 +92,7 @@ def test_a_study_that_was_killed_has_the_same_bits(result, tmp_path, monkeypatch
     again = lambda: run_study(config, tmp_path, None, QUIET)
     killed_at(monkeypatch, 2, measure._Keep, "columns", again)
     killed_at(monkeypatch, 4, measure._Keep, "columns", again)
-    killed_at(monkeypatch, 3, measure.Gauge, "measure", again)
+    killed_at(monkeypatch, 3, gauge.Gauge, "measure", again)
     found = result_of(config, tmp_path)
     assert found["starts"] == result["starts"]
     assert not list((tmp_path / "bs16").glob("*.npz"))

@@ -8,8 +8,9 @@ import scipy
 
 from scaling.report.wording import number
 from scaling.studies import recipe_records
+from scaling.studies.measure_records import LEAST
 from scaling.studies.recipe_records import Spread, spread_of
-from scaling.studies.sharpness.record import END, LEAST, Net, Record
+from scaling.studies.sharpness.record import END, Net, Record
 
 FEWEST = 3  # nets, or batches, that are ranked
 

@@ -20,9 +20,10 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, listed, metric_value, number, subject
+from scaling.studies.measure_records import ADAPTIVE_TOP, TOP
 from scaling.studies.recipe_records import AT_EDGE, Spread, compared_by, read_points
 from scaling.studies.sharpness.analysis import Point, Ratio, Row, Study, ratio, verdict
-from scaling.studies.sharpness.record import ADAPTIVE_TOP, END, TOP
+from scaling.studies.sharpness.record import END
 
 KINDS = {False: "raw", True: "invariant"}
 

@@ -18,6 +18,8 @@ from scaling.data import sources
 from scaling.errors import UserError, look_up
 from scaling.record import RunDir
 from scaling.signals import Interrupted, Signals
+from scaling.studies.gauge import STATISTICS, Gauge
+from scaling.studies.measure_records import Measure
 from scaling.studies.shared import (
     batch_name,
     by_batch_size,
@@ -25,8 +27,6 @@ from scaling.studies.shared import (
     refuse_keys_of_single_runs,
     single_run,
 )
-from scaling.studies.sharpness.measure import STATISTICS, Gauge
-from scaling.studies.sharpness.record import Measure
 from scaling.studies.warm_start.record import Net, Record, Start
 from scaling.train import planning
 from scaling.train.memory import check_population

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.studies.sharpness.record import Measure
+from scaling.studies.measure_records import Measure
 
 
 @dataclass(frozen=True)

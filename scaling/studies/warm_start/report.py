@@ -11,8 +11,8 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.records import Directory, Workdir, check_alike, read_points
 from scaling.report.tables import Column, Table, csv_only, within
 from scaling.report.wording import count, metric_value, number, subject
+from scaling.studies.measure_records import TOP
 from scaling.studies.recipe_records import Spread, spread_of
-from scaling.studies.sharpness.record import TOP
 from scaling.studies.sharpness.report import spread_text, values
 from scaling.studies.warm_start.record import Net, Record, Start
 
