@@ -130,11 +130,15 @@ def test_trials_of_panel_b_fill_their_share_of_the_time(gpu, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_part_at_toy_size(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--toy", "--parts=populations"]
+def test_parts_at_toy_size(tmp_path):
+    parts = "--parts=populations,throughput_resnet50"
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--toy", parts]
     places = [f"--out={tmp_path}", f"--work={tmp_path}", "--seconds=500"]
     subprocess.run([*command, *places], check=True, stdout=subprocess.DEVNULL)
-    part = json.loads((tmp_path / "summary.json").read_text())["parts"]["populations"]
-    assert part["status"] == "done" and part["result"]["device"] == "cpu"
-    assert set(part["result"]["cases"]) == {"digits MLP, batch 64", "Simple CNN, batch 64"}
-    assert all(case["trial_steps_per_second"] > 0 for case in part["result"]["cases"].values())
+    parts = json.loads((tmp_path / "summary.json").read_text())["parts"]
+    assert {part: told["status"] for part, told in parts.items()} == dict.fromkeys(parts, "done")
+    populations, throughput = (part["result"] for part in parts.values())
+    assert populations["device"] == throughput["device"] == "cpu"
+    assert set(populations["cases"]) == {"digits MLP, batch 64", "Simple CNN, batch 64"}
+    assert all(case["trial_steps_per_second"] > 0 for case in populations["cases"].values())
+    assert throughput["task"] == "resnet8"
