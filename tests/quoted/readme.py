@@ -29,9 +29,12 @@ def measured():
         ".".join(version.split(".")[:2])
         for version in (machine["python"], machine["packages"]["torch"])
     )
-    yield say("Python {}, jax {}, PyTorch {}; medians", python, machine["packages"]["jax"], torch)
+    yield say(
+        "have Python {}, jax {}, PyTorch {}; the rest", python, machine["packages"]["jax"], torch
+    )
     yield from _overheads()
     yield from _against_torch()
+    yield from _curvature()
     yield from _populations()
     yield from _noise()
     ratios = [f"{study(name).ratio:.1f}" for name, _ in TASKS.values()]
@@ -60,11 +63,11 @@ def _overheads():
 
 
 def _against_torch():
-    small, large, resnet, cnn = (case["ratios"] for case in _cases("vs_torch").values())
+    *nets, surface = (case["ratios"] for case in _cases("vs_torch").values())
+    small, large, resnet, cnn, *language = nets
     mlps = [_times(ratios["ours / torch"]) for ratios in (small, large)]
     yield say("eager loop | {}x at batch 8, {}x at batch 512", *mlps)
-    ours = ("ours, every core a device", "ours")
-    theirs = ("torch", "torch channels_last")
+    ours, theirs = ("ours", "ours, one device"), ("torch", "torch channels_last")
     both = lambda ratios: [f"{ratios[f'{a} / {b}']:.2f}" for a in ours for b in theirs]
     yield say(
         "| {}x / {}x with every core a device, as it is launched; as one device {}x / {}x",
@@ -72,14 +75,27 @@ def _against_torch():
     )
     yield say("the same | {}x / {}x; as one device {}x / {}x", *both(cnn))
     default = ("ours / torch", "ours / torch fused Adam")
-    language = [
-        case["ratios"][name] for case in _cases("vs_torch_language").values() for name in default
-    ]
     yield say(
         "Transformers of 133k and 1.06M parameters at a batch of 8 and 16, an LSTM of 558k at 16; "
         "its default / fused Adam | {}x / {}x; {}x / {}x; {}x / {}x one thread each",
-        *(f"{ratio:.2f}" for ratio in language),
+        *(f"{ratios[name]:.2f}" for ratios in language for name in default),
     )
+    yield say(
+        "in pieces of 1,000 / as Li 2018's released code reads it | {}x / {}x",
+        *(f"{surface[f'ours / {way}']:.2f}" for way in ("torch", "torch, released way")),
+    )
+
+
+def _curvature():
+    now, newest = (_benchmark(name)["times"] for name in ("curvature", "curvature_jax012"))
+    of = lambda times, *tops: [f"{times[top]['median']:.2f}" for top in tops]
+    products = "product_over_gradient", "kept_product_over_gradient"
+    yield say(
+        "intermediate values kept | {}; {}; with jax 0.12 {}; {} |",
+        *(of(now, *products) + of(newest, *products)),
+    )
+    steps = "lanczos_over_products"
+    yield say("bare products | {}; with jax 0.12 {} |", *(of(now, steps) + of(newest, steps)))
 
 
 def _populations():
@@ -147,6 +163,17 @@ def architecture():
     rows = [["way", "ResNet-8, batch 128", "Simple CNN base, batch 256"]]
     rows += [[told, *(_fastest(case, way) for case in (resnet, cnn))] for told, way in ways.items()]
     yield Table("conv_methods", rows)
+    ratios = [
+        _cases(name)[case]["ratios"]["ours / torch"]
+        for case in ("ResNet-8, 32x32, batch 128", "Simple CNN base, 28x28, batch 256")
+        for name in ("vs_torch", "vs_torch_no_onednn")
+    ]
+    yield say(
+        "ResNet-8 has {} of the rate of PyTorch's default layout with them and {} without "
+        "(benchmarks/results/vs_torch.json, vs_torch_no_onednn.json), a Simple CNN of 5 x 5 {} and "
+        "{};",
+        *(f"{ratio:.2f}" for ratio in ratios),
+    )
     yield say(
         "`forward_only` in one piece gives {} and {}",
         *(count(case["forward_only, one piece"]) for case in (resnet, cnn)),
@@ -183,7 +210,11 @@ SECTIONS = [
         "",
         measured,
         said=(
+            "the rest Python 3.11 and jax 0.10.2",
             "an MLP 784-64-64-64-10 against",
+            "an MLP 784-5x128-10 with batch norm, 5,000 images",
+            "the same net, 10,000 images",
+            "30 steps of Lanczos",
             "(32x32, batch 128) against",
             "(28x28, batch 256), the same",
             "of 64 trials against PyTorch eager, one after another: digits MLP 64-64-64-10,",
