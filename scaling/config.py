@@ -1,6 +1,10 @@
-"""All config keys, with default and meaning. A config file sets those that differ."""
+"""The config keys of every run, with default and meaning; a study adds those of its config.py.
+
+A config file sets those that differ.
+"""
 
 import functools
+import json
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -240,8 +244,7 @@ def checked(config: Mapping[str, Any]) -> ConfigDict:
             f"optim.echo is {config.optim.echo}, and the {study} study measures the noise of fresh "
             "batches; leave it None."
         )
-    sections = "search", "recipes", "adaptive", "branch", "landscape", "warm_start"
-    later = any(section in config for section in sections)
+    later = study != "train"
     limits = Limits(0, MOST_SEED - LATER_SEEDS * later, "[]")
     limits.check(f"seed is {config.seed}{', trials use those after it' * later}", config.seed)
     return config
@@ -312,6 +315,25 @@ def without_logistics(config: Mapping[str, Any], path: str = "") -> dict[str, An
         nested = isinstance(value, dict)
         kept[key] = without_logistics(value, f"{path}{key}.") if nested else value
     return kept
+
+
+def completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the keys that it lacks, such as have come since it was recorded, at their
+    defaults."""
+    try:
+        defaults = default_config(recorded.get("study"))
+        defaults.model = model_config(recorded["model"]["name"])
+    except (KeyError, ImportError, UserError):  # what it names has gone
+        return dict(recorded)
+    return _over(json.loads(defaults.to_json_best_effort()), recorded)
+
+
+def _over(defaults, values):
+    nested = lambda key, value: isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    return defaults | {
+        key: _over(defaults[key], value) if nested(key, value) else value
+        for key, value in values.items()
+    }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from scaling import hosts
-from scaling.config import differences, without_logistics
+from scaling.config import completed, differences, without_logistics
 from scaling.errors import UserError
 from scaling.files import json_text, write_atomically, write_error
 
@@ -135,7 +135,8 @@ class RunDir:
         recorded = self._read("config.json")
         if recorded is None:
             return False
-        old, new = without_logistics(recorded), without_logistics(_as_json(config))
+        both = completed(recorded), completed(_as_json(config))
+        old, new = map(without_logistics, both)
         changed = differences(old, new)
         if changed and goes_on and old | {"duration": new.get("duration")} == new:
             return goes_on(self, recorded["duration"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scaling import record
+from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.record import RunDir, metric_lines, read_metrics
 
@@ -58,6 +59,23 @@ def test_another_config_is_refused(tmp_path):
         run.begin({"optim": {"lr": 0.1}, "sizes": (1, 2)})
         with pytest.raises(UserError, match=r"optim.lr: 0.1 there, 0.2 here.*another --workdir"):
             run.begin({"optim": {"lr": 0.2}, "sizes": (1, 2)})
+
+
+def test_a_record_from_before_a_key_came_goes_on(tmp_path):
+    """Keys that it lacks have their defaults, those of a study and of a model too."""
+    config = json.loads(default_config("steps_to_target").to_json_best_effort())
+    config["model"] = {"name": "mlp", "widths": [8], "norm": "none"}
+    older = json.loads(json.dumps(config))
+    del older["data"]["streamed"], older["search"]["sampler"], older["model"]["norm"], older["loss"]
+    with RunDir(tmp_path) as run:
+        run.begin(older)
+        run.begin(config)
+        assert json.loads((tmp_path / "config.json").read_text()) == config
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    with RunDir(tmp_path) as run:
+        config["search"]["sampler"] = "uniform"
+        with pytest.raises(UserError, match=r"search.sampler: 'sobol' there, 'uniform' here"):
+            run.begin(config)
 
 
 def test_where_and_how_may_change(tmp_path):

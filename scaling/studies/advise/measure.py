@@ -13,7 +13,7 @@ import json
 from ml_collections import ConfigDict
 
 from scaling import advice, comms, noise
-from scaling.config import differences
+from scaling.config import completed, differences
 from scaling.crossings import better_than
 from scaling.data import sources
 from scaling.errors import UserError, look_up
@@ -204,7 +204,7 @@ def _recorded(config) -> Study | None:
       UserError: no such study, one of another task or goal, or no fit of S(B).
     """
     names, studies = config.advise.records, []
-    ours = json.loads(config.to_json_best_effort())
+    ours = completed(json.loads(config.to_json_best_effort()))
     for workdir in (read_workdir(user_path(name, "advise.records")) for name in names):
         if workdir.study not in ("steps_to_target", "pareto"):
             raise UserError(
@@ -212,7 +212,7 @@ def _recorded(config) -> Study | None:
                 "of steps to a target."
             )
         studies.append(kind_of(workdir.study).read(workdir))
-        theirs = workdir.directories[0].config
+        theirs = completed(workdir.directories[0].config)
         for key in ("data", "model"):
             if changed := differences(*({**task[key], "dir": None} for task in (theirs, ours))):
                 raise UserError(
