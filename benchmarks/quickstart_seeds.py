@@ -36,8 +36,8 @@ def row_of(study):
     ends = {name: getattr(study.fit, name) for name in ENDS}
     return {
         "steps": {str(point.global_batch): point.steps_to_target for point in study.points},
-        **{name: [end.batch, *end.interval] for name, end in ends.items()},
-        "bend_p": study.fit.bend_p,
+        **{name: [*map(float, (end.batch, *end.interval))] for name, end in ends.items()},
+        "bend_p": float(study.fit.bend_p),
     }
 
 
@@ -58,8 +58,9 @@ def summary(rows):
     result = {
         "steps": dict(zip(map(str, batches), (round(mean, 1) for mean in means), strict=True))
     }
-    for name, between in zip(ENDS, read, strict=True):
-        truth, values = getattr(fit, name).batch, sorted(row[name][0] for row in rows)
+    for name, ends in zip(ENDS, read, strict=True):
+        between = [*map(float, ends)]
+        truth, values = float(getattr(fit, name).batch), sorted(row[name][0] for row in rows)
         meets = lambda low, high, name=name: sum(
             row[name][1] <= high and row[name][2] >= low for row in rows
         )
@@ -71,7 +72,7 @@ def summary(rows):
             "median": statistics.median(values),
             "all": [round(value, 1) for value in values],
         }
-    return result | {"bend": fit.curve.bend, "bend_p": fit.bend_p}
+    return result | {"bend": float(fit.curve.bend), "bend_p": float(fit.bend_p)}
 
 
 def main():

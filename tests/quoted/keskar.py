@@ -2,14 +2,120 @@
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.studies.measure_records import TOP
-from scaling.studies.sharpness.report import spread_text, values
+from scaling.studies.measure_records import ADAPTIVE_TOP, FLATNESS, TOP, keskar
+from scaling.studies.sharpness.analysis import ratio
+from scaling.studies.sharpness.record import END, at_loss
+from scaling.studies.sharpness.report import ratio_text, signed, spread_text, values
 from scaling.studies.warm_start.report import measure, score
+
+# (Table, measure) -> F1 on MNIST in the paper, batch 256 and 6,000.
+PAPER = {
+    keskar(1e-3, None): ("3", "1.23 ± 0.83, 205.14 ± 69.52"),
+    keskar(5e-4, None): ("3", "0.61 ± 0.27, 42.90 ± 17.14"),
+    keskar(1e-3, 100): ("4", "0.11 ± 0.00, 9.22 ± 0.56"),
+    keskar(5e-4, 100): ("4", "0.05 ± 0.00, 9.17 ± 0.14"),
+}
+MEASURES = (TOP, keskar(1e-3, None), ADAPTIVE_TOP, FLATNESS)
+LOW = at_loss(0.1)
 
 
 def quotes():
-    """Figure 5."""
+    """Tables 2 to 4, Figures 4 and 5."""
+    yield from _tables()
+    yield from _batches()
     yield from _warm()
+
+
+def _tables():
+    """F1 with Adam."""
+    found = study("sharpness_keskar")
+    small, large = found.points_of("naive")
+    nets = [[run.net(END) for run in point.runs] for point in (small, large)]
+    error = lambda point: errors(point.spread(END, score))
+    rows = [
+        [
+            "Table",
+            "",
+            *(f"batch {count(p.global_batch)}" for p in (small, large)),
+            "ratio",
+            "paper",
+        ],
+        ["2", "test error, %", error(small), error(large), "", "1.97 ± 0.07, 2.19 ± 0.07"],
+    ]
+    for name, (table, paper) in PAPER.items():
+        sides = [values(point.measured(END, name)) for point in (small, large)]
+        rows.append([table, name, *sides, ratio_text(ratio(large, small, END, name)), paper])
+    for name in (TOP, ADAPTIVE_TOP, FLATNESS):
+        sides = [values(point.measured(END, name)) for point in (small, large)]
+        rows.append(["", name, *sides, ratio_text(ratio(large, small, END, name)), ""])
+    yield Table("keskar_tables", rows)
+    losses = [sorted(net.train_loss for net in of) for of in nets]
+    yield say(
+        "training losses of {} and {} where the small batch has {} and {}",
+        *(number(of[end]) for of in reversed(losses) for end in (0, -1)),
+    )
+    ratios = {name: ratio(large, small, END, name).value for name in found.names()}
+    full, part = ([ratios[keskar(eps, n)] for eps in (1e-3, 5e-4)] for n in (None, 100))
+    yield say(
+        "it is {} and {} times as sharp in all directions, {} and {} times in 100",
+        *map(number, (*full, *part)),
+    )
+    yield say("has a relative flatness {} times that of the small batch", number(ratios[FLATNESS]))
+
+
+def _batches():
+    """Batch size and recipe: the error, raw and invariant measures, and their agreement."""
+    found = study("sharpness_fashion_mlp")
+    rows = [["recipe, batch", "test error, %", *MEASURES, "error at the end, %"]]
+    for recipe in found.recipes:
+        for point in found.points_of(recipe):
+            if point.recipe != recipe and point in found.points_of(found.baseline):
+                continue  # the same runs as the baseline's
+            cells = [point.measured(LOW, name) for name in MEASURES]
+            batch = f"{recipe}, {count(point.global_batch)}"
+            rows.append(
+                [
+                    batch,
+                    _or_dash(point.spread(LOW, score), errors),
+                    *(_or_dash(cell, values) for cell in cells),
+                    errors(point.spread(END, score)),
+                ]
+            )
+    yield Table("keskar_figure4", rows)
+    rows = [
+        ["measure", "", *found.recipes, "naive, after the last update", "τ with the test error"]
+    ]
+    at = {place: {row.name: row for row in found.rows(place)} for place in (LOW, END)}
+    for name, row in at[LOW].items():
+        ratios = [*(row.ratios[r] for r in found.recipes), at[END][name].ratios["naive"]]
+        kind = "invariant" if row.invariant else "raw"
+        rows.append([name, kind, *map(ratio_text, ratios), signed(row.agreement.every)])
+    yield Table("keskar_ratios", rows)
+    kinds = [[row for row in at[LOW].values() if row.invariant == kind] for kind in (False, True)]
+    yield say(
+        "Raw measures make batch 8,192 {} to {} times as sharp as batch 128, invariant ones {} to "
+        "{} times",
+        *(
+            number(end(row.ratios["naive"].value for row in of))
+            for of in kinds
+            for end in (min, max)
+        ),
+    )
+    yield say(
+        "Kendall's τ with the test error of all {} nets is {} to {} for raw measures and {} to {} "
+        "for invariant ones",
+        count(sum(len(point.nets(LOW)) for point in found.points)),
+        *(f"{end(row.agreement.every for row in of):.2f}" for of in kinds for end in (min, max)),
+    )
+    lars = found.large("lars")
+    yield say(
+        "LARS at a constant rate ends sharpest, with a largest eigenvalue of {} at batch 8,192",
+        number(lars.measured(END, TOP).mean),
+    )
+
+
+def _or_dash(spread, text):
+    return "–" if spread is None else text(spread)
 
 
 def _warm():
@@ -53,6 +159,14 @@ SECTIONS = [
         "Keskar 2016, On large-batch training: generalization gap and sharp minima",
         quotes,
         said=(
+            "five layers of 512",
+            "Adam at a rate of 0.001, batch 256 and a tenth of the training set, 5,500,",
+            "Tables 2 to 4",
+            "φ is Metric 2.1, in all directions and in 100 random",
+            "constant rates, 100 epochs, three seeds",
+            "its training loss first is 0.1 or less",
+            "ghost batches are of 128",
+            "both rise from batch 128 on",
             "five layers of 128",
             "at a rate of 0.1: 20 epochs of batch 128",
             "two epochs 20 epochs of batch 8,192 at the same rate, 134 updates",

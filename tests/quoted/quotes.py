@@ -78,10 +78,13 @@ class Table:
         return re.finditer(rf"<!-- records: {re.escape(self.name)} -->\n((?:\|.*\n)*)", text)
 
     def _markdown(self) -> str:
-        head, *rows = (
-            "|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in self.rows
-        )
+        head, *rows = ("|" + "|".join(_cell(cell) for cell in row) + "|" for row in self.rows)
         return "\n".join([head, "|" + "---|" * len(self.rows[0]), *rows, ""])
+
+
+def _cell(text: str) -> str:
+    """As Markdown has it."""
+    return f" {text.replace('|', chr(92) + '|')} " if text else " "
 
 
 Quote = Sentence | Table

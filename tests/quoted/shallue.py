@@ -5,7 +5,7 @@ import statistics
 
 from quoted.comparisons import comparisons, in_words
 from quoted.quotes import Section, Table, say
-from quoted.records import count, percent, study
+from quoted.records import count, percent, result, study
 from scaling.fits import StepsFit, rounded
 from scaling.report.wording import number
 
@@ -73,6 +73,7 @@ def quotes():
     yield _curves()
     yield from _findings()
     yield from _repeats()
+    yield from _seeds()
     yield from _panel_b()
     yield comparisons("shallue_comparisons", GROUPS, _fit)
     yield from _compared()
@@ -109,6 +110,32 @@ def _findings():
     errors = [p.test["error"] for p in points.values()]
     yield say(
         "test error at the crossing {} to {}%", percent(min(errors), 1), percent(max(errors), 1)
+    )
+
+
+def _seeds():
+    """The quick start's answer under other seeds."""
+    found = result("benchmarks/results/quickstart_seeds.json")
+    together, searches = found["together"], found["searches"]
+    ends = [together[name] for name in ("perfect_scaling_end", "max_useful_batch")]
+    yield say(
+        "with {} other seeds says {} to {} for the end of perfect scaling (median {}) and {} to {} "
+        "for the largest useful batch ({})",
+        count(len(searches)),
+        *(
+            rounded(value)
+            for end in ends
+            for value in (end["all"][0], end["all"][-1], end["median"])
+        ),
+    )
+    yield say(
+        "through the geometric means of their steps says {} and {}, in {} and {} of the {} "
+        "intervals; its bend is {} (P = {})",
+        *(rounded(end["curve"]) for end in ends),
+        *(count(end["intervals_that_hold_it"]) for end in ends),
+        count(len(searches)),
+        rounded(together["bend"]),
+        f"{together['bend_p']:.1g}",
     )
 
 
