@@ -229,6 +229,13 @@ def caption():
         rounded(useful.batch),
         ends[1],
     )
+    found = result("benchmarks/results/quickstart_seeds.json")
+    ends = [found["together"][name]["all"] for name in ("perfect_scaling_end", "max_useful_batch")]
+    yield say(
+        "{} with other seeds say {} to {} and {} to {}",
+        count(len(found["searches"])),
+        *(rounded(value) for end in ends for value in (end[0], end[-1])),
+    )
     mlp = _fit(MLP)
     value, interval = _bend(mlp).rstrip(")").split(" (")
     yield say(
