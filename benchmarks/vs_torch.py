@@ -9,10 +9,10 @@ device, as launch.py runs convolutions, and with all cores as one device. PyTorc
 tutorials, with convolutions in its default layout and in channels_last, and with Adam as it is by
 default and fused. The points of a surface around a net (Li 2018) are evaluated on its running batch
 statistics, in PyTorch in pieces of 1,000 images, and as the code released with the paper does:
-through a loader, 128 images at a time, each loss read at once. Rates are examples per second,
-medians of alternating repeats in one process per case, with JAX's threads and flags as in
-launch.py; language models and surfaces have one thread each, and their rates are per second of
-processor time.
+through a loader that normalises image by image, 128 at a time, each loss read at once. Rates are
+examples per second, medians of alternating repeats in one process per case, with JAX's threads and
+flags as in launch.py; language models and surfaces have one thread each, and their rates are per
+second of processor time.
 
 XLA_FLAGS of the environment are kept; with --cases=PART only cases whose name has PART run.
 """
@@ -278,12 +278,14 @@ def measure(case, repeats):
         return surface_case(batch, shape, model, repeats)
     if model["name"] in ("transformer", "lstm"):
         return language_case(batch, shape, model, repeats)
+    from scaling.train.threads import use_onednn
+
     convolutions = model["name"] != "mlp"
     config = synthetic_config(model, shape, batch, size=SIZE)
     if convolutions:  # before JAX is initialised
         devices = f"--xla_force_host_platform_device_count={os.cpu_count()}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
-        _use_onednn(config)
+        use_onednn(config)
     config.optim.base_lr, config.devices = 1e-3, os.cpu_count() if convolutions else 1
     rate, plan, _ = ours(config)
     contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
@@ -293,12 +295,6 @@ def measure(case, repeats):
         contestants["ours, one device"] = ours(config)[0]
     rates = side_by_side(contestants, repeats)
     return {"plan": plan, "rates": rates, "ratios": ratios(rates)}
-
-
-def _use_onednn(config):
-    from scaling.train.threads import use_onednn
-
-    use_onednn(config)
 
 
 def ratios(rates):

@@ -323,7 +323,7 @@ def completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
     try:
         defaults = default_config(recorded.get("study"))
         defaults.model = model_config(recorded["model"]["name"])
-    except (KeyError, ImportError, UserError):  # what it names has gone
+    except (KeyError, UserError):  # a model that is not registered here
         return dict(recorded)
     return _over(json.loads(defaults.to_json_best_effort()), recorded)
 

@@ -1,5 +1,6 @@
 """The documents quote what the committed records say, and no number comes from nowhere."""
 
+import json
 import re
 
 import pytest
@@ -83,3 +84,12 @@ def test_the_list_of_slow_tests_has_no_other_names():
     for entry in (ROOT / "tests/slow.txt").read_text().split():
         file, _, function = entry.rstrip("+").partition("::")
         assert f"def {function}" in (ROOT / file).read_text(), entry
+
+
+def test_records_name_no_folder_of_the_machine():
+    commands = [
+        launch["command"]
+        for file in (ROOT / "docs" / "results").rglob("resolved.json")
+        for launch in json.loads(file.read_text()).get("launches", [])
+    ]
+    assert commands and not [command for command in commands if "=/" in command]

@@ -1,5 +1,7 @@
 """Keskar 2016 in docs/reproduction.md."""
 
+import functools
+
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
 from scaling.studies.measure_records import ADAPTIVE_TOP, FLATNESS, TOP, keskar
@@ -17,6 +19,7 @@ PAPER = {
 }
 MEASURES = (TOP, keskar(1e-3, None), ADAPTIVE_TOP, FLATNESS)
 LOW = at_loss(0.1)
+errors = functools.partial(spread_text, percent)  # 11.20 ± 0.07
 
 
 def quotes():
@@ -42,12 +45,10 @@ def _tables():
         ],
         ["2", "test error, %", error(small), error(large), "", "1.97 ± 0.07, 2.19 ± 0.07"],
     ]
-    for name, (table, paper) in PAPER.items():
+    for name in (*PAPER, TOP, ADAPTIVE_TOP, FLATNESS):
+        table, paper = PAPER.get(name, ("", ""))
         sides = [values(point.measured(END, name)) for point in (small, large)]
         rows.append([table, name, *sides, ratio_text(ratio(large, small, END, name)), paper])
-    for name in (TOP, ADAPTIVE_TOP, FLATNESS):
-        sides = [values(point.measured(END, name)) for point in (small, large)]
-        rows.append(["", name, *sides, ratio_text(ratio(large, small, END, name)), ""])
     yield Table("keskar_tables", rows)
     losses = [sorted(net.train_loss for net in of) for of in nets]
     yield say(
@@ -146,11 +147,6 @@ def _warm():
         errors(point.places[1].spread("warm", score)),
         errors(point.places[-1].spread("small", score)),
     )
-
-
-def errors(spread):
-    """11.20 ± 0.07"""
-    return spread_text(lambda share: percent(share), spread)
 
 
 SECTIONS = [

@@ -1,9 +1,13 @@
 """What a CPU is told before JAX starts."""
 
 import os
+import subprocess
+import sys
 
 import jax
+import numpy as np
 import pytest
+from program import ROOT
 
 from scaling.config import default_config, model_config
 from scaling.train import threads
@@ -26,3 +30,39 @@ def test_convolutions_by_onednn(monkeypatch, model, version, flags, told):
     config.model = model_config(model)
     threads.use_onednn(config)
     assert os.environ["XLA_FLAGS"] == told
+
+
+TRAINING = """
+import sys
+import jax
+import numpy as np
+from scaling.config import default_config, model_config
+from scaling.train import threads
+config = default_config()
+config.model = model_config("resnet", depth=8, norm="batch")
+config.data.name, config.data.train_size, config.data.image_shape = "synthetic", 256, (32, 32, 3)
+config.data.num_classes, config.global_batch, config.optim.base_lr = 10, 32, 0.01
+if sys.argv[1] == "onednn":
+    threads.use_onednn(config)
+from scaling.train.point import resolve
+from scaling.train.population import Population
+population = Population(resolve(config), [{}], [0])
+while population.step < 3:
+    population.advance(3)
+np.savez(sys.argv[2], *map(np.asarray, jax.tree.leaves(population.variables(0))))
+"""
+
+
+@pytest.mark.skipif(
+    jax.__version_info__[:2] not in threads.ONEDNN_IN, reason="oneDNN is left to other versions"
+)
+def test_onednn_changes_weights_by_rounding(tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    weights = []
+    for way in ("onednn", "xla"):
+        command = [sys.executable, "-c", TRAINING, way, tmp_path / f"{way}.npz"]
+        subprocess.run(command, env=environment, check=True)
+        with np.load(tmp_path / f"{way}.npz") as file:
+            weights.append([file[name] for name in file])
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())

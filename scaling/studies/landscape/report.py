@@ -122,7 +122,10 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     yield Section("Around the nets", [around, Note(_what(studies))])
     blocks = []
     for metric in charts.metrics_of(studies[0]):
-        words = f"Training {metric} on the plane of the first two directions, with the same levels."
+        words = (
+            f"Training {metric} on the plane of the first two directions; all panels have the same "
+            "contour levels."
+        )
         panels = charts.planes(studies, metric)
         blocks.append(Picture(f"landscape_plane_{metric}", words, panels, "planes were left out"))
     titles, heights = charts.reliefs(studies)
