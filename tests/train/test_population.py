@@ -243,7 +243,7 @@ def test_one_compilation(caplog):
 
 
 def test_going_back_and_where_calls_are_cut_leave_no_trace(monkeypatch):
-    """Bit-identical, sums of training losses included: what resuming rests on."""
+    """Bit-identical weights and evaluations: what resuming rests on."""
     population = _population(_config(GHOST, devices=2), VALUES[:3])
     _train(population, MIDDLE)
     _to(population, MIDDLE + 2)
@@ -256,9 +256,9 @@ def test_going_back_and_where_calls_are_cut_leave_no_trace(monkeypatch):
         assert population.step == MIDDLE + 2
         (again,) = _train(population, 40)
         for key in whole:
-            # Sums of losses are added here, in another order.
-            close = np.testing.assert_allclose if key == "train" else np.testing.assert_array_equal
-            close(again[key], whole[key], err_msg=key)
+            # Sums of losses are added in another order, in float32.
+            rtol = 1e-6 if key == "train" else 0
+            np.testing.assert_allclose(again[key], whole[key], rtol=rtol, err_msg=key)
         jax.tree.map(np.testing.assert_array_equal, weights_of(), weights)
 
 

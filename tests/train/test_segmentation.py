@@ -24,6 +24,7 @@ def _config(**changes):
     c.data.train_size, c.data.validation_size = 24, 8
     c.model = model_config("tiramisu", **SMALL, ghost_batch=8)
     c.loss.weighting, c.optim.name, c.optim.base_lr = "inverse_sqrt", "larc_adam", 0.01
+    c.optim.eps = 1e-3  # a smaller one turns the rounding of a zero gradient into a whole step
     c.eval.batch, c.eval.test = 8, False
     c.update_from_flattened_dict(changes)
     return c
@@ -53,12 +54,8 @@ def test_devices_and_microbatches_change_no_loss(alone, tmp_path, devices, micro
         assert len(rows) == len(expected) > 0
         for row, other in zip(rows, expected, strict=True):
             # A pixel near a boundary may change its class, and none its loss.
-            for name, share in {
-                "loss": 1e-3,
-                "grad_sq_norm": 2e-3,
-                "iou": 0.02,
-                "error": 0.02,
-            }.items():
+            shares = {"loss": 1e-4, "grad_sq_norm": 2e-4, "iou": 2e-3, "error": 2e-3}
+            for name, share in shares.items():
                 if name in other:
                     assert row[name] == pytest.approx(other[name], rel=share), name
     assert {"iou", "error", "loss"} <= found[1][0].keys()
