@@ -5,6 +5,7 @@ unchanged say the same (Andriushchenko 2023)?
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/sharpness.py:fashion_mlp  # F1 at a quarter of its width
     python launch.py --config=configs/sharpness.py:keskar       # F1, Adam, 256 and a tenth
+    python launch.py --config=configs/sharpness.py:along        # and along training (Keskar, Fig. 6)
 
 Every net is measured where its training loss first is 0.01 or less (`fashion_mlp`: 0.1 too, which
 all batch sizes come to), and after the last update.
@@ -40,7 +41,15 @@ def _keskar(c):
     c.title = "Sharpness on Fashion-MNIST, F1 with Adam (Keskar 2016, Tables 2 to 4)"
 
 
-TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar}
+def _along(c):
+    _keskar(c)
+    c.duration, c.recipes.seeds = "30 epochs", 3
+    c.sharpness.losses = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
+    c.sharpness.average_rho, c.sharpness.worst_rho = (), ()  # Metric 2.1 and the Hessian only
+    c.title = "Sharpness along training on Fashion-MNIST, F1 with Adam (Keskar 2016, Fig. 6)"
+
+
+TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar, "along": _along}
 
 
 def get_config(task: str = "digits"):

@@ -56,6 +56,9 @@ class Surface:
       group: the first so many of the training set give recomputed statistics.
       block: points in one call of a device.
 
+    Attributes:
+      own: whether the examples are those of the group, so that one pass gives statistics and loss.
+
     Raises:
       UserError: the data set is streamed.
     """
@@ -86,6 +89,8 @@ class Surface:
         group = feed.data, np.arange(min(group, sizes["train"]))
         if statistics != "recomputed" or not jax.tree.leaves(batch_stats):
             self._statistics, group = statistics.replace("recomputed", "frozen"), None
+        self.own = group is not None and split == "train" and count == len(group[1])
+        self.own = self.own and not getattr(self._task.model, "dropout", 0)
         shared = tuple(trees), tuple(batch_stats), data, batches, group
         self._shared = replicate(shared, point.devices)
         self._evaluate = on_devices(self._sums, point.devices, (0, None), 0)
@@ -138,7 +143,11 @@ class Surface:
             if self._statistics == "interpolated":
                 stats = line(*batch_stats, place[0])
             if group is not None:
-                stats = self._recomputed(params, stats, read(group[0], {"index": group[1]}))
+                batch = read(group[0], {"index": group[1]})
+                if self.own:
+                    outputs, _ = self._in_training(params, stats, batch)
+                    return self._task.statistics(outputs, batch, jnp.ones(len(group[1])))
+                stats = self._recomputed(params, stats, batch)
             of = lambda batch: self._task.sums(params, stats, read(data, batch), batch["mask"])
             return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(of, batches))
 
@@ -152,9 +161,12 @@ class Surface:
 
         def after(value):
             stats = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), like)
-            positions = jnp.arange(len(jax.tree.leaves(batch)[0]))
-            hparams = {"label_smoothing": 0.0}
-            key = jax.random.key(0)  # of dropout
-            return self._task.losses(params, stats, batch, positions, key, hparams)[2]
+            return self._in_training(params, stats, batch)[1]
 
         return jax.tree.map(lambda a, b: a / (1 - (b - a)), after(0.0), after(1.0))
+
+    def _in_training(self, params, stats, batch):
+        """Outputs with the batch's own statistics, and the new running ones."""
+        positions = jnp.arange(len(jax.tree.leaves(batch)[0]))
+        key = jax.random.key(0)  # of dropout
+        return self._task.outputs_in_training(params, stats, batch, positions, key)

@@ -19,13 +19,14 @@ from scaling.crossings import ERROR, LOSS
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.report import write_report
+from scaling.report.charts import Line
 from scaling.studies import gauge
 from scaling.studies.measure_records import FLATNESS, Measure
 from scaling.studies.running import points_of, run_study
 from scaling.studies.sharpness import measure
 from scaling.studies.sharpness.analysis import Point, Ratio, Study, ratio, tau, verdict
 from scaling.studies.sharpness.record import Net, Run
-from scaling.studies.sharpness.report import KIND
+from scaling.studies.sharpness.report import KIND, along, sections
 from scaling.train.point import resolve
 
 QUIET = lambda text: None
@@ -325,6 +326,27 @@ def test_a_report_of_the_records(study, tmp_path):
     nets = [net for r in study[2].values() for run in r["runs"] for net in run["nets"]]
     assert len(lines) == 1 + sum(len(net["measures"]) for net in nets)
     assert all(math.isfinite(m["value"]) for net in nets for m in net["measures"])
+
+
+def test_lines_along_training_go_through_the_means_of_each_place(by_hand):
+    point, places = by_hand.points[0], ["loss 0.5", "loss 0.2", "end"]
+    runs = [
+        replace(run, nets=[replace(run.nets[0], place=place, loss=loss) for place, loss in along])
+        for run, along in zip(
+            point.runs,
+            [
+                list(zip(places, (0.4, 0.2, 0.1), strict=True)),
+                [("loss 0.5", 0.3), ("end", 0.3)],
+                [],
+            ],
+            strict=True,
+        )
+    ]
+    study = replace(by_hand, points=[replace(point, runs=runs, places=places)])
+    (raw, _), words = along(study), [section.title for section in sections([study])]
+    (line,) = [mark for mark in raw.marks if isinstance(mark, Line)]
+    assert line.x == pytest.approx([0.35, 0.2, 0.2]) and line.y == pytest.approx([1.5, 1, 1.5])
+    assert "Along training" in words and len(list(sections([by_hand]))) == 2
 
 
 @pytest.mark.slow

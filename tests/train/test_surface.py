@@ -54,14 +54,19 @@ def directions(params):
     return [random_direction(jax.random.key(i), params) for i in (1, 2)]
 
 
-@pytest.mark.parametrize("statistics", ["recomputed", "frozen"])
-def test_a_plane(net, statistics):
+@pytest.mark.parametrize(
+    "statistics, own", [("recomputed", True), ("recomputed", False), ("frozen", False)]
+)
+def test_a_plane(net, statistics, own):
+    """In one pass where the examples are those that statistics are recomputed over, or in two."""
     point, params, batch_stats = net
     along = directions(params)
     trees = [params, *along]
     surface = Surface(
         point, "plane", trees, [batch_stats], statistics=statistics, examples=250, group=250
     )
+    assert surface.own == (statistics == "recomputed")
+    surface.own = own
     found = surface.evaluate(PLACES)
     for place, loss, error in zip(PLACES, found["loss"], found["error"], strict=True):
         moved = shifted(params, along, place)

@@ -232,28 +232,56 @@ def by_score(study: Study, place: str) -> list[Panel]:
     return shown(_by_score(study, place, name) for name in _chosen(study))
 
 
-def _by_score(study, place, name):
+def _looks(study: Study) -> Iterator[tuple[Point, tuple[str, str, str]]]:
+    """(point, (color of its batch, label, marker of its recipe))"""
     colors = dict(zip(study.batches, shades(len(study.batches)), strict=True))
     shapes = {recipe: MARKERS[i % len(MARKERS)] for i, recipe in enumerate(study.recipes)}
-    text, marks = partial(metric_value, study.measure), []
     for point in study.points:
+        label = f"batch {count(point.global_batch)}, {', '.join(point.recipes)}"
+        yield point, (colors[point.global_batch], label, shapes[point.recipes[0]])
+
+
+def _by_score(study, place, name):
+    text, marks = partial(metric_value, study.measure), []
+    for point, look in _looks(study):
         nets = [(net.value(name), net.score) for net in point.nets(place).values()]
         nets = [(value, score) for value, score in nets if value is not None and value > 0]
-        batch, recipe = f"batch {count(point.global_batch)}", point.recipes[0]
-        texts = [f"{batch}, {recipe}\n{name}: {number(v)}\n{text(score)}" for v, score in nets]
+        texts = [f"{look[1]}\n{name}: {number(v)}\n{text(score)}" for v, score in nets]
         x, y = [value for value, _ in nets], [score for _, score in nets]
-        label = f"{batch}, {', '.join(point.recipes)}"
-        marks.append(Points(x, y, colors[point.global_batch], label, shapes[recipe], texts=texts))
+        marks.append(Points(x, y, *look, texts=texts))
     axis = of_metric(study.measure, score_words(study), scale="near")
     title = study.named(KINDS[study.names()[name]])
     return Panel(Axis(name, "decimal"), axis, marks, title)
 
 
+def along(study: Study) -> list[Panel]:
+    """Measures against the training loss (Keskar 2016, Fig. 6), a line per point."""
+    return shown(_along(study, name) for name in _chosen(study))
+
+
+def _along(study, name):
+    marks = []
+    for point, (color, label, marker) in _looks(study):
+        found = [(point.spread(p, lambda n: n.loss), point.measured(p, name)) for p in point.places]
+        found = [(loss, value) for loss, value in found if loss and value and value.mean > 0]
+        x, y = [loss.mean for loss, _ in found], [value.mean for _, value in found]
+        texts = [f"{label}\nloss {values(a)}\n{name}: {values(b)}" for a, b in found]
+        marks.append(Line(x, y, color, series=label))
+        marks.append(Points(x, y, color, label, marker, texts=texts))
+    return Panel(Axis("training loss", "decimal"), Axis("", "decimal"), marks, _title(study, name))
+
+
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
-    for place in dict.fromkeys(place for study in studies for place in study.places):
+    for place in dict.fromkeys(place for study in studies for place in (study.main, END)):
         those = [study for study in studies if place in study.places]
         yield Section(f"Measures {place_text(place)}", list(_place(those, place)))
+    several = [study for study in studies if len(study.places) > 2]
+    if several:
+        caption = "Measures along training; means over the seeds that came to a loss."
+        panels = [panel for study in several for panel in along(study)]
+        picture = Picture("sharpness_along", caption, panels, "no net has a positive measure")
+        yield Section("Along training", [picture])
     note = (
         "Means ± standard deviations over the seeds. The training loss is that of the examples "
         "that are measured on. Every net with every measure, its interval or bounds is in "
