@@ -43,7 +43,7 @@ def _keskar(c):
 
 def _along(c):
     _keskar(c)
-    c.duration, c.recipes.seeds = "30 epochs", 3
+    c.duration, c.recipes.seeds = "30 epochs", 2
     c.sharpness.losses = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
     c.sharpness.average_rho, c.sharpness.worst_rho = (), ()  # Metric 2.1 and the Hessian only
     c.title = "Sharpness along training on Fashion-MNIST, F1 with Adam (Keskar 2016, Fig. 6)"
