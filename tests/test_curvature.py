@@ -181,10 +181,22 @@ def test_chunks_and_devices_change_nothing(trained):
     assert mesh.size == 8
     over_rows = NamedSharding(mesh, PartitionSpec(None, "batch"))
     chunks = jax.device_put(in_chunks(digits(), 512), over_rows)
-    product = hessian_product(net_loss, params, chunks)(vector)
-    assert len(product.sharding.device_set) == 8
-    for found in (*seen, np.asarray(product)):
+    for keep in (False, True):
+        product = hessian_product(net_loss, params, chunks, keep=keep)(vector)
+        assert len(product.sharding.device_set) == 8
+        seen.append(np.asarray(product))
+    for found in seen:
         assert np.linalg.norm(found - expected) < 2e-6 * np.linalg.norm(expected)
+
+
+def test_what_takes_too_much_memory_is_not_kept(trained, monkeypatch):
+    params, *_ = trained
+    chunks = in_chunks(digits(), 512)
+    held = [hessian_product(net_loss, params, chunks, keep=keep).arguments for keep in (True, None)]
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in held]
+    assert sizes[0] == sizes[1] > 4 * 2048 * 64  # the pixels alone
+    monkeypatch.setattr("scaling.curvature.KEPT", sizes[0] // 2)
+    assert len(hessian_product(net_loss, params, chunks).arguments) == 3  # chunks, nothing kept
 
 
 def test_sums_over_chunks_are_of_float32():
