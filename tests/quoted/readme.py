@@ -89,9 +89,9 @@ def _against_torch():
 def _curvature():
     now, newest = (_benchmark(name)["times"] for name in ("curvature", "curvature_jax012"))
     of = lambda times, *tops: [f"{times[top]['median']:.2f}" for top in tops]
-    products = "product_over_gradient", "kept_product_over_gradient"
+    products = "kept_product_over_gradient", "product_over_gradient"
     yield say(
-        "intermediate values kept | {}; {}; with jax 0.12 {}; {} |",
+        "1 GiB); without | {}; {}; with jax 0.12 {}; {} |",
         *(of(now, *products) + of(newest, *products)),
     )
     steps = "lanczos_over_products"
