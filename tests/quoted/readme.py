@@ -219,7 +219,7 @@ SECTIONS = [
             "(28x28, batch 256), the same",
             "of 64 trials against PyTorch eager, one after another: digits MLP 64-64-64-10,",
             "eleven batch sizes, 64 trials each | 64 minutes on a shared machine",
-            "42 minutes on one core of a shared machine",
+            "29 minutes on one core of a shared machine",
             "MLP batch 8, 512, five layers",
             "| 58 s |",
             "the paper's own: 2 to 8)",
