@@ -5,7 +5,7 @@ unchanged say the same (Andriushchenko 2023)?
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/sharpness.py:fashion_mlp  # F1 at a quarter of its width
     python launch.py --config=configs/sharpness.py:keskar       # F1, Adam, 256 and a tenth
-    python launch.py --config=configs/sharpness.py:along        # and along training (Keskar, Fig. 6)
+    python launch.py --config=configs/sharpness.py:along        # and along training (Fig. 6)
 
 Every net is measured where its training loss first is 0.01 or less (`fashion_mlp`: 0.1 too, which
 all batch sizes come to), and after the last update.

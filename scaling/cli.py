@@ -143,12 +143,15 @@ def main(_) -> None:
     if HOSTS.value is not None:
         find_hosts(config)
     from scaling.studies.running import (
+        check_changes,
         one_per_core,
         points_of,
         run_study,
         study_of,
     )  # devices are set
 
+    flag = flags.FLAGS["config"]
+    check_changes(config, flag.parser.written, config_flags.get_override_values(flag))
     points = points_of(config, POINTS.value)
     if one_per_core(config.study):  # the same numbers with any number of workers
         os.environ.setdefault("PJRT_NPROC", "1")
@@ -370,7 +373,9 @@ class _ConfigFile(flags.ArgumentParser):
     """`load_config` instead of ml_collections' loader, whose errors are tracebacks."""
 
     def parse(self, argument):
-        return load_config(argument).lock()
+        config = load_config(argument).lock()
+        self.written = config.copy_and_resolve_references()  # without flags
+        return config
 
 
 flags.FLAGS["config"].parser = _ConfigFile()

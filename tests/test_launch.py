@@ -176,6 +176,10 @@ def test_bad_configs_and_places(config, tmp_path):
         (["--config.seed=1"], "--config.seed sets a key of a config, and there is none"),
         (["--report="], "--report is empty"),
         ([], "There is no config; name one"),
+        (
+            ["--config=configs/quickstart.py", "--config.seed=1", "--config.global_batch=64"],
+            "--config.global_batch=64 has no effect",
+        ),
         (["--config=configs/resnet_bs8k.py:digit"], "did you mean 'digits'"),
         (["--config=configs/quickstart.py:digits"], "has no tasks; remove :digits"),
         ([f"--config={config}", f"--workdir={config}/inside"], "choose another --workdir"),

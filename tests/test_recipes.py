@@ -10,7 +10,7 @@ from scaling.config import default_config, model_config
 from scaling.data import sources
 from scaling.errors import UserError
 from scaling.recipes import PIECES, apply, settings
-from scaling.studies.running import points_of
+from scaling.studies.running import check_changes, points_of
 from scaling.train.phases import parts_of
 from scaling.train.point import resolve
 
@@ -171,6 +171,24 @@ def test_what_a_recipe_sets_makes_the_same_run_from_the_command_line():
         "model.norm",
         "model.ghost_batch",
     }
+
+
+def test_a_key_that_every_recipe_sets_cannot_be_set_beside_them():
+    written = default_config("accuracy")
+    written.batch_sizes, written.optim.base_batch = (8, 32), 8
+    written.recipes.names = ("linear", "linear+poly")
+
+    def check(**changes):
+        config = written.copy_and_resolve_references()
+        config.update_from_flattened_dict(changes)
+        check_changes(config, written, changes)
+
+    check(**{"schedule.name": "cosine", "recipes.names": ("naive",), "batch_sizes": (8,)})
+    check(**{"optim.scaling_rule": "none"})  # as in the file
+    with pytest.raises(UserError, match="scaling_rule=sqrt has no effect: the po"):
+        check(**{"seed": 3, "optim.scaling_rule": "sqrt"})
+    with pytest.raises(UserError, match=r"schedule\.power=3\.0 has no effect"):
+        check(**{"recipes.names": ("linear+poly",), "schedule.power": 3.0})
 
 
 def test_pieces_of_ones_own():

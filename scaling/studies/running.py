@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -56,6 +57,39 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
     if not chosen:
         raise UserError(f"--points={part} holds none of the study's {len(named)} points.")
     return chosen
+
+
+def check_changes(config: ConfigDict, written: ConfigDict, keys: Iterable[str]) -> None:
+    """The keys that a user changed from what the config file has change a point.
+
+    Raises:
+      UserError: one does not, as what the study or all of its recipes set for themselves.
+    """
+    points = _without_origin(points_of(config))
+    for key in keys:
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({key: _value(written, key)})
+        try:
+            idle = other != config and _without_origin(points_of(other)) == points
+        except UserError:  # so it has an effect
+            continue
+        if idle:
+            raise UserError(
+                f"--config.{key}={_value(config, key)} has no effect: the points of this study "
+                "have values of their own. Remove it; --dry_run shows them."
+            )
+
+
+def _without_origin(points: dict[str, ConfigDict]) -> dict[str, ConfigDict]:
+    """Points without what says how they came about."""
+    for point in points.values():
+        if "recipes" in point:
+            point.recipes.changed = ()
+    return points
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    return reduce(lambda keys, name: keys[name], key.split("."), config)
 
 
 def run_study(
