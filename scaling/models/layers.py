@@ -10,6 +10,7 @@ from jax import lax
 from scaling.errors import UserError
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+FEW = 16  # channels, for which a product for each tap of a kernel is too small to be fast
 
 # He et al. 2015, as in the ResNet papers; also for ReLU MLPs.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -139,9 +140,9 @@ def convolve(
         return jnp.concatenate([convolve(*pair, stride, method, dilation) for pair in pairs], -1)
     if kernel.shape[:2] == (1, 1):
         return jnp.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
-    if method == "forward_only":
+    if method == "forward_only" and 1 in (stride, dilation):
         return _conv_forward_only(x, kernel, stride, dilation)
-    if method == "patches":
+    if method in ("patches", "forward_only"):
         patches = jnp.concatenate(_shifted(x, kernel.shape, stride, dilation), axis=-1)
         return patches @ kernel.reshape(-1, kernel.shape[3])
     raise ValueError(f"unknown convolution method {method!r}")
@@ -190,25 +191,56 @@ def _forward(x, kernel, stride, dilation):
 def _backward(stride, dilation, residuals, dy):
     x, kernel = residuals
     kh, kw = kernel.shape[:2]
-    height, width = x.shape[1:3]
-    (top, bottom), (left, right) = _same_padding(x.shape, kernel.shape, stride, dilation)
-
-    # dx: dy, dilated with stride - 1 zeros between its pixels, convolved with the flipped kernel.
-    dilated = lax.pad(
-        dy,
-        jnp.zeros((), dy.dtype),
-        ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)),
-    )
-    flipped = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
-    before = ((kh - 1) * dilation - top, (kw - 1) * dilation - left)
-    after = (height - dilated.shape[1] + top, width - dilated.shape[2] + left)
-    dx = _conv(dilated, flipped, 1, tuple(zip(before, after, strict=True)), dilation)
-
-    # dkernel: x convolved with dy as the kernel; examples are the input channels, channels the
-    # examples. The barriers keep XLA from folding the transposes back into the slow form.
+    dx = _input_gradient(dy, kernel, x.shape, stride, dilation)
+    padding = _same_padding(x.shape, kernel.shape, stride, dilation)
+    if stride == dilation == 1 and min(kernel.shape[2:]) <= FEW:
+        return dx, _kernel_gradient_of_few(x, dy, kernel.shape, padding)
+    # x convolved with dy as the kernel; examples are the input channels, channels the examples. The
+    # barriers keep XLA from folding the transposes back into the slow form.
     columns, window = lax.optimization_barrier((x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)))
-    dkernel = _conv(columns, window, dilation, ((top, bottom), (left, right)), stride)
+    dkernel = _conv(columns, window, dilation, padding, stride)
     return dx, dkernel[:, :kh, :kw].transpose(1, 2, 0, 3)
+
+
+def _input_gradient(dy, kernel, shape, stride, dilation):
+    """Of an input of this shape [N, H, W, C]. Pixel s a + p has the taps s m + p + padding of the
+    kernel, m = ..., times the pixels a - m of dy: a convolution of dy, whose outputs are the s x s
+    pixels from (s a, s b) on."""
+    padding = _same_padding(shape, kernel.shape, stride, dilation)
+    (n, h, w, f), c, s = dy.shape, kernel.shape[2], stride
+    around, pads = [], []
+    for size, (before, _) in zip(kernel.shape[:2], padding, strict=True):
+        first, last = -((before + s - 1) // s), (size - 1 - before) // s  # m
+        if stride == 1:
+            around.append((0, 0))
+            pads.append((dilation * (size - 1) - before, before))
+        else:
+            around.append((-s * first - before, s * (last + 1) + before - size))
+            pads.append((last, -first))
+    taps = jnp.pad(kernel, (*around, (0, 0), (0, 0)))
+    taps = taps.reshape(taps.shape[0] // s, s, taps.shape[1] // s, s, c, f)[::-1, :, ::-1]
+    taps = taps.transpose(0, 2, 5, 1, 3, 4).reshape(*taps.shape[:3:2], f, s * s * c)
+    dx = _conv(dy, lax.optimization_barrier(taps), 1, tuple(pads), dilation)
+    dx = dx.reshape(n, h, w, s, s, c).swapaxes(2, 3).reshape(n, s * h, s * w, c)
+    return dx[:, : shape[1], : shape[2]]
+
+
+def _kernel_gradient_of_few(x, dy, shape, padding):
+    """Of a kernel of this shape, whose channels are so few that a product for each of its taps is
+    small: one product for all, of x shifted by columns and dy by rows, example by example."""
+    (kh, kw, c, f), (width, (top, bottom)) = shape, (x.shape[2], padding[0])
+
+    def one(total, pair):
+        x, dy = pair
+        x = jnp.pad(x, (*padding, (0, 0)))
+        dy = jnp.pad(dy, ((kh - 1, top + bottom), (0, 0), (0, 0)))
+        columns = [x[:, j : j + width].reshape(-1, c) for j in range(kw)]
+        rows = [dy[kh - 1 - i :][: len(x)].reshape(-1, f) for i in range(kh)]
+        sides = lax.optimization_barrier((jnp.concatenate(columns, 1), jnp.concatenate(rows, 1)))
+        return total + lax.dot_general(*sides, (((0,), (0,)), ((), ()))), None
+
+    total, _ = lax.scan(one, jnp.zeros((kw * c, kh * f), dy.dtype), (x, dy))
+    return total.reshape(kw, c, kh, f).transpose(2, 0, 1, 3)
 
 
 _conv_forward_only.defvjp(_forward, _backward)
