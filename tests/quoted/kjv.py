@@ -6,12 +6,13 @@ import numpy as np
 
 from quoted.comparisons import comparisons, in_words
 from quoted.quotes import Section, Table, say
-from quoted.records import number, study
+from quoted.records import count, number, study
 from scaling.fits import rounded
+from scaling.report.wording import listed
 from scaling.studies.steps_to_target.growth import growths
 
 HEAD = ["study", "perfect scaling to", "largest useful batch", "B_crit", "bend", "scatter"]
-STUDIES = {"Transformer, Adam": "kjv_lm/adam"}
+STUDIES = {"Transformer, Adam": "kjv_lm/adam", "LSTM, Adam": "kjv_lm/lstm"}
 LENGTH = 32  # tokens of a row
 GROUPS = [
     [
@@ -57,6 +58,14 @@ def quotes():
         "the best learning rate rises from {} to {}, the ratio of the batches to the power {}",
         *(f"{point.best['learning_rate']:.2g}" for point in (first, last)),
         f"{_slope(adam.reached):.2f}",
+    )
+    lstm = study("kjv_lm/lstm")
+    ends = [number(lstm.reached[i].steps_to_target) for i in (0, -1)]
+    yield say("The LSTM takes {} steps at a batch of 2 and {} at 256", *ends)
+    edges = [point for point in lstm.reached if point.at_edge]
+    yield say(
+        "best learning rate is at the upper edge of its range, 0.03, at {}",
+        listed([count(point.global_batch) for point in edges]),
     )
     yield from _compare()
 
@@ -108,6 +117,8 @@ SECTIONS = [
             "16 learning rates at each of eight batch sizes from 2 to 256",
             "goal 3.9 nats per token on 256 rows",
             "80 minutes",
+            "an LSTM of 107,008 parameters",
+            "at the upper edge of its range, 0.03",
             "at five batch sizes from 2 to 128, 16 learning rates at each, five repeats",
             "one CPU core a study",
             "Values above 128 are extrapolated",
