@@ -12,6 +12,8 @@ import argparse
 from common import machine, side_by_side, synthetic_config, write
 from vs_torch import CASES, SIZE, ours
 
+from scaling.models import MODELS
+
 METHODS = ("xla", "patches", "forward_only")
 MICRO_BATCHES = (8, 16, 32, 64, None)
 
@@ -22,7 +24,7 @@ def main():
     name = parser.parse_args().name
     result = {"machine": machine(), "unit": "examples per second", "cases": {}}
     for case, (batch, shape, model) in CASES.items():
-        if model["name"] == "mlp":
+        if not hasattr(MODELS[model["name"]], "conv_method"):
             continue
         contestants = {}
         for method in METHODS:

@@ -203,9 +203,11 @@ def _backward(stride, dilation, residuals, dy):
 
 
 def _input_gradient(dy, kernel, shape, stride, dilation):
-    """Of an input of this shape [N, H, W, C]. Pixel s a + p has the taps s m + p + padding of the
-    kernel, m = ..., times the pixels a - m of dy: a convolution of dy, whose outputs are the s x s
-    pixels from (s a, s b) on."""
+    """Of an input of this shape [N, H, W, C].
+
+    With a stride s, along an axis: dx[s a + p] = sum over m of dy[a - m] kernel[s m + p + padding].
+    So it is a convolution of dy with s x s x C outputs at (a, b): the pixels from (s a, s b) on.
+    """
     padding = _same_padding(shape, kernel.shape, stride, dilation)
     (n, h, w, f), c, s = dy.shape, kernel.shape[2], stride
     around, pads = [], []
@@ -226,8 +228,8 @@ def _input_gradient(dy, kernel, shape, stride, dilation):
 
 
 def _kernel_gradient_of_few(x, dy, shape, padding):
-    """Of a kernel of this shape, whose channels are so few that a product for each of its taps is
-    small: one product for all, of x shifted by columns and dy by rows, example by example."""
+    """Of a kernel of this shape [kh, kw, C, F]: of each example one matrix product for all taps, of
+    x shifted by kw columns, [pixels, kw C], and dy shifted by kh rows, [pixels, kh F]."""
     (kh, kw, c, f), (width, (top, bottom)) = shape, (x.shape[2], padding[0])
 
     def one(total, pair):
@@ -237,10 +239,12 @@ def _kernel_gradient_of_few(x, dy, shape, padding):
         columns = [x[:, j : j + width].reshape(-1, c) for j in range(kw)]
         rows = [dy[kh - 1 - i :][: len(x)].reshape(-1, f) for i in range(kh)]
         sides = lax.optimization_barrier((jnp.concatenate(columns, 1), jnp.concatenate(rows, 1)))
-        return total + lax.dot_general(*sides, (((0,), (0,)), ((), ()))), None
+        over_pixels = ((0,), (0,)), ((), ())
+        return total + lax.dot_general(*sides, over_pixels, preferred_element_type=wide), None
 
-    total, _ = lax.scan(one, jnp.zeros((kw * c, kh * f), dy.dtype), (x, dy))
-    return total.reshape(kw, c, kh, f).transpose(2, 0, 1, 3)
+    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    total, _ = lax.scan(one, jnp.zeros((kw * c, kh * f), wide), (x, dy))
+    return total.reshape(kw, c, kh, f).transpose(2, 0, 1, 3).astype(dy.dtype)
 
 
 _conv_forward_only.defvjp(_forward, _backward)
