@@ -5,6 +5,7 @@ convolutions: XLA shares one between threads badly, and a batch well (benchmarks
 """
 
 import os
+import warnings
 from collections.abc import Iterable
 
 import jax
@@ -70,11 +71,16 @@ def fit_cpu(points: Iterable[ConfigDict]) -> None:
 
 def use_onednn(config: ConfigDict) -> None:
     """Let oneDNN compute a model's convolutions on a CPU, unless XLA_FLAGS says how; only before
-    JAX has started. Numbers change by rounding. Other platforms do not notice."""
+    JAX has started. Numbers change by rounding. Other platforms do not notice.
+
+    XLA cannot save such programs in its cache, so each start compiles them again; JAX's warning of
+    it is left out.
+    """
     flags, model = os.environ.get("XLA_FLAGS", ""), MODELS.get(str(config.model.get("name")))
     known = jax.__version_info__[:2] in ONEDNN_IN and "onednn" not in flags
     if known and hasattr(model, "conv_method"):
         os.environ["XLA_FLAGS"] = f"{flags} {ONEDNN}"
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache.*MemoryError")
 
 
 def is_simulated() -> bool:

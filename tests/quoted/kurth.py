@@ -19,29 +19,44 @@ def _mean(point, metric):
     return statistics.mean(run.test[metric] for run in point.runs)
 
 
+NETS = {"Tiramisu": "kurth_weighting", "DeepLabv3+": "kurth_weighting_deeplab"}
+
+
 def quotes():
     """The metrics of every recipe on the test split, and what the lag changes."""
-    found = study("kurth_weighting")
-    points = {name: found.point(found.base_batch, recipe) for name, recipe in RECIPES.items()}
-    plain = points["none"]
-    rows = [["weights of classes", "test mean IoU, %", "over none, points (95%)", "pixel error, %"]]
-    for name, point in points.items():
-        over = "" if point is plain else interval(difference(plain, point))
-        rows.append([name, spread(point), over, percent(_mean(point, "error"))])
+    columns = {net: list(_column(name)) for net, name in NETS.items()}
+    heads = ["test mean IoU, %", "over none, points (95%)", "pixel error, %"]
+    rows = [["weights of classes", *(f"{net}: {head}" for net in NETS for head in heads)]]
+    for place, name in enumerate(RECIPES):
+        rows.append([name, *(cell for column in columns.values() for cell in column[place])])
     yield Table("kurth", rows)
-    now, late = points["inverse square root"], points["inverse square root, lag 1"]
-    yield say(
-        "has {} updates of {} maps under {} seeds",
-        count(now.steps),
-        count(now.global_batch),
-        str(len(now.runs)),
-    )
-    yield say(
-        "the weighted test loss is {} with a lag and {} without",
-        number(_mean(late, "loss")),
-        number(_mean(now, "loss")),
-    )
-    yield say("a lag of 1 changes mean IoU by {} points", interval(difference(now, late)))
+    for net, name in NETS.items():
+        points = _points(name)
+        now, late = points["inverse square root"], points["inverse square root, lag 1"]
+        if net == "Tiramisu":
+            shape = count(now.steps), count(now.global_batch), str(len(now.runs))
+            yield say("has {} updates of {} maps under {} seeds", *shape)
+        yield say(
+            f"{net}: a weighted test loss of {{}} with a lag and {{}} without, a mean IoU {{}} "
+            "points higher with it",
+            number(_mean(late, "loss")),
+            number(_mean(now, "loss")),
+            interval(difference(now, late)),
+        )
+
+
+def _points(name):
+    found = study(name)
+    return {title: found.point(found.base_batch, recipe) for title, recipe in RECIPES.items()}
+
+
+def _column(name):
+    """Of each recipe of a net."""
+    points = _points(name)
+    plain = points["none"]
+    for point in points.values():
+        over = "" if point is plain else interval(difference(plain, point))
+        yield [spread(point), over, percent(_mean(point, "error"))]
 
 
 SECTIONS = [

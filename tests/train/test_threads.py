@@ -42,6 +42,7 @@ config = default_config()
 config.model = model_config("resnet", depth=8, norm="batch")
 config.data.name, config.data.train_size, config.data.image_shape = "synthetic", 256, (32, 32, 3)
 config.data.num_classes, config.global_batch, config.optim.base_lr = 10, 32, 0.01
+jax.config.update("jax_compilation_cache_dir", sys.argv[2] + ".cache")
 if sys.argv[1] == "onednn":
     threads.use_onednn(config)
 from scaling.train.point import resolve
@@ -61,7 +62,8 @@ def test_onednn_changes_weights_by_rounding(tmp_path):
     weights = []
     for way in ("onednn", "xla"):
         command = [sys.executable, "-c", TRAINING, way, tmp_path / f"{way}.npz"]
-        subprocess.run(command, env=environment, check=True)
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert "Warning" not in done.stderr
         with np.load(tmp_path / f"{way}.npz") as file:
             weights.append([file[name] for name in file])
     for ours, theirs in zip(*weights, strict=True):
