@@ -37,8 +37,8 @@ def quotes():
             shape = count(now.steps), count(now.global_batch), str(len(now.runs))
             yield say("has {} updates of {} maps under {} seeds", *shape)
         yield say(
-            f"{net}: a weighted test loss of {{}} with a lag and {{}} without, a mean IoU {{}} "
-            "points higher with it",
+            f"{net}: a weighted test loss of {{}} with a lag and {{}} without; with it mean "
+            "IoU changes by {} points",
             number(_mean(late, "loss")),
             number(_mean(now, "loss")),
             interval(difference(now, late)),
@@ -66,8 +66,8 @@ SECTIONS = [
         quotes,
         said=(
             "47,635 parameters (growth 8, blocks of 2, 3 x 3 kernels)",
+            "a DeepLabv3+ of 697,359",
             "maps of 96 x 144 with 16 channels",
-            "two CPU cores",
             "of 768 x 1152 in training, in 10^12",
             "16 channels | 7,801,315 | 4.188 | 4.188 |",
             "4 channels | 7,413,523 | 3.703 | 3.703 |",
