@@ -1,6 +1,7 @@
 """What the documents quote from the committed records, one module per part of a document."""
 
 from quoted import (
+    dli,
     goyal,
     hoffer,
     keskar,
@@ -30,6 +31,7 @@ MODULES = (
     goyal,
     you,
     kurth,
+    dli,
     throughput,
     readme,
 )
