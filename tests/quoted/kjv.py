@@ -18,6 +18,7 @@ GROUPS = [
     [
         ("Adam", "adam", ""),
         ("Muon", "muon", ""),
+        ("Nesterov momentum", "nesterov", ""),
     ],
     [
         ("Adam, 133,440 parameters", "adam", "Zhang 2024: the model's size hardly matters"),
