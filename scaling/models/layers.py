@@ -123,7 +123,7 @@ def convolve(
       forward_only: the gradients are forward convolutions too. XLA has a fast CPU kernel for
         convolutions with operands in plain NHWC order; inside a loop, and so in every training
         step here, its own backward convolutions are not in that order and run ten to thirty times
-        slower.
+        slower. With both a stride and a dilation, as patches.
       patches: patches times a matrix. Under `vmap` over models a convolution becomes a grouped
         one, slow on every backend; this becomes a batched matrix product.
       auto: forward_only on CPU, xla elsewhere.
@@ -213,12 +213,8 @@ def _input_gradient(dy, kernel, shape, stride, dilation):
     around, pads = [], []
     for size, (before, _) in zip(kernel.shape[:2], padding, strict=True):
         first, last = -((before + s - 1) // s), (size - 1 - before) // s  # m
-        if stride == 1:
-            around.append((0, 0))
-            pads.append((dilation * (size - 1) - before, before))
-        else:
-            around.append((-s * first - before, s * (last + 1) + before - size))
-            pads.append((last, -first))
+        around.append((-s * first - before, s * (last + 1) + before - size))
+        pads.append((last + (dilation - 1) * (size - 1), -first))
     taps = jnp.pad(kernel, (*around, (0, 0), (0, 0)))
     taps = taps.reshape(taps.shape[0] // s, s, taps.shape[1] // s, s, c, f)[::-1, :, ::-1]
     taps = taps.transpose(0, 2, 5, 1, 3, 4).reshape(*taps.shape[:3:2], f, s * s * c)

@@ -3,9 +3,8 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterable
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,7 +15,7 @@ from scaling.record import InUse, RunDir
 from scaling.report import point_line
 from scaling.signals import Interrupted, Signals
 from scaling.studies import part as module_of
-from scaling.studies.shared import check_batch
+from scaling.studies.shared import check_batch, value_at
 
 
 def study_of(config: ConfigDict):
@@ -60,22 +59,25 @@ def points_of(config: ConfigDict, part: str | None = None) -> dict[str, ConfigDi
 
 
 def check_changes(config: ConfigDict, written: ConfigDict, keys: Iterable[str]) -> None:
-    """The keys that a user changed from what the config file has change a point.
+    """Every key that a user changed from the value in the config file changes a point.
+
+    Args:
+      written: the config as the file has it.
 
     Raises:
-      UserError: one does not, as what the study or all of its recipes set for themselves.
+      UserError: a key changes none, since the study or all of its recipes set it themselves.
     """
     points = _without_origin(points_of(config))
     for key in keys:
         other = config.copy_and_resolve_references()
-        other.update_from_flattened_dict({key: _value(written, key)})
+        other.update_from_flattened_dict({key: value_at(written, key)})
         try:
             idle = other != config and _without_origin(points_of(other)) == points
         except UserError:  # so it has an effect
             continue
         if idle:
             raise UserError(
-                f"--config.{key}={_value(config, key)} has no effect: the points of this study "
+                f"--config.{key}={value_at(config, key)} has no effect: the points of this study "
                 "have values of their own. Remove it; --dry_run shows them."
             )
 
@@ -86,10 +88,6 @@ def _without_origin(points: dict[str, ConfigDict]) -> dict[str, ConfigDict]:
         if "recipes" in point:
             point.recipes.changed = ()
     return points
-
-
-def _value(config: ConfigDict, key: str) -> Any:
-    return reduce(lambda keys, name: keys[name], key.split("."), config)
 
 
 def run_study(

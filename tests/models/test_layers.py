@@ -84,10 +84,11 @@ def test_convolution_of_every_channel_alone(method, stride, dilation):
 def test_gradients_of_kernels_of_few_channels_or_many(few, monkeypatch):
     monkeypatch.setattr(layers, "FEW", few)
     rng = np.random.RandomState(0)
-    for size, kernel in ((8, 3), (7, 5), (6, 2)):
+    cases = (8, 3, 1, 1), (7, 5, 1, 1), (6, 2, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2)
+    for size, kernel, stride, dilation in cases:
         x = rng.randn(2, size, size + 1, 3).astype(np.float32)
         w = rng.randn(kernel, kernel, 3, 4).astype(np.float32)
-        _check_convolution(x, w, "forward_only", 1, 1, 1)
+        _check_convolution(x, w, "forward_only", stride, 1, dilation)
 
 
 def _check_convolution(x, w, method, stride, groups, dilation):

@@ -24,18 +24,18 @@ NETS = {"Tiramisu": "kurth_weighting", "DeepLabv3+": "kurth_weighting_deeplab"}
 
 def quotes():
     """The metrics of every recipe on the test split, and what the lag changes."""
-    columns = {net: list(_column(name)) for net, name in NETS.items()}
+    nets = {net: _points(name) for net, name in NETS.items()}
     heads = ["test mean IoU, %", "over none, points (95%)", "pixel error, %"]
-    rows = [["weights of classes", *(f"{net}: {head}" for net in NETS for head in heads)]]
-    for place, name in enumerate(RECIPES):
-        rows.append([name, *(cell for column in columns.values() for cell in column[place])])
+    rows = [["weights of classes", *(f"{net}: {head}" for net in nets for head in heads)]]
+    for title in RECIPES:
+        cells = [cell for points in nets.values() for cell in _cells(points, title)]
+        rows.append([title, *cells])
     yield Table("kurth", rows)
-    for net, name in NETS.items():
-        points = _points(name)
+    first = nets["Tiramisu"]["none"]
+    shape = count(first.steps), count(first.global_batch), str(len(first.runs))
+    yield say("has {} updates of {} maps under {} seeds", *shape)
+    for net, points in nets.items():
         now, late = points["inverse square root"], points["inverse square root, lag 1"]
-        if net == "Tiramisu":
-            shape = count(now.steps), count(now.global_batch), str(len(now.runs))
-            yield say("has {} updates of {} maps under {} seeds", *shape)
         yield say(
             f"{net}: a weighted test loss of {{}} with a lag and {{}} without; with it mean "
             "IoU changes by {} points",
@@ -50,13 +50,10 @@ def _points(name):
     return {title: found.point(found.base_batch, recipe) for title, recipe in RECIPES.items()}
 
 
-def _column(name):
-    """Of each recipe of a net."""
-    points = _points(name)
-    plain = points["none"]
-    for point in points.values():
-        over = "" if point is plain else interval(difference(plain, point))
-        yield [spread(point), over, percent(_mean(point, "error"))]
+def _cells(points, title):
+    plain, point = points["none"], points[title]
+    over = "" if point is plain else interval(difference(plain, point))
+    return [spread(point), over, percent(_mean(point, "error"))]
 
 
 SECTIONS = [
