@@ -36,6 +36,7 @@ def _averaged(c):
 
 def _lstm(c):
     c.model = model_config("lstm", width=64, cells=128, tied=True)
+    c.search.space = {"learning_rate": ("log", 3e-3, 1e-1)}
 
 
 def _modern(c):

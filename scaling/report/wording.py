@@ -32,6 +32,11 @@ SPLITS = {"validation": "validation", "train": "training", "": ""}  # "": of a l
 SYMBOL = re.compile(r"\b([SEB])_(min|crit|simple|noise)\b")  # typeset with subscripts
 
 
+def capital(text: str) -> str:
+    """With a capital first; unlike `str.capitalize`, "mean IoU" keeps its own."""
+    return text[:1].upper() + text[1:]
+
+
 def count(value: int | None) -> str:
     """1,024"""
     return NOTHING if value is None else f"{value:,}"

@@ -12,7 +12,7 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.reading import jsonl
 from scaling.report.records import Directory, Workdir
 from scaling.report.tables import Column, Table, csv_only, within
-from scaling.report.wording import axis_text, count, number, subject
+from scaling.report.wording import axis_text, capital, count, number, subject
 from scaling.studies.accuracy import charts
 from scaling.studies.accuracy.judging import Point, Study
 from scaling.studies.accuracy.papers import papers
@@ -233,7 +233,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     yield _every(studies)
     yield from papers(studies)
     caption = (
-        f"{words.capitalize()} on training examples, without augmentation and dropout, and on the "
+        f"{capital(words)} on training examples, without augmentation and dropout, and on the "
         "test set. Grey: the recipe that others are compared with; beside it the recommended ones, "
         "those of the largest batch first."
     )

@@ -27,6 +27,7 @@ from scaling.report.records import Directory, Workdir, read_points
 from scaling.report.tables import Column, Table, csv_only, hover, of_points, within
 from scaling.report.wording import (
     between,
+    capital,
     count,
     decimal_label,
     listed,
@@ -250,7 +251,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     yield Section("Critical batch size", [Table(CRITICAL, critical), Note(note)])
 
     caption = (
-        f"{studies[0].rows.capitalize()} per second of one device against its batch. Beyond the "
+        f"{capital(studies[0].rows)} per second of one device against its batch. Beyond the "
         "knee a larger batch on the device hardly trains faster; beyond what fits, microbatches "
         "are accumulated."
     )

@@ -7,7 +7,7 @@ from scaling.report.blocks import Note, Picture, Section
 from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir
 from scaling.report.tables import Column, Table, csv_only, of_points, within
-from scaling.report.wording import count, measure_text, metric_value, number, subject
+from scaling.report.wording import capital, count, measure_text, metric_value, number, subject
 from scaling.studies.generalization import charts
 from scaling.studies.generalization.record import COLUMNS, LAWS
 from scaling.studies.generalization.slopes import (
@@ -201,7 +201,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     )
     yield Section("Distance from initialisation", [picture("distance")])
     yield _slope(studies)
-    title = measure_text(studies[0].measure).capitalize()
+    title = capital(measure_text(studies[0].measure))
     yield Section(title, [picture("validation"), picture("validation_steps")])
     yield Section("Training loss", [picture("training")])
     yield Section("Gradient norms", [picture("gradients")])

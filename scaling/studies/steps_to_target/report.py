@@ -12,6 +12,7 @@ from scaling.report.kind import Details, Kind, about_all
 from scaling.report.tables import Column, Table, within
 from scaling.report.wording import (
     SPLITS,
+    capital,
     count,
     interval,
     listed,
@@ -126,7 +127,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     )
     if len(studies) > 1:
         caption += (
-            " Ticks and open diamonds on the curves: the end of perfect scaling and the maximum "
+            " Ticks and open diamonds on the curves: the end of perfect scaling and the largest "
             "useful batch, where they lie among the batch sizes measured."
         )
     nothing = "no batch size reached the goal or spent its steps on it"
@@ -185,13 +186,13 @@ def _of_one(study: Study, prefix: str, suffix: str) -> Iterator[Section]:
     trials = picture("trials", caption, charts.trials(study), "nothing was searched")
     yield Section(f"Trials{of}", [trials])
     caption = (
-        f"{study.measure_text.capitalize()} along the best trial of each batch size, a dot where "
+        f"{capital(study.measure_text)} along the best trial of each batch size, a dot where "
         "it crossed the goal; dotted: the closest trial, where none did. Training stops soon after "
         "the first crossing."
     )
     nothing = "the records hold no evaluation after the first step"
     curves = picture("validation_curves", caption, charts.curves(study), nothing)
-    yield Section(f"{SPLITS[study.split].capitalize()} curves{of}", [curves])
+    yield Section(f"{capital(SPLITS[study.split])} curves{of}", [curves])
     caption = (
         f"The best {study.measure_text} of any trial that did not diverge: left within a number of "
         "steps, where a larger batch has seen more examples; right within a number of examples, "

@@ -27,6 +27,7 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.records import Directory, Workdir, read_points
 from scaling.report.tables import Column, Table, csv_only, within
 from scaling.report.wording import (
+    capital,
     count,
     decimal_label,
     interval,
@@ -298,7 +299,7 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     rows = studies[0].rows
     caption = (
-        f"{rows.capitalize()} per second: of one device by its batch, with 95% intervals and the "
+        f"{capital(rows)} per second: of one device by its batch, with 95% intervals and the "
         "fitted b / (t0 + b / r); and of several, the same largest batch on each (weak scaling). "
         "The ideal line is as many times one device; the band is the forecast for a jitter of "
         f"{JITTER[0]:.0%} to {JITTER[1]:.0%}. Efficiency is over one device; published ones are "
@@ -313,7 +314,7 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
         "of the device in this dtype is not known."
     )
     picture = Picture("throughput", caption, panels, "nothing was measured")
-    yield Section(f"{rows.capitalize()} per second", [picture, table(studies), Note(note)])
+    yield Section(f"{capital(rows)} per second", [picture, table(studies), Note(note)])
     variants = Table(VARIANTS, within(studies, lambda p: p.variants), "throughput_variants.csv")
     if variants.rows:
         note = (
