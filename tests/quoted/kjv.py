@@ -149,6 +149,7 @@ SECTIONS = [
             "one CPU core a study",
             "Values above 128, for SGD above 32, are extrapolated",
             "a half-life of 4,096 tokens",
+            "an evaluation earlier, except at 8",
             "The goals 4.5, 4.2, 3.9 and 3.7 take",
             "to the power 0.47 (below)",
         ),

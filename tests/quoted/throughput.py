@@ -44,7 +44,7 @@ def measured():
     variants = study("throughput_digits").points[0].variants
     one, *more = (statistics.median(variant.seconds) for variant in variants)
     yield say(
-        "in {} and {} microbatches takes {} and {} times as long",
+        "batch of the digits MLP in {} and {} microbatches takes {} and {} times as long",
         *(f"{variant.accum_steps}" for variant in variants[1:]),
         *(number(each / one) for each in more),
     )
