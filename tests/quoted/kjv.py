@@ -140,7 +140,7 @@ SECTIONS = [
             "rows of 32 tokens of a vocabulary of 512",
             "16 learning rates at each of eight batch sizes from 2 to 256",
             "goal 3.9 nats per token on 256 rows",
-            "80 minutes",
+            "11 minutes",
             "an LSTM of 107,008 parameters",
             "at the upper edge of its range, 0.03",
             "at five batch sizes from 2 to 128, 16 learning rates at each (with Nesterov 16 pairs",
