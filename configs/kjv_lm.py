@@ -5,8 +5,7 @@
 
 The study of configs/quickstart.py on a language model: rows of 32 tokens of a vocabulary of 512,
 and at each of eight batch sizes from 2 to 256 rows 16 learning rates of Adam; eleven minutes on two
-CPU cores. Variants, as in
-configs/kjv_lm.py:nesterov:
+CPU cores. Variants, as in configs/kjv_lm.py:nesterov:
 
     nesterov    Nesterov momentum as in Shallue 2018, 32 pairs of learning rate and momentum
     averaged    the goal is on averaged weights, whose decay is searched too; 32 trials

@@ -123,6 +123,7 @@ def _lm1b_lstm(c):
 
 def _common_crawl_transformer(c):
     _language(c, "fineweb_edu", (32, 64, 256, 1024, 4096, 16384))
+    c.data.streamed = True  # 18 GB of tokens
     c.model = model_config("transformer", dtype="bfloat16")
     c.search.trials = 50
 

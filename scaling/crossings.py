@@ -20,7 +20,8 @@ class Metric(NamedTuple):
 
 
 ERROR, LOSS = Metric("error", form="percent"), Metric("loss")
-EWA = "ewa_"  # before the name of a metric: of the averaged weights, `scaling.optim.averaging`
+# Before the name of a metric, and behind its words: of the weights that optim/averaging.py gives.
+EWA, OF_AVERAGED = "ewa_", " of the averaged weights"
 
 
 def better_than(value: float, goal: float, better: str) -> bool:

@@ -27,7 +27,7 @@ NAMES = {
     "metric": "val_loss validation_loss valid_loss eval_loss test_loss loss",
     "run": "run run_id run_name trial",
     "seed": "seed",
-    "study": "study",
+    "study": "study model",
     "tokens": "tokens train_tokens training_tokens data data_size",
     "parameters": "parameters params n_params num_params model_size",
     "tokens_per_example": "tokens_per_example sequence_length seq_len context_length",
@@ -150,14 +150,21 @@ def read_log(path: Path) -> Log:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     """(place, text) of the lines with content."""
-    lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
+    lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1)
     return [(f"line {n} of {path}", s) for n, s in lines if s.strip() and s.lstrip()[0] != "#"]
 
 
 def _csv(lines: list[tuple[str, str]]) -> Iterator[Row]:
-    rows = zip(lines, csv.reader(text for _, text in lines), strict=True)
+    reader = csv.reader(text for _, text in lines)
     names: list[str] = []
-    for (place, _), cells in rows:
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{lines[reader.line_num - 1][0]} cannot be read ({error}).") from None
+        if cells is None:
+            return
+        place, _ = lines[reader.line_num - 1]  # where it ends: a quoted cell may have several
         if not names:
             names = [cell.strip() for cell in cells]
             continue

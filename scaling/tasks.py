@@ -320,7 +320,8 @@ class MultiLabel(Task):
     as spread evenly in it. `ap` pools all labels, `ap_macro` is the mean over those that occur.
 
     Attributes:
-      bins: of logits from -10 to 10.
+      bins: of z / (1 + |z| / 10), for a logit z: logits that are far from zero, as those of rare
+        labels are, have wider bins and none is left out.
     """
 
     bins: int = 512
@@ -331,6 +332,7 @@ class MultiLabel(Task):
         "loss": LOSS,
     }
     REACH = 10.0
+    FINE = 2**24  # bins of all labels together, where a split is evaluated once
 
     @classmethod
     def outputs_of(cls, example):
@@ -352,7 +354,9 @@ class MultiLabel(Task):
         return {"loss": optax.sigmoid_binary_cross_entropy(outputs, label).sum(-1)}, None
 
     def statistics(self, outputs, batch, mask):
-        place = jnp.floor((outputs + self.REACH) * (self.bins / (2 * self.REACH)))
+        logits = jnp.clip(outputs.astype(jnp.float32), -1e9, 1e9)
+        folded = logits / (1.0 + jnp.abs(logits) / self.REACH)
+        place = jnp.floor((folded + self.REACH) * (self.bins / (2 * self.REACH)))
         place = jnp.clip(jnp.nan_to_num(place), 0, self.bins - 1).astype(jnp.int32)
         place += self.bins * jnp.arange(self.num_classes)
         count = lambda values: counts(place, values, self.num_classes * self.bins)
@@ -373,7 +377,9 @@ class MultiLabel(Task):
         }
 
     def finer(self):
-        return dataclasses.replace(self, bins=max(self.bins, min(2**16, 2**22 // self.num_classes)))
+        return dataclasses.replace(
+            self, bins=max(self.bins, min(2**16, self.FINE // self.num_classes))
+        )
 
 
 def average_precision(positives: np.ndarray, every: np.ndarray) -> np.ndarray:

@@ -62,6 +62,8 @@ def test_columns_by_meaning(tmp_path, columns, meaning, column):
         ("batch\n0\n", "line 2 of .*: batch is 0; it must be at least 1"),
         ("batch\ninf\n", "batch is inf; it must be at least 1 and at most"),
         ("batch\n8.5\n", "batch is 8.5; it must be a whole number"),
+        ('batch,note\n8,"one\ntwo"\n8.5,\n', "line 4 of .* batch is 8.5"),
+        ("batch,note\n8," + "x" * 200_000, "line 2 of .* cannot be read .*field larger"),
     ],
 )
 def test_rows_that_cannot_be_used(tmp_path, text, says):

@@ -176,6 +176,27 @@ def test_average_precision_against_sklearn():
         assert found["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "rate, centre, spread, gap", [(1e-3, -14, 1.5, 3), (1e-3, -12, 8, 6), (0.1, 25, 6, 5)]
+)
+def test_average_precision_of_logits_far_from_zero(rate, centre, spread, gap):
+    rng = np.random.default_rng(3)
+    label = (rng.random((3000, 40)) < rate).astype(np.uint8)
+    logits = (rng.normal(centre, spread, label.shape) + gap * label).astype(np.float32)
+    logits[0, 0], logits[1, 0] = np.inf, -np.inf
+    task = MultiLabel(Given(), {"x": ((40,), "float32"), "label": ((40,), "uint8")}, 40)
+    finite = np.nan_to_num(logits)
+    known = label.any(0)
+    exact = {
+        "ap": sk.average_precision_score(label, finite, average="micro"),
+        "ap_macro": sk.average_precision_score(label[:, known], finite[:, known], average="macro"),
+    }
+    for each, tolerance in ((task, 5e-3), (task.finer(), 5e-4)):
+        found = evaluated(each, logits, {"label": label}, parts=4)
+        for name, value in exact.items():
+            assert found[name] == pytest.approx(value, abs=tolerance), name
+
+
 def test_average_precision_of_labels_that_never_occur():
     task = MultiLabel(Given(), {"x": ((2,), "float32"), "label": ((2,), "uint8")}, 2)
     logits, label = np.float32([[3, 0], [-3, 0]]), np.uint8([[1, 0], [0, 0]])

@@ -43,6 +43,8 @@ def from_files(source: str | None, documents: str = "files") -> Documents:
         raise UserError("Name the files: --from=DIR, of txt, jsonl or parquet files.")
     split_up = look_up("kind of document", documents, UNITS)
     root = user_path(source, "--from")
+    if not root.exists():
+        raise UserError(f"There is no --from={source}; name a file of text, or a folder of them.")
     files = [root] if root.is_file() else sorted(root.rglob("*.*"))
     read_text = lambda path: _text(path, split_up)
     readers = {"txt": read_text, "jsonl": _json, "json": _json, "parquet": _parquet}
@@ -60,8 +62,7 @@ def from_files(source: str | None, documents: str = "files") -> Documents:
                     if text.strip():
                         yield Document(text)
             except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
-                reason = 'there is no "text"' if isinstance(error, KeyError) else error
-                raise UserError(f"Cannot read {path} as text: {reason}; leave it out.") from error
+                raise UserError(f"Cannot read {path} as text: {error}; leave it out.") from error
 
     return read
 
@@ -81,8 +82,17 @@ def _text(path, split_up):
 
 def _json(path):
     with _open(path) as file:
-        for line in file:
-            yield json.loads(line)["text"]
+        for number, line in enumerate(file, 1):
+            try:
+                text = json.loads(line)["text"] if line.strip() else ""
+            except (ValueError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise UserError(
+                    f'Line {number} of {path} is not an object with a text in "text"; mend or '
+                    "remove it."
+                )
+            yield text
 
 
 def _parquet(path):

@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -216,7 +217,11 @@ def write_tokens(
       UserError: a split without a document.
     """
     placed = lambda: ((doc.text, doc.split or split_of(doc.text, held_out)) for doc in documents())
-    tokenizer = make(text for text, split in placed() if split == "train")
+    try:
+        tokenizer = make(text for text, split in placed() if split == "train")
+    except UserError:  # there may be too few documents
+        _check_documents(Counter(split for _, split in placed()))
+        raise
     if tokenizer.model:
         (folder / "tokenizer.model").write_bytes(tokenizer.model)
     source = hashlib.sha256()
@@ -230,13 +235,7 @@ def write_tokens(
                 source.update(data + b"\0")
                 streams[split].add(np.append(tokens, tokenizer.eos), len(data))
         splits = {split: stream.finish() for split, stream in streams.items()}
-    empty = [split for split, counts in splits.items() if not counts["documents"]]
-    if empty:
-        number = sum(counts["documents"] for counts in splits.values())
-        raise UserError(
-            f"There is no document for the {empty[0]} split among {number:,}; splits are made of "
-            "whole documents: give more, take smaller ones (--documents), or a larger --held_out."
-        )
+    _check_documents({split: counts["documents"] for split, counts in splits.items()})
     meta = Meta(
         tokenizer=tokenizer.kind,
         vocabulary=tokenizer.vocabulary,
@@ -249,6 +248,18 @@ def write_tokens(
     )
     (folder / "meta.json").write_text(json_text(dataclasses.asdict(meta)) + "\n")
     return meta
+
+
+def _check_documents(counts: Mapping[str, int]) -> None:
+    """UserError where a split has none."""
+    empty = [split for split in SPLITS if not counts[split]]
+    if empty:
+        number = sum(counts.values())
+        raise UserError(
+            f"There is no document for the {empty[0]} split among {number:,}; splits are made of "
+            "whole documents: give more, take smaller ones (--documents=paragraphs), or a larger "
+            "--held_out."
+        )
 
 
 def split_of(text: str, held_out: float) -> str:

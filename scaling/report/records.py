@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scaling.crossings import ERROR, LOSS, Metric
+from scaling.crossings import ERROR, LOSS, OF_AVERAGED, Metric
 from scaling.errors import UserError
 from scaling.report.reading import RecordError, from_json
 from scaling.studies import STUDIES
@@ -27,6 +27,7 @@ class Directory:
     launches: list[dict[str, Any]]  # provenance of each
     parameters: int | None  # of the model
     recipe: dict[str, Any]  # data, model, optimizer and loss
+    tokenizer: str = ""  # and its checksum; "" of data without one
     unit: str = "examples"  # what the task's weights count
     rows: str = "examples"  # what its examples are called
     per_row: int | None = None  # units in each, where these are others
@@ -90,6 +91,16 @@ class Study:
     def measure(self) -> Metric:
         """Its words, form and direction."""
         return self.points[0].directory.metrics[self.metric]
+
+    @property
+    def compared_in(self) -> str:
+        """What the metric of studies shown together has to be: the same one, of the last or of
+        averaged weights, and of the same tokens where it counts by tokens."""
+        words = self.measure.words.removesuffix(OF_AVERAGED)
+        tokenizer = self.points[0].directory.tokenizer
+        if not tokenizer or self.metric.endswith("bits_per_byte"):
+            return words
+        return f"{words} of tokens by {tokenizer}"
 
     @property
     def headline(self) -> tuple[str, Metric]:
@@ -191,6 +202,9 @@ def read_directory(path: Path) -> Directory:
         launches = resolved.get("launches", [])
         task = resolved.get("task", {})
         own = {key: task[key] for key in ("unit", "rows", "per_row") if key in task}
+        if "tokenizer" in (files := resolved.get("data", {}).get("files", {})):
+            of = "{tokenizer}, {vocabulary:,} tokens, checksum {tokenizer_sha256:.8}"
+            own["tokenizer"] = of.format(**files)
         metrics = {name: Metric(**metric) for name, metric in task.get("metrics", {}).items()}
         own |= {"metrics": metrics} if metrics else {}
         return Directory(path, result, config, launches, parameters, recipe, **own)

@@ -167,7 +167,7 @@ class Study(records.Study):
 
 def compared_by(study: Study) -> str:
     """What studies shown together must have in common, see `Kind.shared`."""
-    return f"the {study.measure.words}"
+    return f"the {study.compared_in}"
 
 
 def in_order(points: Sequence[Any]) -> list[str]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from scaling import hosts
 from scaling.batch import plan_by_hand, plans
 from scaling.config import checked, given
-from scaling.crossings import EWA, Metric
+from scaling.crossings import EWA, OF_AVERAGED, Metric
 from scaling.data import resident, sources
 from scaling.errors import UserError, look_up, refuse_unread
 from scaling.limits import RATE
@@ -209,7 +209,7 @@ def metrics_of(config: ConfigDict, task: Task) -> dict[str, Metric]:
     """The task's metrics, and after them those of the averaged weights, where there are any."""
     if not config.optim.ewa_half_life:
         return task.metrics
-    words = lambda metric: metric._replace(words=f"{metric.words} of the averaged weights")
+    words = lambda metric: metric._replace(words=metric.words + OF_AVERAGED)
     return task.metrics | {EWA + name: words(metric) for name, metric in task.metrics.items()}
 
 

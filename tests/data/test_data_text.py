@@ -201,7 +201,7 @@ def test_the_sentences_of_the_billion_word_archive(tmp_path):
         (["text", "--name=cifar10", "--from=."], "--name is 'cifar10'; name the new data set"),
         (["text", "--name=../x", "--from=."], "--name is '../x'; name the new data set"),
         (["text", "--name=x"], "Name the files: --from=DIR"),
-        (["text", "--name=x", "--from=NONE"], "has no txt, jsonl or parquet files"),
+        (["text", "--name=x", "--from=NONE"], "There is no --from="),
         (["text", "--name=x", "--from=HERE", "--tokenizer=unigram"], "another number of threads"),
         (["text", "--name=x", "--from=HERE", "--tokenizer=word"], "--tokenizer is 'word'; use"),
         (["text", "--name=x", "--from=HERE", "--tokenizer=no.model"], "--tokenizer=no.model: No"),
@@ -210,6 +210,7 @@ def test_the_sentences_of_the_billion_word_archive(tmp_path):
         (["text", "--name=x", "--from=HERE", "--documents=pages"], "Unknown kind of document"),
         (["text", "--name=x", "--from=HERE", "--held_out=0.5"], "--held_out is 0.5; use a share"),
         (["text", "--name=x", "--from=HERE/000.txt", "--tokenizer=bytes"], "no document for the"),
+        (["text", "--name=x", "--from=HERE/000.txt"], "take smaller ones (--documents=paragraphs"),
         (["text", "--name=x", "--tokenizer=bytes", "--vocabulary=300"], "not read 'vocabulary'"),
         (["lm1b", "--held_out=0.1"], "Text 'lm1b' with --tokenizer=bpe does not read 'held_out'"),
         (["lm1b", "--from=NONE"], "get the archive again"),
@@ -232,15 +233,21 @@ def test_what_cannot_be_prepared_is_told_and_leaves_nothing(flags, words, tmp_pa
     assert not list(sets.rglob("*"))
 
 
+@pytest.mark.parametrize("bad", ["{", "[1]", '{"txt": "x"}', '{"text": 3}', "3"])
+def test_a_bad_line_is_named(bad, tmp_path, capsys):
+    here = folder_of(tmp_path)
+    (here / "a.jsonl").write_text(f'{{"text": "good"}}\n\n{bad}\n')
+    sets = tmp_path / "sets"
+    assert prepare.main(["text", "--name=x", f"--from={here}", f"--data_dir={sets}"]) == 2
+    message = capsys.readouterr().err
+    assert f"Line 3 of {here / 'a.jsonl'} is not an object with a text" in message
+
+
 @pytest.mark.parametrize(
     "file, content, words",
     [
         ("a.txt", b"\xff\xfe", "utf-8"),
         ("a.txt.gz", b"text", "gzip"),
-        ("a.jsonl", b"{", "Expecting"),
-        ("a.jsonl", b"[1]", "indices"),
-        ("a.jsonl", b'{"txt": "x"}', 'there is no "text"'),
-        ("a.jsonl", b'{"text": 3}', "not a string"),
         ("a.parquet", b"PAR1", "Parquet"),
     ],
 )

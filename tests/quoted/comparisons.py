@@ -25,7 +25,7 @@ def comparisons(name: str, groups: Iterable[Group], fit: Callable[[str], StepsFi
                 over = critical_batch_ratio(found, fit(group[0][1]))
                 ratio = f"{over.value:.2g} ({over.interval_text.removeprefix('95%: ')})"
                 ratio = f"**{ratio}**" if over.differs else ratio
-                paper = paper or ("differs" if over.differs else "indistinguishable")
+                paper = paper or ("" if over.differs else "indistinguishable")
             ends = map(in_words, (found.perfect_scaling_end, found.max_useful_batch))
             rows.append([title, *ends, rounded(found.b_crit), ratio, paper])
     return Table(name, rows)

@@ -23,7 +23,7 @@ errors = functools.partial(spread_text, percent)  # 11.20 ± 0.07
 
 
 def quotes():
-    """Tables 2 to 4, Figures 4 and 5."""
+    """Tables 2 to 4, Figures 4 to 6."""
     yield from _tables()
     yield from _batches()
     yield from _warm()
@@ -147,6 +147,25 @@ def _warm():
         errors(point.places[1].spread("warm", score)),
         errors(point.places[-1].spread("small", score)),
     )
+
+
+def _along():
+    """Sharpness as the training loss falls."""
+    found = study("sharpness_along")
+    small, large = found.points_of("naive")
+    names = (keskar(1e-3, None), TOP, ADAPTIVE_TOP)
+    rows = [["training loss", *(f"{name}: 256, 5,500, ratio" for name in names)]]
+    for place in found.places:
+        if place == END:
+            continue
+        cells = []
+        for name in names:
+            sides = [point.measured(place, name) for point in (small, large)]
+            texts = [_or_dash(side, values) for side in sides]
+            over = ratio(large, small, place, name)
+            cells.append(", ".join([*texts, ratio_text(over) if over else "–"]))
+        rows.append([place.removeprefix("loss "), *cells])
+    yield Table("keskar_figure6", rows)
 
 
 SECTIONS = [

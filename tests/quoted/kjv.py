@@ -28,9 +28,9 @@ GROUPS = [
     ],
     [
         ("goal 3.9 nats per token, Adam", "adam", "Zhang 2024: it grows with the tokens"),
-        ("4.5", "goal_4.5", ""),
+        ("4.5", "goal_4.5", "same"),
         ("4.2", "goal_4.2", ""),
-        ("3.7", "goal_3.7", ""),
+        ("3.7", "goal_3.7", "same"),
     ],
 ]
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shutil
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mutations import tiny
 
 from scaling.config import model_config
 from scaling.data import sources
+from scaling.errors import UserError
 from scaling.record import read_metrics
 from scaling.report import write_report
 from scaling.report.contents import read_kinds
@@ -18,6 +21,7 @@ from scaling.studies.running import run_study
 
 SIZES = {"train": 256, "validation": 64, "test": 64}
 CLASSES = 12
+RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 
 
 def _tokens(split):
@@ -47,7 +51,12 @@ def own_sets(monkeypatch):
 def report(config, path):
     """(text of the page, the CSV files by name) of a study that is run."""
     run_study(config, path / "runs", None, print)
-    page = write_report([path / "runs"], path, print).read_text()
+    return page_of([path / "runs"], path)
+
+
+def page_of(workdirs, path):
+    """The same, of studies that were run."""
+    page = write_report(workdirs, path, print).read_text()
     page = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
     tables = {file.name: file.read_text() for file in (path / "tables").iterdir()}
     return page, tables
@@ -75,6 +84,31 @@ def test_pages_of_language_models_have_no_error(study, tmp_path):
     assert "error" not in page.lower()
     tables.pop("accuracy.csv", None)  # it has all metrics, the token error too
     assert not any("validation_error" in text for text in tables.values())
+
+
+def test_goals_and_averaged_weights_are_shown_together(tmp_path):
+    of = lambda *names: [RESULTS / "comparisons_kjv" / name for name in names]
+    assert read_kinds(of("adam", "adam_average"))
+    page, _ = page_of(of("adam", "goal_4.5", "goal_4.2", "goal_3.7"), tmp_path)
+    assert "studies, which scatter by" in page and "error" not in page.lower()
+
+
+@pytest.mark.parametrize("metric", ["loss", "bits_per_byte"])
+def test_losses_of_other_tokens_are_not_compared(metric, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for path in (here, there):
+        shutil.copytree(RESULTS / "kjv_lm/adam", path)
+        for file in path.glob("*/result.json"):
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"metric": metric}))
+    for file in there.glob("*/resolved.json"):
+        resolved = json.loads(file.read_text())
+        resolved["data"]["files"]["tokenizer_sha256"] = "0" * 64
+        file.write_text(json.dumps(resolved))
+    if metric == "bits_per_byte":
+        assert read_kinds([here, there])
+        return
+    with pytest.raises(UserError, match=r"512 tokens, checksum eedd.*00000000; report them sep"):
+        read_kinds([here, there])
 
 
 def test_goals_of_adaptive_batches_are_of_a_metric(tmp_path):

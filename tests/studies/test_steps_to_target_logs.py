@@ -158,6 +158,22 @@ def test_studies_by_column_and_by_file(tmp_path):
     assert workdir.parent == tmp_path / "v" and workdir.name == "_"
 
 
+def test_models_are_studies_and_sizes_are_not_mixed(tmp_path):
+    rows = [row.split(",") for row in STEPS.split()[1:]]
+    table = lambda *names: "".join(
+        f"{batch},{steps},{name}\n" for name in names for batch, steps in rows
+    )
+    log = write(tmp_path / "a.csv", "batch,steps,model\n" + table("85M", "302M"))
+    assert len(record_logs([log], tmp_path / "w", Asked())) == 2
+    write(log, "batch,steps,params\n" + table("85", "302"))
+    with pytest.raises(UserError, match=r"repeats line 2 .* with --by=COLUMN"):
+        record_logs([log], tmp_path / "v", Asked())
+    pairs = [f"{batch},{steps},{lr},{lr}\n" for batch, steps in rows for lr in (1, 2)]
+    write(log, "batch,steps,params,lr\n" + "".join(pairs))
+    with pytest.raises(UserError, match=r"runs of 2 sizes in params .* such as --by=params"):
+        record_logs([log], tmp_path / "v", Asked())
+
+
 def test_no_law_without_a_series_of_sizes(tmp_path):
     for sizes, laws in (((1, 2, 3), 0), ((1, 8), 0), ((1, 4, 16), 1)):
         rows = [f"{d},{d},{row}" for d in sizes for row in STEPS.split()[1:]]

@@ -96,7 +96,7 @@ def blocks(studies: Sequence[Study]) -> Iterator[Block]:
             if isinstance(law, str)
             else f"{growth.name} = {number(math.exp(law.constant))} {law.describe()}; "
             f"{law.studies} studies, which scatter by {percent(law.scatter)} beyond their own "
-            "errors."
+            "intervals."
         )
 
 

@@ -81,8 +81,9 @@ class Run:
         if step in self.rows:
             raise UserError(
                 f"{row.place} repeats {self.rows[step].place}, with the same batch size, "
-                "hyperparameters and step; remove one of them, tell runs apart in a column run or, "
-                "for curves of a metric, set --goal."
+                "hyperparameters and step; remove one of them, tell runs apart in a column run, "
+                "name the column that tells studies apart with --by=COLUMN or, for curves of a "
+                "metric, set --goal."
             )
         self.rows[step] = row
 
@@ -228,6 +229,11 @@ def _about(log: Log, rows: Sequence[Row], asked: Asked) -> dict[str, Any]:
         numbers = {row.number(column, POSITIVE) for row in rows if row.has(column)}
         if len(numbers) == 1:
             sizes[meaning] = numbers.pop()
+        elif numbers and meaning == "parameters":
+            raise UserError(
+                f"{log.path} has runs of {len(numbers)} sizes in {column} in one study; name the "
+                f"column that tells studies apart, such as --by={column}."
+            )
     each = sizes.pop("tokens_per_example", None)
     told = {"unit": asked.unit, "reference": asked.reference, "sizes": sizes}
     return told | {"tokens_per_example": each if asked.unit != "tokens" else None}

@@ -299,7 +299,7 @@ KIND = Kind(
     sections,
     cautions,
     details,
-    shared=lambda study: f"steps to a {study.measure_text}",
+    shared=lambda study: f"steps to a {SPLITS[study.split]} {study.compared_in}",
     compared=compared,
     together=growth.sentence,
 )
