@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from scaling.comms import (
@@ -133,8 +134,9 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Dense FLOP/s of a device; None where it is not known."""
-    known = (peak for name, peak in PEAKS.items() if name in device_kind)
+    """Dense FLOP/s of a device; None where it is not known, as of PCIe cards."""
+    form = r"(NVIDIA )?{}(-SXM\d(-\d+GB)?| \d+GB HBM\w+)?"  # NVIDIA H100 80GB HBM3
+    known = (peak for name, peak in PEAKS.items() if re.fullmatch(form.format(name), device_kind))
     return next(known, None) if dtype == "bfloat16" else None
 
 

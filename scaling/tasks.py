@@ -484,7 +484,11 @@ class Segmentation(Task):
     def statistics(self, outputs, batch, mask):
         label, size = batch["label"].astype(jnp.int32), self.num_classes
         rows = jnp.broadcast_to(mask.astype(jnp.float32)[:, None, None], label.shape)
-        confusion = counts(label * size + outputs.argmax(-1), rows, size**2)
+        # argmax of NaN is the first class; one that is wrong stands for it.
+        known = jnp.isfinite(outputs).all(-1)
+        place = label * size + jnp.where(known, outputs.argmax(-1), (label + 1) % size)
+        # Map by map: one added to a float32 of 2**24 is lost.
+        confusion = jax.vmap(lambda *row: counts(*row, size**2))(place, rows).sum(0)
         return super().statistics(outputs, batch, mask) | {
             "confusion": confusion.reshape(size, size)
         }

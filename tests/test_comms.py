@@ -32,7 +32,13 @@ from scaling.comms import (
     step_seconds,
 )
 from scaling.errors import UserError
-from scaling.published import EFFICIENCIES, GRADIENT_BYTES, RESNET50, RESNET50_JITTER
+from scaling.published import (
+    EFFICIENCIES,
+    GRADIENT_BYTES,
+    RESNET50,
+    RESNET50_JITTER,
+    peak_flops,
+)
 
 LINK = Link(latency=1e-5, bandwidth=1e9)
 IMAGENET = 1_281_167
@@ -396,3 +402,22 @@ def test_you_2017_alexnet_on_one_dgx_1():
     assert reduce(Link(5e-6, 16e9)) < fixed
     # ...and one that takes longer than the whole step is contradicted.
     assert reduce(NETWORKS["10gbe"]) > per_step[0]
+
+
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H200", 989.4e12),
+        ("TPU v5 lite", 197e12),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200 NVL", None),
+        ("TPU v4 lite", None),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_of_known_devices_alone(kind, peak):
+    assert peak_flops(kind, "bfloat16") == peak
+    assert peak_flops(kind, "float32") is None

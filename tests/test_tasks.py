@@ -239,6 +239,26 @@ def test_segmentation_against_sklearn(class_weights):
     assert found["loss"] == pytest.approx(-(weight * log_p).sum() / weight.sum(), rel=1e-5)
 
 
+def test_pixels_without_a_finite_output_are_wrong():
+    label = np.zeros((2, 3, 4), np.uint8)
+    example = {"image": ((3, 4, 3), "float32"), "label": ((3, 4), "uint8")}
+    task = Segmentation(Given(), example, 2)
+    logits = np.zeros((2, 3, 4, 2), np.float32) + np.float32([1, 0])
+    assert evaluated(task, logits, {"label": label})["error"] == 0
+    logits[0] = np.nan
+    found = evaluated(task, logits, {"label": label})
+    assert found["error"] == 0.5 and found["iou"] == pytest.approx(0.25)
+
+
+def test_more_pixels_of_a_class_than_float32_counts():
+    shape = (18, 1000, 1000)
+    task = Segmentation(Given(), {"label": (shape[1:], "uint8")}, 2)
+    outputs = np.broadcast_to(np.float32([1, 0]), (*shape, 2))
+    batch, mask = {"label": np.zeros(shape, np.uint8)}, np.ones(shape[0])
+    found = jax.jit(task.statistics)(outputs, batch, mask)["confusion"]
+    assert found[0, 0] == np.prod(shape)
+
+
 def test_weights_of_classes_are_those_of_the_authors():
     """Kurth's code is given the square roots of the frequencies, .991, .0266 and .13."""
     frequencies = np.square((0.991, 0.0266, 0.13))

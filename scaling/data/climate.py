@@ -304,6 +304,31 @@ def files(folder: Path, split: str) -> list[Path]:
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
 
 
+def _arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Of a file."""
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path.name} is an HDF5 file; to read it, pip install h5py.") from None
+    try:
+        with h5py.File(path) as file:
+            return [file[f"climate/{name}"][()] for name in names]
+    except (OSError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a file of DeepCAM, with climate/{' and climate/'.join(names)} "
+            f"({error}); get it again."
+        ) from None
+
+
+def grid_of(folder: Path) -> tuple[int, ...]:
+    """(H, W) of the maps in a folder, by a file of its training set.
+
+    Raises:
+      UserError: as of `reader`.
+    """
+    return _arrays(files(folder, "train")[0], "labels_0")[0].shape
+
+
 def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """read(places): those of `files`, as `synthetic` gives them but for the scale: channels go from
     0 to 1 between the least and the largest value of the training set, in stats.h5.
@@ -313,23 +338,19 @@ def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndar
     Raises:
       UserError: h5py is missing, or a file is not as in DeepCAM; of an example, when it is read.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{folder} has HDF5 files; to read them, pip install h5py.") from None
-
-    def arrays(path, *names):
-        try:
-            with h5py.File(path) as file:
-                return [file[f"climate/{name}"][()] for name in names]
-        except (OSError, KeyError) as error:
-            raise UserError(
-                f"{path} is not a file of DeepCAM, with climate/{' and climate/'.join(names)} "
-                f"({error}); get it again."
-            ) from None
 
     def example(path):
-        data, label = arrays(path, "data", "labels_0")
+        data, label = _arrays(path, "data", "labels_0")
+        if (data.shape, label.shape) != ((*grid, len(low)), grid):
+            raise UserError(
+                f"{path} has maps of {data.shape} and classes of {label.shape}, where the first "
+                f"file's are of {(*grid, len(low))} and {grid}; leave it out."
+            )
+        if label.max() not in CLASSES or not np.isfinite(data).all():
+            raise UserError(
+                f"{path} has values that are not finite, or classes other than 0, 1 and 2; get it "
+                "again."
+            )
         return np.float32((data - low) / (high - low)), label.astype(np.uint8)
 
     def read(places):
@@ -339,6 +360,6 @@ def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndar
         shape = lambda array: array.reshape(*places.shape, *array.shape[1:])
         return {"image": shape(image), "label": shape(label)}
 
-    low, high = arrays(folder / "stats.h5", "minval", "maxval")
-    paths = files(folder, split)
+    low, high = _arrays(folder / "stats.h5", "minval", "maxval")
+    paths, grid = files(folder, split), grid_of(folder)
     return read

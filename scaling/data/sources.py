@@ -98,7 +98,8 @@ def _climate(image_shape) -> DataInfo:
 
 
 def _deepcam(folder: Path, streamed=False) -> DataInfo:
-    """`deepcam` with as many examples as there are, or all of them where the folder is missing."""
+    """`deepcam` with as many examples of the size that there are, or as MLPerf HPC's where the
+    folder is missing."""
     from scaling.data import climate
 
     info = dataclasses.replace(INFOS["deepcam"], streaming=streamed, folder=folder)
@@ -107,7 +108,8 @@ def _deepcam(folder: Path, streamed=False) -> DataInfo:
     sizes = {split: len(climate.files(folder, split)) for split in SPLITS}
     if lacking := [split for split, size in sizes.items() if not size]:
         raise incomplete(folder, f"{lacking[0]} has no *.h5")
-    return dataclasses.replace(info, sizes=sizes)
+    example = maps(info.name, *climate.grid_of(folder), *sizes.values()).example
+    return dataclasses.replace(info, sizes=sizes, example=example)
 
 
 def _tokens(name, data_dir, length=None, streamed=False) -> DataInfo:

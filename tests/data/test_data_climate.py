@@ -219,7 +219,7 @@ def test_files_of_deepcam(folder):
 
 
 def test_files_that_are_not_deepcams_are_told(folder, monkeypatch):
-    root, *_ = folder
+    h5py, (root, *_) = pytest.importorskip("h5py"), folder
     info = sources.describe("deepcam", root)
     with monkeypatch.context() as without, pytest.raises(UserError, match="pip install h5py"):
         without.setitem(sys.modules, "h5py", None)
@@ -230,6 +230,19 @@ def test_files_that_are_not_deepcams_are_told(folder, monkeypatch):
         UserError, match=f"{broken.name} is not a file of DeepCAM, with climate/data"
     ):
         sources.load(info, "validation", root)
+    first, second, third, *_ = climate.files(root / "deepcam", "train")
+    for path, classes, cell, says in (
+        (second, np.full((4, 6), 7), 0.0, "classes other than 0, 1 and 2"),
+        (second, np.ones((4, 6)), np.nan, "not finite"),
+        (third, np.ones((4, 5)), 0.0, r"maps of \(4, 5, 16\) and classes of \(4, 5\)"),
+    ):
+        whole = path.read_bytes()
+        with h5py.File(path, "w") as file:
+            file["climate/data"] = np.full((*classes.shape, 16), cell)
+            file["climate/labels_0"] = classes
+        with pytest.raises(UserError, match=f"{path.name} has .*{says}"):
+            sources.load(info, "train", root)
+        path.write_bytes(whole)
     for path in climate.files(root / "deepcam", "train"):
         path.unlink()
     with pytest.raises(UserError, match=r"is incomplete: train has no \*\.h5"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scaling.config import default_config, model_config
-from scaling.data import climate, known, sources
+from scaling.data import climate, sources
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
 from scaling.train.point import resolve
@@ -62,7 +62,7 @@ def test_devices_and_microbatches_change_no_loss(alone, tmp_path, devices, micro
 
 
 @pytest.mark.slow
-def test_maps_read_from_files_are_those_of_the_resident_run(tmp_path, monkeypatch):
+def test_maps_read_from_files_are_those_of_the_resident_run(tmp_path):
     h5py = pytest.importorskip("h5py")
     maps = {"train": 24, "validation": 8}
     for seed, (split, count) in enumerate(maps.items()):
@@ -74,7 +74,6 @@ def test_maps_read_from_files_are_those_of_the_resident_run(tmp_path, monkeypatc
                 file["climate/labels_0"] = arrays["label"][i]
     with h5py.File(tmp_path / "deepcam/stats.h5", "w") as file:
         file["climate/minval"], file["climate/maxval"] = np.zeros(16), np.ones(16)
-    monkeypatch.setitem(sources.INFOS, "deepcam", known.maps("deepcam", 32, 48, 24, 8, 8))
     own = {"data.name": "deepcam", "data.image_shape": (), "data.dir": str(tmp_path)}
     own |= {"data.train_size": None, "data.validation_size": None}
     resident = _rows(tmp_path / "resident", **own)

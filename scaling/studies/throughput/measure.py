@@ -28,8 +28,10 @@ from scaling.train.resolved import device_values, point_values
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:
-    """One: the machine at hand."""
-    return [config.copy_and_resolve_references()]
+    """One: the machine at hand. Its batches are those of `throughput`, see `throughput.alone`."""
+    point = config.copy_and_resolve_references()
+    point.global_batch, point.micro_batch = 1, None
+    return [point]
 
 
 def name(config: ConfigDict) -> str:
@@ -40,16 +42,21 @@ def name(config: ConfigDict) -> str:
 
 def check(config: ConfigDict) -> None:
     """The config can be used here, and its data set is there."""
+    _check_keys(config)
+    for devices in _devices(config):
+        for batch in _batches(config):
+            throughput.alone(config, batch, devices=devices)
+    sources.check_available(config.data.name, config.data.dir)
+
+
+def _check_keys(config):
+    """UserError for what no machine could measure."""
     if config.batch_sizes:
         raise UserError("batch_sizes is of other studies; name throughput.per_device_batches.")
     if not config.throughput.per_device_batches:
         raise UserError("throughput.per_device_batches is empty; name at least one.")
     refuse_keys_of_single_runs(config)
     look_up("throughput.network", config.throughput.network, comms.NETWORKS)
-    for devices in _devices(config):
-        for batch in _batches(config):
-            throughput.alone(config, batch, devices=devices)
-    sources.check_available(config.data.name, config.data.dir)
 
 
 def _batches(config):
@@ -162,6 +169,7 @@ def _overlap(config, devices, batch):
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """What would be measured."""
     (config,) = points.values()
+    _check_keys(config)
     batches, devices = _batches(config), _devices(config)
     point = throughput.alone(config, batches[0])
     numbers = lambda values: ", ".join(f"{value:,}" for value in values)
