@@ -9,7 +9,8 @@
 where an update applies the gradient of the one before. `small_deeplab` is the same on a DeepLabv3+
 of an eighth of the paper's channels. The others are single runs of the papers' nets at 768 x 1152
 on 64 synthetic maps, for accelerators; on MLPerf HPC's data with --config.data.name=deepcam and
---config.data.image_shape=() (of whatever size the maps are). A dry run compiles for minutes on a CPU.
+--config.data.image_shape=(), whose maps may have any size. A dry run compiles for minutes on a
+CPU.
 
     tiramisu    Kurth 2018's on Summit; on Piz Daint it had --config.model.filters=48
     deeplab     DeepLabv3+ of Kurth 2018, batch norm over the 4 examples of a microbatch

@@ -32,7 +32,8 @@ class Efficiency:
     Attributes:
       run: who trained what.
       measured: as published.
-      compute_seconds: of one update without communication.
+      compute_seconds: of one update on `base` devices, without communication between those of
+        more; the wait for the slowest of them is in it.
       size_bytes: of the gradients.
     """
 
@@ -42,10 +43,12 @@ class Efficiency:
     compute_seconds: float
     size_bytes: float
     network: Network
+    base: int = 1
 
     def modelled(self, jitter: float) -> float:
         """The model's efficiency of the same run, 0 to 1. All of them overlap the all-reduce."""
-        work = self.compute_seconds, self.size_bytes, self.devices, self.network
+        alone = self.compute_seconds / (1 + jitter * expected_maximum(self.base))
+        work = alone, self.size_bytes, self.devices, self.network
         return self.compute_seconds / step_seconds(*work, overlap=1.0, jitter=jitter)
 
     @property
@@ -66,6 +69,7 @@ EFFICIENCIES = (
         0.230,
         4 * 25e6,
         Nodes(8, PERFECT, Link(NET_LATENCY, 6.25e9)),
+        base=8,
     ),
     # Kurth et al. 2018 (arXiv:1810.01993), float32. The gradients are counted in the authors' code.
     # Tiramisu on Piz Daint: 1.20 images/s on one P100, one per node; Cray Aries, 10 GB/s.

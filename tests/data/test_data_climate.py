@@ -230,7 +230,7 @@ def test_files_that_are_not_deepcams_are_told(folder, monkeypatch):
         UserError, match=f"{broken.name} is not a file of DeepCAM, with climate/data"
     ):
         sources.load(info, "validation", root)
-    first, second, third, *_ = climate.files(root / "deepcam", "train")
+    _, second, third, *_ = climate.files(root / "deepcam", "train")
     for path, classes, cell, says in (
         (second, np.full((4, 6), 7), 0.0, "classes other than 0, 1 and 2"),
         (second, np.ones((4, 6)), np.nan, "not finite"),
