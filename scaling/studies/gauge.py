@@ -144,29 +144,31 @@ class _Weights:
                 moved = self.x, scale, rho, self.average_key, settings.draws
                 found = sharpness.average(lambda x, of=of: of(x)[0], *moved)
                 yield _estimate(record.average(rho, normalised), True, found)
-        batches = list(self._batches())
-        for rho in settings.worst_rho:
-            found = sharpness.worst(batches, self.x, scale, rho, self.worst_key)
-            yield _estimate(record.worst(rho), True, found)
+        for normalised, loss in losses.items():
+            batches = list(self._batches(loss))
+            for rho in settings.worst_rho:
+                found = sharpness.worst(batches, self.x, scale, rho, self.worst_key)
+                yield _estimate(record.worst(rho, normalised), True, found)
 
-    def _batches(self):
+    def _batches(self, loss):
         """The loss of each batch of the examples, without an incomplete one."""
         examples, rows = self.gauge.examples, self.settings.batch
         for first in range(0, self.gauge.count - rows + 1, rows):
             cut = slice(first, first + rows)
             batch = in_chunks(jax.tree.map(lambda leaf: leaf[cut], examples), rows)  # noqa: B023
-            yield self._value_and_grad(self.gauge.loss, batch)
+            yield self._value_and_grad(loss, batch)
 
     def flatness(self) -> Measure:
         """Relative flatness, the sum over the kernels."""
         total, variance, kernels = 0.0, 0.0, jax.tree_util.tree_leaves_with_path(self.variables[0])
-        for path, kernel in kernels:
+        for index, (path, kernel) in enumerate(kernels):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             if not name.endswith("kernel"):
                 continue
             layer = self._hessian(self._chosen(lambda other: other == name))  # noqa: B023
-            products = self.settings.products
-            found = sharpness.relative_flatness(layer, kernel, self.trace_key, products)
+            # Probes of its own: errors of layers must be independent to be added up.
+            probes = jax.random.fold_in(self.trace_key, index), self.settings.products
+            found = sharpness.relative_flatness(layer, kernel, *probes)
             total, variance = total + found.value, variance + found.standard_error**2
         half = 1.96 * math.sqrt(variance)
         return Measure(record.FLATNESS, True, *map(_finite, (total, total - half, total + half)))

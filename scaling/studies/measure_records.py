@@ -6,6 +6,7 @@ from dataclasses import dataclass
 TOP, LEAST, TRACE = "largest eigenvalue", "smallest eigenvalue", "trace"  # of the Hessian
 ADAPTIVE_TOP = "largest eigenvalue of |w| H |w|"
 FLATNESS = "relative flatness"  # Petzka 2021, summed over the kernels
+NORMALISED = ", logits normalised"
 
 
 def keskar(eps: float, dimensions: int | None) -> str:
@@ -15,12 +16,12 @@ def keskar(eps: float, dimensions: int | None) -> str:
 
 def average(rho: float, normalised: bool) -> str:
     """Mean rise of the loss when each weight w moves by N(0, (rho w)^2) (Andriushchenko 2023)."""
-    return f"average rise, ρ {rho:g}" + (", logits normalised" if normalised else "")
+    return f"average rise, ρ {rho:g}" + NORMALISED * normalised
 
 
-def worst(rho: float) -> str:
+def worst(rho: float, normalised: bool) -> str:
     """Largest rise of the loss when the moves over the weights have norm rho (Kwon 2021)."""
-    return f"worst rise, ρ {rho:g}"
+    return f"worst rise, ρ {rho:g}" + NORMALISED * normalised
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from scaling.limits import COUNT, POSITIVE, UP_TO_ONE, Limits
+from scaling.limits import COUNT, POSITIVE, Limits
 from scaling.studies import recipes_config as recipes
 
 LIMITS = {
@@ -10,7 +10,7 @@ LIMITS = {
     "sharpness.resolution": Limits(0.001, 10, "[]"),
     "sharpness.examples": COUNT,
     "sharpness.batch": COUNT,
-    "sharpness.eps": UP_TO_ONE,
+    "sharpness.eps": Limits(0, 1, "(]"),
     "sharpness.subspace": Limits(1, 10_000, "[]"),
     "sharpness.average_rho": POSITIVE,
     "sharpness.worst_rho": POSITIVE,

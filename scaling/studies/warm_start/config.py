@@ -2,13 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from scaling.limits import COUNT, UP_TO_ONE, Limits
+from scaling.limits import COUNT, Limits
 
 LIMITS = {
     "warm_start.batch": COUNT,
     "warm_start.seeds": Limits(1, 1000, "[]"),
     "warm_start.examples": COUNT,
-    "warm_start.eps": UP_TO_ONE,
+    "warm_start.eps": Limits(0, 1, "(]"),
     "warm_start.steps": Limits(2, 10_000, "[]"),
 }
 
