@@ -3,6 +3,7 @@
     python launch.py --config=configs/landscape.py:digits        # about a minute on two CPU cores
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/landscape.py:fashion_mlp   # F1 at a quarter of its width
+    python launch.py --config=configs/landscape.py:keskar        # F1, Adam, 256 and a tenth
     python launch.py --config=configs/landscape.py --config.landscape.of=RUN,RUN
 
 RUN is the folder of a finished training run of any config, runs/my_config/bs256: nothing is trained
@@ -29,7 +30,17 @@ def _fashion_mlp(c):
     c.title = "Loss surfaces on Fashion-MNIST, F1 with 128 units"
 
 
-TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp}
+def _keskar(c):
+    c.data.name = "fashion_mnist"
+    c.model = model_config("mlp", widths=(512,) * 5, norm="batch")
+    c.optim.name, c.optim.base_lr, c.schedule.name = "adam", 1e-3, "constant"
+    c.batch_sizes, c.duration = (256, 5500), "30 epochs"
+    c.landscape.weight_decays, c.landscape.trajectory = (0.0,), 0
+    c.landscape.directions, c.landscape.line, c.landscape.plane = 2, 25, 1
+    c.title = "Loss between nets on Fashion-MNIST, F1 with Adam (Keskar 2016, Fig. 3)"
+
+
+TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar}
 
 
 def get_config(task: str = "digits"):
