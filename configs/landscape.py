@@ -45,7 +45,7 @@ TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar}
 
 def get_config(task: str = "digits"):
     c = default_config("landscape")
-    c.optim.name, c.optim.momentum = "nesterov", 0.9
+    c.optim.name = "nesterov"
     c.optim.base_lr, c.schedule.name = 0.1, "cosine"
     look_up("task", task, TASKS)(c)
     return c
