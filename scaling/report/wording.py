@@ -65,8 +65,11 @@ def batch_label(batch: float) -> str:
 
 
 def decimal_label(value: float) -> str:
-    """On axes of decimal ticks: 0.003, 2,000, 5 million."""
-    return f"{value / 1e6:g} million" if 1e6 <= value < 1e9 else number(value)
+    """On axes of decimal ticks: 0.003, 2,000, 5 million, 10 billion."""
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if size <= value < 1000 * size:
+            return f"{value / size:g} {name}"
+    return number(value)
 
 
 def metric_value(metric: Metric, value: float | None) -> str:

@@ -216,7 +216,7 @@ def test_weights_of_finished_runs(tmp_path):
         assert view.name == path and view.plane("loss") is None
     told = lambda *paths: _refusal(**{"landscape.of": paths})
     assert "holds no finished run; name the folder of one" in told(str(tmp_path / "runs"))
-    assert "keeps no weights" in told(str(tmp_path / "out" / "runs"))
+    assert "no single run with its checkpoints" in told(str(tmp_path / "out" / "runs"))
     assert "name each run once" in told(runs[0], runs[0])
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)

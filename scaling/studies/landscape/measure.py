@@ -134,11 +134,29 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     rows = {
         "each": f"{first.directions} lines of {first.line} points, a plane of {first.plane} x "
         f"{first.plane}, paths of {first.path}, a map of {first.map} x "
-        f"{first.map}, batch statistics {first.statistics}"
+        f"{first.map}, batch statistics {first.statistics}",
+        "besides": f"surfaces of a point take as many operations as training on "
+        f"{_examples_of_surfaces(next(iter(points.values())), nets):.2g} examples",
     }
     verb = "trained before" if first.of else "trained"
     line = lambda name, point, price: f"{name}: {point.total_steps:,} steps, {verb}; {price}"
-    return priced_plan(nets, lambda point: 1, rows, line)
+    return priced_plan(nets, lambda point: 0 if first.of else 1, rows, line)
+
+
+def _examples_of_surfaces(config, resolved):
+    """Examples of training with as many operations as the surfaces of a point: a forward pass is a
+    third of it, and a product with the Hessian two of it. About: a plane of a track is as large as
+    that of the random directions, and new statistics take their own examples."""
+    settings, (point, *_) = config.landscape, resolved.values()
+    nets, sizes = len(nets_of(config)), point.info.sizes
+    splits = [Surfaces.examples_of(settings, sizes, s) for s in ("train", held_out(config))]
+    if settings.statistics == "recomputed" and has_statistics(point):
+        splits = [rows + min(settings.group, sizes["train"]) for rows in splits]
+    lines, plane = settings.directions * settings.line, settings.plane**2 * (settings.plane > 1)
+    planes = plane * (1 + bool(settings.trajectory)) * splits[0]
+    passes = nets * (planes + lines * sum(splits)) + 2 * settings.path * sum(splits) * (nets > 1)
+    products = nets * settings.map**2 * settings.map_steps
+    return passes / 3 + 2 * products * min(settings.map_examples, sizes["train"])
 
 
 def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Record:
@@ -164,7 +182,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         metrics=list(point.task.metrics),
         statistics=settings.statistics if has_statistics(point) else "none",
         group=min(settings.group, sizes["train"]),
-        examples={split: surfaces.examples(sizes, split) for split in surfaces.splits},
+        examples={s: surfaces.examples_of(settings, sizes, s) for s in surfaces.splits},
         seeds=surfaces.seeds,
         line=settings.line,
         plane=settings.plane,

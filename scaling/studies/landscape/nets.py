@@ -179,8 +179,8 @@ def config_of_run(path: str, config: ConfigDict) -> ConfigDict:
         )
     if result.get("study", "train") != "train" or not saved_steps(RunDir(folder)):
         raise UserError(
-            f"landscape.of names {path}, which keeps no weights; name a single run (study "
-            "'train') with its checkpoints."
+            f"landscape.of names {path}, which is no single run with its checkpoints; "
+            "name one of study 'train'."
         )
     if result["status"] != "complete":
         raise UserError(f"landscape.of names {path}, a run that diverged; name one that did not.")

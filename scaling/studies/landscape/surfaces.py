@@ -44,9 +44,10 @@ class Surfaces:
         self._programs: dict[tuple[str, str, int], Surface] = {}
         self._measured: Any = None  # the loss and the examples of a map
 
-    def examples(self, sizes: dict[str, int], split: str) -> int:
+    @staticmethod
+    def examples_of(settings: ConfigDict, sizes: dict[str, int], split: str) -> int:
         """That are read at every place."""
-        return min(self.settings.examples or evaluation_size(sizes, split), sizes[split])
+        return min(settings.examples or evaluation_size(sizes, split), sizes[split])
 
     def measure(self, nets: Sequence[Trained]) -> list[dict[str, Any]]:
         """Evaluate all; of each net, fields of its `record.Net`."""
@@ -152,7 +153,7 @@ class Surfaces:
         blocks = lambda done: self._surface(split, path, trees, batch_stats, statistics).blocks(
             places, done
         )
-        count = self.examples(self.point.info.sizes, split)
+        count = self.examples_of(self.settings, self.point.info.sizes, split)
         self._grow(file, places, list(self.point.task.metrics), blocks, count)
 
     def _surface(self, split, path, trees, batch_stats, statistics):

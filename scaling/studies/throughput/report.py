@@ -375,7 +375,7 @@ def _by_batch(studies) -> Panel:
         sizes = [row.per_device_batch for row in point.alone]
         device = point.fit.device
         line = [b / device.seconds(b) for b in sizes]
-        marks.append(Line(sizes, line, color, study.named("t0 + b / r"), "dash", 1))
+        marks.append(Line(sizes, line, color, study.named("b / (t0 + b / r)"), "dash", 1))
         for what, hollow in (("device", False), ("both", True)):
             ends = [_rates(row, what) for row in point.alone]
             label = study.named({"device": "device alone", "both": "with its input"}[what])
@@ -402,8 +402,8 @@ def _rates(row: Row, what: str) -> Ratio:
     return tuple(row.global_batch / each for each in (middle, high, low))
 
 
-def _devices_axis() -> Axis:
-    return Axis("devices", "binary", lambda n: count(round(n)))
+def _devices_axis(*include: float) -> Axis:
+    return Axis("devices", "binary", lambda n: count(round(n)), include)
 
 
 def _by_devices(studies) -> Panel:
@@ -430,12 +430,13 @@ def _by_devices(studies) -> Panel:
 
 def _by_efficiency(studies) -> Panel:
     """Weak efficiency: measured, forecast and published."""
-    marks = [Rule(GREY, y=1.0)]
+    marks, on_axes = [Rule(GREY, y=1.0)], [(1, 0.6)]
     for index, study in enumerate(studies):
         (point,), (color, marker) = study.points, style_of(index)
         reach, ideal, *band = _reach(point)
         shares = [[r / i for r, i in zip(rates, ideal, strict=True)] for rates in band]
         marks.append(Band(reach, *shares, color, series=study.named("forecast, not measured")))
+        on_axes.append((max(reach), min(map(min, shares))))
         rows = [row for row in _largest(point) if point.weak(row)]
         found = [point.weak(row) for row in rows]
         look = {"low": [low for _, low, _ in found], "high": [high for *_, high in found]}
@@ -454,8 +455,9 @@ def _by_efficiency(studies) -> Panel:
         ]
     x, y, texts = zip(*published, strict=True)
     marks.append(Points(x, y, GREY, "published", "s", hollow=True, texts=texts))
-    efficiency = Axis("efficiency of weak scaling", "near", percent, include=(0.6, 1.0))
-    return Panel(_devices_axis(), efficiency, marks)
+    include_x, include_y = zip(*on_axes, strict=True)
+    efficiency = Axis("efficiency of weak scaling", "near", percent, (*include_y, 1.0))
+    return Panel(_devices_axis(*include_x), efficiency, marks)
 
 
 def _largest(point) -> list[Row]:
