@@ -27,6 +27,7 @@ MOST = 300  # points of a curve
 MOST_EPOCHS = 60  # evaluations with their times
 # Columns of evaluations, where it is tracked.
 SHARPNESS, EDGES = "batch_sharpness", ("edge_small_batch", "edge_large_batch")
+LOOKS = {"dash": "small", "dot": "large"}  # of the edges
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,7 +155,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
             noise.marks.extend(window_marks(point.noise_scale, middle, color, label, label))
     caption = f"Of curves of more than {MOST} points every n-th is shown."
     panels = shown([loss, held_out, noise])
-    picture = Picture("runs", caption, panels, "metrics.jsonl has no finite values")
+    picture = Picture("runs", caption, panels, "metrics.jsonl is missing or has no finite values")
     yield Section("Curves", [picture])
     if any(point.curve("validation", SHARPNESS)[0] for _, point in runs):
         yield Section("Batch sharpness", list(_sharpness(runs)))
@@ -186,8 +187,10 @@ def _sharpness(runs) -> Iterator[Note | Picture]:
             continue
         errors = point.curve("validation", f"{SHARPNESS}_error")[1]
         edges = [point.curve("validation", name) for name in EDGES]
-        for edge, dash in zip(edges, ("dash", "dot"), strict=True):
-            panel.marks.append(Line(*edge, color, dash=dash, series=label))
+        same = edges[0] == edges[1]  # without momentum
+        for edge, (dash, size) in zip(edges[: 2 - same], LOOKS.items(), strict=False):
+            told = f"where {'any' if same else size} batches settle" if not ends else ""
+            panel.marks.append(Line(*edge, color, told, dash, series=label))
         panel.marks.append(Line(x, y, color, width=1, series=label))
         pairs = list(zip(y, errors, strict=True))
         bars = {"low": [v - e for v, e in pairs], "high": [v + e for v, e in pairs]}
