@@ -438,3 +438,14 @@ def test_tensorboard_files(config, tmp_path):
     )
     assert code == 0, err
     assert list((tmp_path / "bs48" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "panel", ["lm1b_transformer", "lm1b_lstm", "common_crawl_transformer", "open_images_resnet50"]
+)
+def test_panels_whose_data_are_not_here_have_a_dry_run(panel, tmp_path):
+    code, out, err = launch(
+        f"--config=configs/shallue.py:{panel}", "--dry_run", f"--config.data.dir={tmp_path}"
+    )
+    assert code == 0 and "device-hours" in out, err

@@ -130,6 +130,8 @@ def prepare_text(
     flags = [f"--{key}={value}" for key, value in given.items() if value is not None]
     command = " ".join(["python -m scaling.data.prepare", corpus, *flags])
     name = name or ("" if corpus == "text" else corpus)
+    if not name:
+        raise UserError("Name the new data set: --name=NAME.")
     if not re.fullmatch(r"\w[\w.-]*", name) or name in sources.OWN:
         raise UserError(f"--name is {name!r}; name the new data set, in letters and digits.")
     if not 0 < held_out < 0.5:

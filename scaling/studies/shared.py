@@ -138,6 +138,8 @@ def refuse_goals_of_a_constant(
 def metric_of(config: ConfigDict, name: str, key: str = "target.metric") -> Metric:
     """A metric of the config's task; UserError where it has none of that name."""
     metrics = metrics_of(config, task_of(config, data_info(config.data)))
+    if name.startswith(EWA) and not config.optim.ewa_half_life:
+        raise UserError(f"{key} is {name!r} and no weights are averaged; set optim.ewa_half_life.")
     return look_up(key, name, metrics)
 
 

@@ -197,7 +197,7 @@ def test_the_sentences_of_the_billion_word_archive(tmp_path):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["text"], "--name is ''; name the new data set"),
+        (["text"], "Name the new data set: --name=NAME"),
         (["text", "--name=cifar10", "--from=."], "--name is 'cifar10'; name the new data set"),
         (["text", "--name=../x", "--from=."], "--name is '../x'; name the new data set"),
         (["text", "--name=x"], "Name the files: --from=DIR"),

@@ -18,6 +18,7 @@ from scaling.record import read_metrics
 from scaling.report import write_report
 from scaling.report.contents import read_kinds
 from scaling.studies.running import run_study
+from scaling.studies.shared import metric_of
 
 SIZES = {"train": 256, "validation": 64, "test": 64}
 CLASSES = 12
@@ -109,6 +110,12 @@ def test_losses_of_other_tokens_are_not_compared(metric, tmp_path):
         return
     with pytest.raises(UserError, match=r"512 tokens, checksum eedd.*00000000; report them sep"):
         read_kinds([here, there])
+
+
+def test_a_metric_of_averaged_weights_needs_an_average():
+    config = language("steps_to_target", **{"target.metric": "ewa_loss"})
+    with pytest.raises(UserError, match=r"no weights are averaged; set optim\.ewa_half_life"):
+        metric_of(config, "ewa_loss")
 
 
 def test_goals_of_adaptive_batches_are_of_a_metric(tmp_path):
