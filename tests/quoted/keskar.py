@@ -66,6 +66,20 @@ def _tables():
     yield say("has a relative flatness {} times that of the small batch", number(ratios[FLATNESS]))
 
 
+def _between():
+    """The loss on the line through both nets."""
+    (point,) = study("landscape_keskar").points
+    rows = [["batch", "training loss", "test error, %", "half-width", "loss half-way beyond"]]
+    for view in point.views:
+        loss, error = view.centre("train", "loss"), view.centre("test", "error")
+        width = f"{'' if view.width.reached else 'over '}{view.width.mean:.2f}"
+        cells = count(view.net.global_batch), number(loss), percent(error), width
+        rows.append([*cells, number(view.beyond)])
+    yield Table("keskar_figure3", rows)
+    yield say("between them it is up to {} above the worse net's", number(point.barrier))
+    yield say("half-way beyond it the loss is {} and {}", *(number(v.beyond) for v in point.views))
+
+
 def _batches():
     """Batch size and recipe: the error, raw and invariant measures, and their agreement."""
     found = study("sharpness_fashion_mlp")

@@ -25,6 +25,7 @@ GROUPS = [
     [
         ("Adam, 133,440 parameters", "adam", "Zhang 2024: the model's size hardly matters"),
         ("42,144 parameters", "narrow", ""),
+        ("463,488 parameters", "wide", ""),
     ],
     [
         ("goal 3.9 nats per token, Adam", "adam", "Zhang 2024: it grows with the tokens"),
@@ -94,6 +95,12 @@ def _compare():
     yield say(
         "Nesterov momentum takes {} steps at 2 and {} at 128, SGD {} at 2 and {} at 32", *ends
     )
+    wide = [point for point in _compared("wide").reached if point.at_edge]
+    yield say(
+        "is at the low edge of its range, 0.001, at {}: its {} steps at 2",
+        listed([count(point.global_batch) for point in wide]),
+        number(wide[0].steps_to_target),
+    )
     yield from _averaged(_compared("adam"), _compared("adam_average"))
     goals = [_compared(name) for name in ("goal_4.5", "goal_4.2", "adam", "goal_3.7")]
     [growth] = growths(goals)
@@ -148,6 +155,9 @@ SECTIONS = [
             "SGD, at 2, 8 and 32 alone",
             "one CPU core a study",
             "Values above 128, for SGD above 32, are extrapolated",
+            "Of 463,488 parameters the best",
+            "at the low edge of its range, 0.001",
+            "the config's range now ends at 0.1",
             "a half-life of 4,096 tokens",
             "an evaluation earlier, except at 8",
             "The goals 4.5, 4.2, 3.9 and 3.7 take",
