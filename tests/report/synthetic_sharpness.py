@@ -38,7 +38,8 @@ def write_sharpness_workdir(path, title="Sharpness", recipe="naive"):
             "parameters": 500,
             "runs": runs,
         }
-        write_run(path / f"bs{batch}", result, title=title)
+        settings = {"steps": 40, "products": 30, "draws": 10}
+        write_run(path / f"bs{batch}", result, title=title, sharpness=settings)
     return path
 
 

@@ -204,10 +204,11 @@ def _eigenvalues(studies: Sequence[records.Study]) -> str:
         if not values:
             continue
         shares = np.concatenate([(v["least_bound"] / v["largest"]).ravel() for v in values])
+        own = ", whose batch statistics it has," if point.statistics == "recomputed" else ""
         text = (
             f"{point.map_steps} products of Lanczos with the Hessian of {point.map_examples:,} "
-            "training examples at every place; the error bound of λ_min is at most "
-            f"{np.nanmax(shares):.1%} of λ_max, {np.nanmedian(shares):.1%} at the median."
+            f"training examples{own} at every place, in all weights; the error bound of λ_min is "
+            f"at most {np.nanmax(shares):.1%} of λ_max, {np.nanmedian(shares):.1%} at the median."
         )
         texts.append(study.noted(text))
     return " ".join(texts)
@@ -226,6 +227,8 @@ def _what(studies: Sequence[records.Study]) -> str:
             "norm's scales unmoved."
         )
         ratios = [ratio for p in study.points for view in p.views for ratio in _ratios(view)]
+        if point.directory.config["model"].get("norm") == "ghost":
+            text += " Ghost batch norm is evaluated as batch norm."
         if ratios:
             text += f" ‖direction‖ / ‖w‖ {min(ratios):.2f} to {max(ratios):.2f}."
         texts.append(study.noted(text))

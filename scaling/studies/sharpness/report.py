@@ -303,7 +303,7 @@ def _place(studies, place):
     """What is shown of the nets at a place."""
     first = studies[0].points[0]
     norm = "" if first.statistics == "none" else f" with {first.statistics} batch statistics"
-    spot = place.replace(" ", "_")
+    spot, settings = place.replace(" ", "_"), first.directory.config["sharpness"]
     yield _comparison(studies, place)
     for study in studies:
         small = study.small and count(study.small.global_batch)
@@ -314,9 +314,11 @@ def _place(studies, place):
         "any two nets is the worse; of all nets, of the means of the batch sizes, and within a "
         f"batch size, the mean over those. Measured on the first {count(first.examples)} training "
         f"examples{norm}, worst rises on batches of {count(first.batch)} of them; "
-        f"{count(first.parameters)} weights. φ: Keskar 2016, Metric 2.1. Average rises: each "
-        "weight w moves by N(0, (ρ w)²). Worst rises: the moves over the weights have norm ρ. "
-        "Relative flatness: Petzka 2021, summed over layers."
+        f"{count(first.parameters)} weights. Eigenvalues: {settings['steps']} steps of Lanczos; "
+        f"traces: {settings['products']} products with the Hessian. φ: Keskar 2016, Metric 2.1. "
+        f"Average rises: each weight w moves by N(0, (ρ w)²), {settings['draws']} draws. Worst "
+        "rises: the moves over the weights have the Euclidean norm ρ. Relative flatness: Petzka "
+        "2021, summed over layers."
     )
     nothing = "no net has a positive measure"
     caption = f"Measures {place_text(place)} against the batch; bars are the range over seeds."
