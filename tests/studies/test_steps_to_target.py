@@ -446,7 +446,7 @@ BOTH_DECAYS = {"decay_share": ("linear", 0.5, 1.0), "decay_steps": ("integer", 1
         ({"search.trials": 0}, "search.trials is 0"),
         ({"search.widen": -1}, "search.widen is -1"),
         ({"target.metric": "accuracy"}, "target.metric"),
-        ({"target.metric": "ewa_error"}, "target.metric is 'ewa_error' and no weights are averaged; set"),
+        ({"target.metric": "ewa_error"}, "'ewa_error' and no weights are averaged"),
         ({"space": {"ewa_decay": ("linear", 0.5, 0.9)}}, "ewa_decay"),
         ({"target.goal": 0.0}, "target.goal is 0.0"),
         ({"target.goal": math.nan}, "target.goal is nan"),
