@@ -346,7 +346,7 @@ def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndar
                 f"{path} has maps of {data.shape} and classes of {label.shape}, where the first "
                 f"file's are of {(*grid, len(low))} and {grid}; leave it out."
             )
-        if label.max() not in CLASSES or not np.isfinite(data).all():
+        if not np.isin(label, CLASSES).all() or not np.isfinite(data).all():
             raise UserError(
                 f"{path} has values that are not finite, or classes other than 0, 1 and 2; get it "
                 "again."

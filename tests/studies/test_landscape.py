@@ -201,6 +201,15 @@ def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
             assert a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files), name
 
 
+def test_the_dry_run_says_what_surfaces_take():
+    text = landscape.dry_run(points_of(_config()))
+    # A third for a forward pass, of 200 examples and 256 for batch statistics: of two nets, two
+    # planes and two lines of 9 on both splits; two paths of 13. Two for a product of a map.
+    rows = 200 + 256
+    passes = 2 * (2 * 5 * 5 + 2 * 9 * 2) * rows + 2 * 13 * 2 * rows
+    assert f"training on {passes / 3 + 2 * 3 * 3 * 20 * 2 * 100:.2g} examples" in text
+
+
 def test_weights_of_finished_runs(tmp_path):
     c = default_config()
     c.devices, c.batch_sizes, c.duration, c.data.train_size = 1, (32, 64), "2 epochs", 256

@@ -16,6 +16,7 @@ from scaling.report.wording import (
     count,
     interval,
     listed,
+    measure_text,
     number,
     parameter_text,
     percent,
@@ -299,7 +300,9 @@ KIND = Kind(
     sections,
     cautions,
     details,
-    shared=lambda study: f"steps to a {SPLITS[study.split]} {study.compared_in}",
+    shared=lambda study: (
+        "steps to a " + measure_text(study.measure._replace(words=study.compared_in), study.split)
+    ),
     compared=compared,
     together=growth.sentence,
 )
