@@ -236,7 +236,8 @@ def _point(batch, recipe, nets):
     ]
     recipe_of = {"data set": "digits", "model": {"name": "mlp"}}
     metrics = {"error": ERROR, "loss": LOSS}
-    directory = SimpleNamespace(name=f"bs{batch}", recipe=recipe_of, metrics=metrics, config={})
+    config = {"sharpness": {"steps": 2, "products": 3, "draws": 4}}
+    directory = SimpleNamespace(name=f"bs{batch}", recipe=recipe_of, metrics=metrics, config=config)
     return Point(
         directory=directory,
         order=["naive"],
