@@ -43,8 +43,9 @@ def _average(c):
     c.target.metric = "ewa_loss"
 
 
-def _size(c, width):
+def _size(c, width, rates):
     c.model = model_config("transformer", **SMALL | {"width": width, "ffn": 4 * width})
+    c.search.space = {"learning_rate": ("log", *rates)}
 
 
 def _goal(c, goal):
@@ -57,8 +58,8 @@ CHOICES = {
     "nesterov": lambda c: _momentum(c, "nesterov"),
     "muon": _muon,
     "adam_average": _average,
-    "narrow": lambda c: _size(c, 32),
-    "wide": lambda c: _size(c, 128),
+    "narrow": lambda c: _size(c, 32, (1e-3, 3e-2)),
+    "wide": lambda c: _size(c, 128, (3e-4, 1e-2)),
     **{f"goal_{goal:g}": lambda c, goal=goal: _goal(c, goal) for goal in GOALS},
 }
 
