@@ -72,6 +72,5 @@ def get_config(variant: str = "adam"):
     c.target.metric, c.target.goal = "loss", 3.9
     c.target.budget = ("1000 steps", "1M tokens")
     look_up("variant", variant, VARIANTS)(c)
-    unit = "byte" if variant == "bytes" else "token"
-    c.title = f"Steps to {c.target.goal:g} nats per {unit} on the King James Bible: {variant}"
+    c.title = f"A language model of the King James Bible: {variant}"
     return c

@@ -17,9 +17,10 @@ class Metric(NamedTuple):
     better: str = "lower"  # or "higher"
     form: str = "number"  # or "percent", of a share
     unit: str = ""  # as in "3.9 nats per token"
+    best: float | None = None  # a value that none is better than
 
 
-ERROR, LOSS = Metric("error", form="percent"), Metric("loss")
+ERROR, LOSS = Metric("error", form="percent", best=0.0), Metric("loss", best=0.0)
 # Before the name of a metric, and behind its words: of the weights that optim/averaging.py gives.
 EWA, OF_AVERAGED = "ewa_", " of the averaged weights"
 

@@ -12,17 +12,23 @@ class Progress:
     Args:
       name: of the point.
       total_steps: updates it trains for.
-      global_batch: examples per update.
+      each: what an update reads, in `unit`.
       first_step: where a resumed run goes on.
       headline: the metric of evaluations.
     """
 
     def __init__(
-        self, name: str, total_steps: int, global_batch: int, first_step: int, headline: Metric
+        self,
+        name: str,
+        total_steps: int,
+        each: int,
+        first_step: int,
+        headline: Metric,
+        unit: str = "examples",
     ):
         self._form = ".2%" if headline.form == "percent" else ".4g"
         self._total = total_steps
-        self._batch = global_batch
+        self._each = each
         self._fields = {"loss": "-", "validation": "-", "noise": ""}
         self._start = (time.perf_counter(), first_step)
         self._bar = None
@@ -37,7 +43,7 @@ class Progress:
                 TextColumn("loss {task.fields[loss]}"),
                 TextColumn(f"validation {headline.words} {{task.fields[validation]}}"),
                 TextColumn("{task.fields[noise]}"),
-                TextColumn("{task.fields[rate]} examples/s"),
+                TextColumn(f"{{task.fields[rate]}} {unit}/s"),
                 TimeRemainingColumn(),
                 transient=True,
             )
@@ -57,7 +63,7 @@ class Progress:
         """`step` updates are done; None: without a loss to show."""
         start, first = self._start
         seconds = time.perf_counter() - start
-        rate = f"{(step - first) * self._batch / seconds:,.0f}" if seconds > 0 else "-"
+        rate = f"{(step - first) * self._each / seconds:,.0f}" if seconds > 0 else "-"
         text = "-" if loss is None else f"{loss:.4f}"
         self._update(completed=step, loss=text, rate=rate)
 

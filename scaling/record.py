@@ -22,7 +22,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +169,23 @@ class RunDir:
         before.
 
         Raises:
-          UserError: a point here was measured on other files of the same name.
+          UserError: see `check_files`.
         """
-        self._check_files(resolved.get("data", {}))
+        self.check_files(resolved.get("data", {}))
         before = (self.resolved or {}).get("launches", [])
         launch = provenance() | {"devices": resolved["devices"]}
         self.resolve(resolved | {"launches": [*before, launch]})
 
-    def _check_files(self, data):
-        if "files" not in data:
+    def check_files(self, data: Mapping[str, Any]) -> None:
+        """The points here were measured on the same data.
+
+        Args:
+          data: "name", and "files" where it is known what they hold.
+
+        Raises:
+          UserError: one was measured on other files of the same name.
+        """
+        if not data.get("files"):
             return
         for path in sorted(self.path.parent.glob("*/resolved.json")):
             there = json.loads(path.read_text()).get("data", {})

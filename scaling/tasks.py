@@ -104,6 +104,11 @@ class Task(abc.ABC):
         """Of the model's output for one example."""
         return (self.num_classes,)
 
+    @property
+    def per_row(self) -> int | None:
+        """Units of an example, where it holds another number of them than one; None: not known."""
+        return self.amounts(self.example).get(self.unit)
+
     def inputs(self, batch: Arrays) -> Any:
         """What the model is called with: the array that is not a target, or a dict of several."""
         names = [name for name in self.example if name not in self.targets]
@@ -256,11 +261,11 @@ class Language(Task):
 
     @property
     def metrics(self):
-        bits = {"bits_per_byte": Metric("bits per byte")} if self.bytes_per_token else {}
+        bits = {"bits_per_byte": Metric("bits per byte", best=0.0)} if self.bytes_per_token else {}
         return {
-            "loss": Metric("loss", unit="nats per token"),
-            "error": Metric("token error", form="percent"),
-            "perplexity": Metric("perplexity"),
+            "loss": Metric("loss", unit="nats per token", best=0.0),
+            "error": Metric("token error", form="percent", best=0.0),
+            "perplexity": Metric("perplexity", best=1.0),
         } | bits
 
     @classmethod
@@ -327,8 +332,8 @@ class MultiLabel(Task):
     bins: int = 512
 
     metrics: ClassVar = {
-        "ap": Metric("average precision", "higher"),
-        "ap_macro": Metric("macro average precision", "higher"),
+        "ap": Metric("average precision", "higher", best=1.0),
+        "ap_macro": Metric("macro average precision", "higher", best=1.0),
         "loss": LOSS,
     }
     REACH = 10.0
@@ -405,9 +410,9 @@ class Regression(Task):
     """Squared error, the mean over the numbers of "y", [] or [D]; best standardised."""
 
     metrics: ClassVar = {
-        "loss": Metric("squared error"),
-        "mae": Metric("absolute error"),
-        "r2": Metric("R²", "higher"),
+        "loss": Metric("squared error", best=0.0),
+        "mae": Metric("absolute error", best=0.0),
+        "r2": Metric("R²", "higher", best=1.0),
     }
     needs = targets = ("y",)
 
@@ -462,7 +467,7 @@ class Segmentation(Task):
 
     unit = "pixels"
     metrics: ClassVar = {
-        "iou": Metric("mean IoU", "higher", "percent"),
+        "iou": Metric("mean IoU", "higher", "percent", best=1.0),
         "error": Metric("pixel error", form="percent"),
         "loss": LOSS,
     }

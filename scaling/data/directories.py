@@ -89,9 +89,12 @@ def newest_version(folder: Path) -> Path | None:
 
 def unknown(name: str, root: Path) -> UserError:
     known = nearest(name, ({*INFOS, "synthetic", *CORPORA} - {"text"}))
+    corpus = next((corpus for corpus in CORPORA if name.startswith(f"{corpus}_")), "text")
+    tokenizer = " --tokenizer=bytes" * name.endswith("_bytes")
+    source = " --from=DIR" * (corpus == "text")
     return UserError(
         f"Unknown data set {name!r}: {known} Folders of tokens in {root} have names of their own: "
-        f"`python -m scaling.data.prepare text --name={name} --from=DIR` makes one."
+        f"`python -m scaling.data.prepare {corpus}{tokenizer} --name={name}{source}` makes one."
     )
 
 

@@ -118,10 +118,19 @@ class Study:
         first = self.points[0].directory
         return self.called + (f" of {first.per_row:,} {first.unit}" if first.per_row else "")
 
+    @property
+    def holds(self) -> str:
+        """What counts: tokens where rows hold those, else what examples are called."""
+        return self.points[0].directory.unit if self.per_row else self.called
+
+    @property
+    def per_row(self) -> float | None:
+        """How many of those a row holds; None where rows are what counts."""
+        return self.points[0].directory.per_row
+
     def in_units(self, rows: float | None) -> float | None:
-        """What so many rows hold, such as tokens; None where examples are what counts."""
-        each = self.points[0].directory.per_row
-        return rows * each if rows is not None and each else None
+        """What so many rows hold, such as tokens; None where rows are what counts."""
+        return rows * self.per_row if rows is not None and self.per_row else None
 
     @property
     def loss(self) -> Metric:

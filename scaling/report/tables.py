@@ -18,7 +18,8 @@ class Column:
     """One column.
 
     Attributes:
-      title: on the page and the terminal; "" for the CSV only.
+      title: on the page and the terminal, where {rows} is what examples are called and {unit} what
+        counts, such as tokens; "" for the CSV only.
       of: the value: an attribute of the row's last part, or a function of all parts.
       text: format of a value; None is always "–".
       key: in the CSV; "": the name of the attribute, or not in the CSV if there is none. A
@@ -76,12 +77,12 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The titles, then the rows as text, without empty columns."""
-        columns = [column for column in self.columns if column.title]
+        study, columns = self.rows[0][0], [column for column in self.columns if column.title]
         if any(row[0].label for row in self.rows):
             columns.insert(0, Column("study", lambda study, *_: study.label, str))
         texts = [[column.cell(row) for row in self.rows] for column in columns]
         kept = [
-            [column.title, *text]
+            [column.title.replace("{rows}", study.called).replace("{unit}", study.holds), *text]
             for column, text in zip(columns, texts, strict=True)
             if any(cell not in ("", NOTHING) for cell in text)
         ]

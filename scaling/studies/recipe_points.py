@@ -143,10 +143,13 @@ def dry_run(configs: dict[str, ConfigDict], trials: int, each: str) -> str:
     def line(name, point, price):
         config, (_, *also) = point.config, point.config.recipes.names
         plan = planning.layout_of(point, config.recipes.seeds).plan
+        *_, last = parts[name]
+        schedule = config.schedule.name
+        if last is not point:
+            schedule = f"batch up to {last.global_batch:,} in {len(parts[name])} parts"
         return (
             f"{name}: {_steps(parts[name]):,} steps, {config.optim.name} at {point.peak:.4g}, "
-            f"{config.schedule.name}; {price}; each run {plan}"
-            + (f"; also {', '.join(also)}" if also else "")
+            f"{schedule}; {price}; each run {plan}" + (f"; also {', '.join(also)}" if also else "")
         )
 
     parts = {name: resolved(config) for name, config in configs.items()}

@@ -16,6 +16,7 @@ from scaling.report import point_line
 from scaling.signals import Interrupted, Signals
 from scaling.studies import part as module_of
 from scaling.studies.shared import check_batch, value_at
+from scaling.train.point import data_info
 
 
 def study_of(config: ConfigDict):
@@ -114,7 +115,9 @@ def run_study(
     for name, point in points.items():
         study.check(point)
         if not worker:  # before anything is trained
-            RunDir(workdir / name).continues(*_asked(study, point))
+            run, info = RunDir(workdir / name), data_info(point.data)
+            run.continues(*_asked(study, point))
+            run.check_files({"name": info.name, "files": info.files})
     if config.title and not worker:
         say(config.title)
     with Signals(again=not worker) as signals:

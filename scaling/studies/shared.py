@@ -110,10 +110,11 @@ def refuse_keys_of_single_runs(config: ConfigDict) -> None:
             raise UserError(f"{key} is of single runs, not of this study; leave it False here.")
 
 
-def refuse_goals_of_a_constant(
+def check_goals(
     config: ConfigDict, key: str, goals: Sequence[float], metric: str, split: str
 ) -> None:
-    """UserError for a goal that one answer for all examples meets: steps to it measure no learning.
+    """UserError for a goal that no model can meet, and for one that one answer for all examples
+    meets: steps to it measure no learning.
 
     Reads the labels of the split; streamed ones are not checked.
 
@@ -122,16 +123,22 @@ def refuse_goals_of_a_constant(
       metric: of the task, that must be strictly better than a goal.
       split: that it is evaluated on, see `feed.evaluation_size`.
     """
+    words, better, *_, best = metric_of(config, metric)
+    side = "above" if better == "higher" else "below"
+    hardest, *_, easiest = sorted((*goals, *goals), reverse=better == "higher")
+    if best is not None and not better_than(best, hardest, better):
+        raise UserError(
+            f"{key}: {hardest:g} cannot be met, for the {words} must come strictly {side} it and "
+            f"never is {side} {best:g}; choose an easier goal."
+        )
     constant = constant_of(config.data, split).get(metric.removeprefix(EWA))
     if constant is None:
         return
-    words, better, *_ = metric_of(config, metric)
-    easiest = max(goals) if better == "lower" else min(goals)
     if better_than(constant, easiest, better):
         raise UserError(
             f"{key}: {easiest:g} takes no learning, for on the {split} split of "
             f"{config.data.name} one and the same answer for every example has the {words} "
-            f"{constant:.4g}; set a goal well {'below' if better == 'lower' else 'above'} that."
+            f"{constant:.4g}; set a goal well {side} that."
         )
 
 

@@ -271,9 +271,9 @@ class _Phases(Training):
 
     def progress(self, label):
         # What a step is changes on the way, so progress is counted in examples.
-        self.label = label
-        label = f"{label}, in examples:"
-        return Progress(label, self.rule.budget, 1, self.done(), self.headline[1])
+        self.label, rows = label, self.point.task.rows
+        label = f"{label}, in {rows}:"
+        return Progress(label, self.rule.budget, 1, self.done(), self.headline[1], rows)
 
     def done(self):
         return self.population.examples

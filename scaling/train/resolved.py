@@ -53,7 +53,7 @@ def point_values(point: Point) -> dict[str, Any]:
             "name": point.info.task,
             "unit": point.task.unit,
             "rows": point.task.rows,
-            "per_row": point.task.amounts(point.task.example).get(point.task.unit),
+            "per_row": point.task.per_row,
             "metrics": {name: metric._asdict() for name, metric in point.metrics.items()},
         },
         "devices": device_values(point.devices),

@@ -334,8 +334,9 @@ class Training:
 
     def progress(self, label: str) -> Progress:
         """The live line."""
-        batch = self.point.global_batch
-        return Progress(label, self.rule.budget, batch, self.step, self.headline[1])
+        batch, task = self.point.global_batch, self.point.task
+        each, unit = (batch * task.per_row, task.unit) if task.per_row else (batch, task.rows)
+        return Progress(label, self.rule.budget, each, self.step, self.headline[1], unit)
 
     def _start(self, checkpoints, lines):
         """From the newest checkpoint, or from the beginning."""

@@ -4,6 +4,7 @@ import csv
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,7 +43,8 @@ COLUMNS = [
 
 
 def table(*labels):
-    studies = [Study(Path("runs") / label, [], [], label) for label in labels]
+    point = SimpleNamespace(directory=SimpleNamespace(rows="rows", unit="rows", per_row=None))
+    studies = [Study(Path("runs") / label, [point], [], label) for label in labels]
     return Table(COLUMNS, [(study, thing) for study in studies for thing in THINGS])
 
 

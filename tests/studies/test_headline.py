@@ -17,8 +17,11 @@ from scaling.errors import UserError
 from scaling.record import read_metrics
 from scaling.report import write_report
 from scaling.report.contents import read_kinds
+from scaling.report.records import read_workdirs
+from scaling.report.wording import interval, number
 from scaling.studies.running import run_study
-from scaling.studies.shared import metric_of
+from scaling.studies.shared import check_goals, metric_of
+from scaling.studies.steps_to_target.analysis import read
 
 SIZES = {"train": 256, "validation": 64, "test": 64}
 CLASSES = 12
@@ -85,6 +88,34 @@ def test_pages_of_language_models_have_no_error(study, tmp_path):
     assert "error" not in page.lower()
     tables.pop("accuracy.csv", None)  # it has all metrics, the token error too
     assert not any("validation_error" in text for text in tables.values())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"metric": "perplexity", "goal": 1.0}, "1 cannot be met, .* never is below 1;"),
+        ({"metric": "ap", "goal": 1.0}, "1 cannot be met, .* strictly above it"),
+        ({"metric": "ap_macro", "goal": 1.5}, "1.5 cannot be met"),
+    ],
+)
+def test_goals_that_no_model_meets_are_refused(changes, message):
+    name = "signs" if "ap" in changes["metric"] else "steps"
+    config = language("steps_to_target", **{"data.name": name})
+    config.target.update(changes)
+    with pytest.raises(UserError, match=f"target.goal: {message}"):
+        goals = [2.0 if name == "steps" else 0.5, changes["goal"]]
+        check_goals(config, "target.goal", goals, changes["metric"], "test")
+
+
+def test_tables_count_tokens_where_rows_hold_them(tmp_path):
+    page, tables = report(language("train"), tmp_path / "train")
+    assert "tokens/s" in page and "tokens per second" in page and "examples" not in page
+    [row] = csv.DictReader(tables["runs.csv"].splitlines())
+    assert float(row["rate"]) == 8 * float(row["examples_per_second"])
+    page, _ = page_of([RESULTS / "kjv_lm/adam"], tmp_path)
+    assert "in sequences of 32 tokens" in page and re.search(r"B\s*crit\s*, tokens", page)
+    fit = read(*read_workdirs([RESULTS / "kjv_lm/adam"])).fit
+    assert number(32 * fit.b_crit) + interval(*(32 * end for end in fit.b_crit_interval)) in page
 
 
 def test_goals_and_averaged_weights_are_shown_together(tmp_path):

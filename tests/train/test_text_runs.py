@@ -12,6 +12,7 @@ from scaling.config import default_config
 from scaling.data import prepare, sources, text
 from scaling.errors import UserError
 from scaling.record import RunDir, read_metrics
+from scaling.studies.running import run_study
 from scaling.train.feed import ResidentFeed, RowFeed, evaluation_shapes, make_feed
 from scaling.train.point import data_info, resolve
 from scaling.train.single import train_point
@@ -155,5 +156,10 @@ def test_a_study_goes_on_with_the_files_it_began_with(config, folder, tmp_path):
             train(tmp_path / "study" / name, config)
         assert "bs8 was measured on other files of small" in str(error.value)
         assert "eos: 256 there, 1 here" in str(error.value)
+    config.global_batch = 8
+    run_study(config, tmp_path / "again", None, print)
+    config.data.dir = str(folder.parent)
+    with pytest.raises(UserError, match="bs8 was measured on other files of small"):
+        run_study(config, tmp_path / "again", None, print)
     train(tmp_path / "other/bs8", config)
     same_runs(tmp_path / "study/bs8", tmp_path / "study/bs9")

@@ -28,7 +28,7 @@ from scaling.report.wording import measure_text
 from scaling.signals import Signals
 from scaling.studies.adaptive_batch.record import Crossing, Record, Run
 from scaling.studies.adaptive_batch.savings import gamma_of
-from scaling.studies.shared import batch_name, metric_of, refuse_goals_of_a_constant
+from scaling.studies.shared import batch_name, check_goals, metric_of
 from scaling.train import planning
 from scaling.train.phases import Rules, Trajectory, train_phases
 from scaling.train.point import Point, data_info, resolve
@@ -119,7 +119,7 @@ def check(config: ConfigDict) -> None:
     for batch in batches:
         point_at(config, batch)
     sources.check_available(info.name, config.data.dir)
-    refuse_goals_of_a_constant(config, "adaptive.goals", adaptive.goals, adaptive.metric, "train")
+    check_goals(config, "adaptive.goals", adaptive.goals, adaptive.metric, "train")
 
 
 def _possible_batches(config) -> Sequence[int]:

@@ -28,8 +28,8 @@ from scaling.signals import Signals
 from scaling.studies.advise.record import Record
 from scaling.studies.noise_records import Noise
 from scaling.studies.shared import (
+    check_goals,
     in_parts,
-    refuse_goals_of_a_constant,
     single_run,
 )
 from scaling.studies.steps_to_target.analysis import Study
@@ -80,7 +80,7 @@ def check(config: ConfigDict) -> None:
     sources.check_available(config.data.name, config.data.dir)
     if settings.goal is not None:
         metric = point.task.headline
-        refuse_goals_of_a_constant(config, "advise.goal", (settings.goal,), metric, "validation")
+        check_goals(config, "advise.goal", (settings.goal,), metric, "validation")
 
 
 def _point(config):

@@ -36,7 +36,7 @@ def answer(study: Study) -> str:
     )
     if point.level:
         if amount := study.in_units(point.level.noise_scale):
-            text += f" The average is {number(amount)} {point.directory.unit}."
+            text += f" The average is {number(amount)} {study.holds}."
         side = "above" if point.level.noise_scale > point.global_batch else "below"
         text += f" That predicts a critical batch size {side} the {batch} trained with."
     return text
@@ -144,10 +144,9 @@ WINDOW = csv_only(-1, *(field.name for field in dataclasses.fields(Window)))
 
 def table(studies: Sequence[Study]) -> Table:
     """A row per run."""
-    unit = studies[0].points[0].directory.unit
     level = lambda study, point: study.in_units(point.level and point.level.noise_scale)
-    beside = [Column(f"average in {unit}", level, key=f"average_{unit}")]
-    shown = beside * (studies[0].in_units(1) is not None)
+    beside = [Column("average in {unit}", level, key=f"average_{studies[0].holds}")]
+    shown = beside * bool(studies[0].per_row)
     return Table([*RUNS, *shown], of_points(studies), "noise_scale.csv")
 
 

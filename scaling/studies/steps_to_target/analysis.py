@@ -98,6 +98,16 @@ class Study(records.Study):
         return self.log.unit if self.log else self.rows
 
     @property
+    def per_row(self) -> float | None:
+        """Tokens of a row, also of a log that tells them."""
+        return self.log.tokens_per_example if self.log else super().per_row
+
+    @property
+    def holds(self) -> str:
+        """What counts."""
+        return "tokens" if self.log and self.per_row else super().holds
+
+    @property
     def sizes(self) -> dict[str, float | None]:
         """Of data and model, by name; and what the goal takes at small batches, `E_MIN`."""
         point = self.points[0]

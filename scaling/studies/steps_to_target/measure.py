@@ -79,7 +79,7 @@ def check_with_goals(config: ConfigDict, key: str, goals: Sequence[float]) -> No
     check_population(check_values(config), config.search.trials)
     sources.check_available(config.data.name, config.data.dir)
     target = config.target
-    shared.refuse_goals_of_a_constant(config, key, goals, target.metric, target.split)
+    shared.check_goals(config, key, goals, target.metric, target.split)
 
 
 def check_values(config: ConfigDict) -> Point:

@@ -36,11 +36,12 @@ def answer(study: Study) -> str:
         ]
         return f"{about}: {listed(steps) or 'not reached at any batch size'}. {study.no_fit}"
     perfect, useful = study.breakpoints.values()
+    unit = "" if study.unit == "examples" else f", in {study.unit}"
     sentences = (
         f"{about} fall in proportion to the batch up to the end of perfect scaling: "
         f"{perfect.describe()}.",
         f"Doubling the batch saves less than {fit.least_saving:.0%} of the steps beyond the "
-        f"largest useful batch: {useful.describe()}.",
+        f"largest useful batch: {useful.describe()}{unit}.",
     )
     return " ".join([*sentences, *fit.doubts])
 
@@ -247,18 +248,19 @@ FIT = [
 ]
 
 
-def _of_logs(studies: Sequence[Study]) -> Iterator[Column]:
-    """Columns that logs have besides: Zhang's critical batch size, and B_crit in tokens."""
+def _beside(studies: Sequence[Study]) -> Iterator[Column]:
+    """B_crit in tokens, and of logs Zhang's critical batch size."""
 
     def times(study, fit):
-        each = study.log and study.log.tokens_per_example
-        return each and Fitted(*(each * end for end in (fit.b_crit, *fit.b_crit_interval)))
+        ends = map(study.in_units, (fit.b_crit, *fit.b_crit_interval))
+        return study.per_row and Fitted(*ends)
 
     def overhead(study, fit):
         value, ends = fit.overhead_batch(study.log.reference)
         return Fitted(value, *ends)
 
-    yield Column("B_crit, tokens", times, str, "b_crit_tokens")
+    if studies[0].per_row:
+        yield Column("B_crit, {unit}", times, str, f"b_crit_{studies[0].holds}")
     if title := studies[0].overhead_title:
         yield Column(title, overhead, str, "overhead_batch")
 
@@ -273,7 +275,7 @@ def _fits(studies: Sequence[Study]) -> Iterator[Block]:
         return
     ratio = lambda study, fit: None if study is first else study.ratio_to(first)
     over = Column(f"B_crit over that of {first.label}", ratio, Ratio.describe)
-    yield Table([*FIT, *_of_logs(studies), over], rows, wrap=True)
+    yield Table([*FIT, *_beside(studies), over], rows, wrap=True)
     fit = rows[0][1]
     note = (
         "Fit: S = S_min (1 + (B_crit / B)^bend)^(1 / bend). Perfect scaling ends where the goal "

@@ -50,7 +50,7 @@ STEPS = [
     Column("batch", "global_batch", count, "global_batch"),
     Column("steps (95%)", _steps_text, str),
     Column("repeats (range), reached", _repeats_text, str),
-    Column("examples", "examples", count),
+    Column("{rows}", "examples", count, "examples"),
     Column("epochs", "epochs"),
 ]
 OUTCOMES = [

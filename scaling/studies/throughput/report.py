@@ -233,7 +233,7 @@ VARIANTS = [
 PROJECTED = [
     Column("devices", lambda s, p, f: f.devices, count),
     Column(
-        "examples/s",
+        "{rows}/s",
         lambda s, p, f: f"{rate_text(f.low)} to {rate_text(f.high)}",
         str,
         "rates",

@@ -98,13 +98,18 @@ def answer(study: Study) -> str:
     return (
         f"{subject(replace(study, points=[best]))}, batch {count(best.global_batch)} has a "
         f"{measure_text(metric)} of {value}{several} after {count(best.steps)} steps, "
-        f"at {number(best.examples_per_second)} examples per second."
+        f"at {number(_rate(study, best))} {study.holds} per second."
     )
 
 
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
     return about_all(study.points, ("the run diverged.", lambda p: p.status == "diverged"))
+
+
+def _rate(study, point):
+    """Of what counts, per second."""
+    return study.in_units(point.examples_per_second) or point.examples_per_second
 
 
 BEGIN = [
@@ -117,7 +122,8 @@ BEGIN = [
 ]
 END = [
     *csv_only(-1, "train", "validation", "test", "seconds"),
-    Column("examples/s", "examples_per_second"),
+    Column("{unit}/s", _rate, key="rate"),
+    *csv_only(-1, "examples_per_second"),
     Column("s to the goal", lambda study, point: point.reached and point.reached[1], key="to_goal"),
     Column("B_simple", lambda s, p: p.noise_scale and p.noise_scale.level, estimate_text, "noise"),
 ]
@@ -171,7 +177,7 @@ def _clock(metric):
     return [
         Column("run", lambda study, point, each: point.directory.name, str),
         Column("step", "step", count),
-        Column("examples", lambda s, p, each: each.step * p.global_batch, count),
+        Column("{rows}", lambda s, p, each: each.step * p.global_batch, count),
         Column("s since the one before", "seconds"),
         Column("s in all", "cumulative"),
         Column(f"validation {metric.words}", "value", partial(metric_value, metric), "value"),
