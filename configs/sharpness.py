@@ -4,6 +4,7 @@ unchanged say the same (Andriushchenko 2023)?
     python launch.py --config=configs/sharpness.py:digits       # two minutes on two CPU cores
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/sharpness.py:fashion_mlp  # F1 at a quarter of its width
+    python launch.py --config=configs/sharpness.py:tuned        # Muon too, every rate tuned
     python launch.py --config=configs/sharpness.py:keskar       # F1, Adam, 256 and a tenth
     python launch.py --config=configs/sharpness.py:along        # and along training (Fig. 6)
 
@@ -32,6 +33,13 @@ def _fashion_mlp(c):
     c.title = "Sharpness on Fashion-MNIST, F1 with 128 units"
 
 
+def _tuned(c):
+    _fashion_mlp(c)
+    c.batch_sizes, c.duration, c.recipes.seeds = (128, 2048, 8192), "50 epochs", 5
+    c.recipes.names, c.sharpness.trials = ("naive", "sqrt+gbn", "lars", "muon"), 6
+    c.title = "Sharpness on Fashion-MNIST, F1 with 128 units, every recipe's rate tuned"
+
+
 def _keskar(c):
     c.data.name = "fashion_mnist"
     c.model = model_config("mlp", widths=(512,) * 5, norm="batch")
@@ -49,7 +57,13 @@ def _along(c):
     c.title = "Sharpness along training on Fashion-MNIST, F1 with Adam (Keskar 2016, Fig. 6)"
 
 
-TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar, "along": _along}
+TASKS = {
+    "digits": _digits,
+    "fashion_mlp": _fashion_mlp,
+    "tuned": _tuned,
+    "keskar": _keskar,
+    "along": _along,
+}
 
 
 def get_config(task: str = "digits"):

@@ -35,7 +35,6 @@ CONFIDENCE = 0.95  # of intervals, two-sided
 # A Krylov space is complete where the next vector is rounding: below so many units of the last
 # place of |T|. With the square root of that unit, as others have it, accurate runs are cut short.
 COMPLETE = 64
-MISSING = 1e-3  # of the mass of a density on its grid
 KEPT = 2**30  # bytes that products may keep
 ROUNDING = 16  # units of the last place of |H| by which a converged eigenvalue may be off
 
@@ -389,29 +388,6 @@ class Quadrature:
         eigenvalues comes out wrong, for which there is lambda_min.
         """
         return self.mean(lambda nodes: (nodes >= low) & (nodes <= high))
-
-    def density(self, grid: ArrayLike, width: float = 0.01) -> Array:
-        """The density of eigenvalues on an ascending grid [G], smoothed by a normal kernel.
-
-        Args:
-          width: standard deviation of the kernel, as a share of the length of the grid.
-
-        Raises:
-          ValueError: the grid holds another mass than 1: it is too short or too coarse.
-        """
-        grid = np.asarray(grid, float)
-        deviation = width * (grid[-1] - grid[0])
-        held, shares = self.weights > 0, self.weights / len(self.weights)
-        kernels = scipy.stats.norm.pdf(grid[:, None], self.nodes[held], deviation)
-        density = kernels @ shares[held]
-        mass = float(scipy.integrate.trapezoid(density, grid))
-        if abs(mass - 1) > MISSING:
-            raise ValueError(
-                f"The grid of {grid.size} points from {grid[0]:g} to {grid[-1]:g} holds "
-                f"{mass:.4f} of the eigenvalues, which lie from {self.nodes[held].min():g} to "
-                f"{self.nodes[held].max():g}; make it longer by some widths, or finer."
-            )
-        return density
 
 
 def spectrum(operator: Operator, key: jax.Array, steps: int, probes: int) -> Quadrature:

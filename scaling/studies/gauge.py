@@ -20,11 +20,13 @@ from ml_collections import ConfigDict
 from scaling import sharpness
 from scaling.curvature import (
     Estimate,
+    Quadrature,
     flatten,
     hessian_product,
     in_chunks,
     lanczos,
     ritz,
+    spectrum,
     trace,
     value_and_grad,
 )
@@ -87,6 +89,17 @@ class Gauge:
             "measures": list(map(dataclasses.asdict, measures)),
         }
 
+    def spectrum(self, leaves: list[np.ndarray], probes: int) -> dict[str, Any] | None:
+        """Fields of a `Spectrum`, JSON, to six digits; None where a product is not finite."""
+        at = _Weights(self, jax.tree.unflatten(self._shapes, leaves))
+        with jax.default_matmul_precision("highest"):
+            try:
+                found = at.spectrum(probes)
+            except ValueError:
+                return None
+        short = lambda array: [[float(f"{value:.6g}") for value in row] for row in array]
+        return {"nodes": short(found.nodes), "weights": short(found.weights)}
+
 
 class _Weights:
     """The measures of one net."""
@@ -128,6 +141,11 @@ class _Weights:
                 box = sharpness.box(self.x, eps, space)
                 peak = sharpness.largest_loss(self.value_and_grad, self.x, box, space)
                 yield Measure(record.keskar(eps, dimensions), False, _finite(peak.keskar))
+
+    def spectrum(self, probes: int) -> Quadrature:
+        """Of the Hessian."""
+        key = jax.random.fold_in(self.lanczos_key, 1)
+        return spectrum(self._hessian(), key, self.settings.steps, probes)
 
     def adaptive(self) -> Iterator[Measure]:
         """Those in units of each weight."""

@@ -25,8 +25,8 @@ from scaling.studies.measure_records import FLATNESS, Measure
 from scaling.studies.running import points_of, run_study
 from scaling.studies.sharpness import measure
 from scaling.studies.sharpness.analysis import Point, Ratio, Study, ratio, tau, verdict
-from scaling.studies.sharpness.record import Net, Run
-from scaling.studies.sharpness.report import KIND, along, sections
+from scaling.studies.sharpness.record import Net, Run, Spectrum
+from scaling.studies.sharpness.report import KIND, WIDTH, along, densities, sections
 from scaling.train.point import resolve
 
 QUIET = lambda text: None
@@ -103,6 +103,19 @@ def test_eigenvalues_and_trace_are_those_of_the_dense_hessian(dense):
     # Small moves: rho^2 / 2 times the trace in units of the weights.
     small = value(net, "average rise, ρ 0.01")
     assert small == pytest.approx(0.01**2 / 2 * np.trace(scaled), rel=0.5)
+
+
+def test_spectra_end_at_the_outermost_eigenvalues(study):
+    for result in study[2].values():
+        first, *others = result["runs"]
+        assert not any(net["spectrum"] for run in others for net in run["nets"])
+        for net in first["nets"]:
+            nodes, weights = (np.array(net["spectrum"][key]) for key in ("nodes", "weights"))
+            assert nodes.shape == weights.shape == (2, 30)
+            assert weights.sum(1) == pytest.approx([1, 1], abs=1e-5)
+            top, least = (value(net, f"{end} eigenvalue") for end in ("largest", "smallest"))
+            assert nodes.max(1) == pytest.approx([top, top], rel=1e-3)
+            assert nodes.min(1) == pytest.approx([least, least], rel=5e-2)
 
 
 def test_relative_flatness_is_its_definition(dense):
@@ -327,6 +340,26 @@ def test_a_report_of_the_records(study, tmp_path):
     nets = [net for r in study[2].values() for run in r["runs"] for net in run["nets"]]
     assert len(lines) == 1 + sum(len(net["measures"]) for net in nets)
     assert all(math.isfinite(m["value"]) for net in nets for m in net["measures"])
+
+
+def test_the_density_is_drawn_by_batch_and_recipe(by_hand):
+    """Half at -1 and half at 3: two kernels of which each holds a half."""
+    spectrum = Spectrum([[-1.0, 3.0]], [[0.5, 0.5]])
+    nets = lambda run: [replace(net, spectrum=spectrum) for net in run.nets]
+    points = [
+        replace(point, runs=[replace(point.runs[0], nets=nets(point.runs[0])), *point.runs[1:]])
+        for point in by_hand.points[:2]
+    ]
+    (panel,) = densities(replace(by_hand, points=[*points, by_hand.points[2]]), "end")
+    lines = [mark for mark in panel.marks if isinstance(mark, Line)]
+    assert [line.label for line in lines] == ["batch 8", "batch 16"] and panel.title == "naive"
+    x, y = np.array(lines[0].x), np.array(lines[0].y)
+    assert (x[0], x[-1]) == (-1.4, 3.4) and np.isnan(y[np.abs(x - 1) < 1]).all()
+    seen = ~np.isnan(y) & (x > 1)
+    assert np.trapezoid(y[seen], x[seen]) == pytest.approx(0.5, abs=0.02)
+    peak = 0.5 / (WIDTH * 4.8 * math.sqrt(2 * math.pi))
+    assert np.nanmax(y) == pytest.approx(peak, rel=0.02)
+    assert densities(by_hand, "end") == []
 
 
 def test_lines_along_training_go_through_the_means_of_each_place(by_hand):

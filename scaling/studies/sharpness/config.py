@@ -17,6 +17,7 @@ LIMITS = {
     "sharpness.draws": Limits(2, 10_000, "[]"),
     "sharpness.steps": Limits(2, 10_000, "[]"),
     "sharpness.products": Limits(6, 10_000, "[]"),
+    "sharpness.probes": Limits(0, 1000, "[]"),
 } | {f"sharpness.{key}": limits for key, limits in recipes.TUNING.items()}
 
 
@@ -33,9 +34,11 @@ def section(c: ConfigDict) -> None:
     c.sharpness.eps = (1e-3, 5e-4)  # of Keskar's box
     c.sharpness.subspace = 100  # dimensions of Keskar's random subspace
     c.sharpness.average_rho = (0.05, 0.2)  # each weight moves by N(0, (rho w)^2)
-    c.sharpness.draws = 10  # of such moves
+    c.sharpness.draws = 20  # of such moves
     c.sharpness.worst_rho = (0.25, 1.0)  # the norm of the moves over the weights, at most
     c.sharpness.batch = 128  # examples of each worst case
     c.sharpness.steps = 40  # of Lanczos, products with the Hessian
     c.sharpness.products = 30  # with the Hessian for a trace
+    # Runs of Lanczos for the density of eigenvalues, of the nets of the first seed; 0: none.
+    c.sharpness.probes = 2
     recipes.tuning(c.sharpness)

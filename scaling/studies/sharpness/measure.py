@@ -19,7 +19,7 @@ from scaling.signals import Interrupted, Signals
 from scaling.studies import recipe_points, tuning
 from scaling.studies.gauge import STATISTICS, Gauge, examples_of
 from scaling.studies.measure_records import Measure
-from scaling.studies.sharpness.record import END, Net, Record, Run, at_loss
+from scaling.studies.sharpness.record import END, Net, Record, Run, Spectrum, at_loss
 from scaling.train.point import resolve
 from scaling.train.trials import Observer, Outcome, ToTheEnd, Training, seconds_of
 
@@ -132,7 +132,7 @@ def _nets(
     gauge: Gauge, run: RunDir, outcome: Outcome, trial: int, name: str, signals: Signals
 ) -> Iterator[Net]:
     """The nets of one run. Each is a file once it is measured, so no launch measures it again."""
-    columns = outcome.histories[trial].columns
+    columns, settings = outcome.histories[trial].columns, gauge.settings
     losses = dict(zip(columns["step"], columns["loss"], strict=True))
     for place, step in outcome.observed[0][str(trial)].items():
         file = _file("net", trial, place)
@@ -140,11 +140,15 @@ def _nets(
             if signals.received:
                 when = f"before {name} was measured, seed {trial}; progress is saved."
                 raise Interrupted(signals.received, when)
-            found = gauge.measure(run.load_arrays(_file("weights", trial, place)))
-            run.save_json(file, {"place": place, "step": step, "train_loss": losses[step]} | found)
+            weights, probes = run.load_arrays(_file("weights", trial, place)), settings.probes
+            found = {"place": place, "step": step, "train_loss": losses[step]}
+            found |= gauge.measure(weights)
+            found["spectrum"] = gauge.spectrum(weights, probes) if probes and not trial else None
+            run.save_json(file, found)
         saved = run.load_json(file)
         measures = [Measure(**measure) for measure in saved["measures"]]
-        yield Net(**saved | {"measures": measures})
+        spectrum = saved["spectrum"] and Spectrum(**saved["spectrum"])
+        yield Net(**saved | {"measures": measures, "spectrum": spectrum})
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

@@ -14,6 +14,14 @@ def at_loss(loss: float) -> str:
 
 
 @dataclass(frozen=True)
+class Spectrum:
+    """Of the Hessian as random vectors see it, see `curvature.Quadrature`."""
+
+    nodes: list[list[float]]  # [probes][steps]
+    weights: list[list[float]]  # of each probe 1 in all
+
+
+@dataclass(frozen=True)
 class Net:
     """The weights of a run at one place."""
 
@@ -23,6 +31,7 @@ class Net:
     loss: float | None  # of the examples measured on, with the batch statistics of the measures
     score: float  # the task's headline metric, on `Record.split`
     measures: list[Measure]  # none where the loss is not finite near the weights
+    spectrum: Spectrum | None = None  # of the first seed, where it is asked for
 
     def value(self, name: str) -> float | None:
         """Of a measure."""

@@ -1,7 +1,11 @@
 """Raw and invariant measures of sharpness by batch: Keskar 2016, Andriushchenko 2023."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from functools import partial
+
+import numpy as np
 
 from scaling.report.blocks import Note, Picture, Section
 from scaling.report.charts import (
@@ -20,12 +24,14 @@ from scaling.report.kind import Kind, about_all
 from scaling.report.records import Workdir
 from scaling.report.tables import Column, Table, csv_only, of_points, within
 from scaling.report.wording import count, listed, metric_value, number, subject
+from scaling.spectra import density
 from scaling.studies.measure_records import ADAPTIVE_TOP, TOP
 from scaling.studies.recipe_records import AT_EDGE, Spread, compared_by, read_points
 from scaling.studies.sharpness.analysis import Point, Ratio, Row, Study, ratio, verdict
 from scaling.studies.sharpness.record import END
 
 KINDS = {False: "raw", True: "invariant"}
+WIDTH, POINTS = 0.005, 1000  # of a density: its kernel as a share of the axis; on its grid
 
 
 def read(workdir: Workdir) -> Study:
@@ -271,6 +277,41 @@ def _along(study, name):
     return Panel(Axis("training loss", "decimal"), Axis("", "decimal"), marks, _title(study, name))
 
 
+def densities(study: Study, place: str) -> list[Panel]:
+    """The density of eigenvalues of the first seed's nets, a panel per recipe."""
+    found = [
+        (look, point, net.spectrum)
+        for point, look in _looks(study)
+        for net in point.nets(place).values()
+        if net.spectrum
+    ]
+    if not found:
+        return []
+    nodes = np.concatenate([np.ravel(spectrum.nodes) for *_, spectrum in found])
+    margin = 0.1 * (nodes.max() - nodes.min())
+    grid = np.linspace(nodes.min() - margin, nodes.max() + margin, POINTS)
+    return shown(
+        _density(study, recipe, [each for each in found if recipe in each[1].recipes], grid)
+        for recipe in study.recipes
+    )
+
+
+def _density(study, recipe, found, grid):
+    marks = []
+    for (color, _, _), point, spectrum in found:
+        label, y = f"batch {count(point.global_batch)}", density(*astuple(spectrum), grid, WIDTH)
+        top = np.max(spectrum.nodes)
+        ends = [top], [float(np.interp(top, grid, y))]
+        text = f"{label}\nlargest eigenvalue seen {number(top)}"
+        marks.append(Points(*ends, color, size=4, texts=[text], series=label))
+        # A tenth of what one eigenvalue adds at its place: below there is nothing to see.
+        one = 1 / (point.parameters * WIDTH * (grid[-1] - grid[0]) * math.sqrt(2 * math.pi))
+        y = np.where(y < 0.1 * one, math.nan, y)
+        marks.append(Line(grid.tolist(), y.tolist(), color, label, width=1))
+    axes = Axis("eigenvalue", "near", number), Axis("density of eigenvalues", "decimal")
+    return Panel(*axes, marks, study.named(recipe))
+
+
 def sections(studies: Sequence[Study]) -> Iterator[Section]:
     """The page from top to bottom."""
     for place in dict.fromkeys(place for study in studies for place in (study.main, END)):
@@ -327,6 +368,14 @@ def _place(studies, place):
     caption = f"The {score_words(studies[0])} against measures {place_text(place)}; a mark per net."
     panels = [panel for study in studies for panel in by_score(study, place)]
     yield Picture(f"sharpness_error_{spot}", caption, panels, nothing)
+    if panels := [panel for study in studies for panel in densities(study, place)]:
+        caption = (
+            f"The density of the Hessian's eigenvalues {place_text(place)}, of the first seed, by "
+            f"stochastic Lanczos quadrature ({settings['probes']} probes of {settings['steps']} "
+            f"steps), smoothed over {WIDTH:.1%} of the axis. One of {count(first.parameters)} "
+            "eigenvalues has a peak of its own where no others are; dots: the largest."
+        )
+        yield Picture(f"sharpness_density_{spot}", caption, panels, nothing)
 
 
 def details(study: Study) -> dict[str, list[str]]:
