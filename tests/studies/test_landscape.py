@@ -180,7 +180,9 @@ def test_histograms_hold_all_weights_of_kernels(studied):
     for view in studied.points[0].views:
         assert sum(view.net.histogram.counts) == 64 * 8 + 8 * 10
         x, y = charts.density(view.net.histogram)
-        assert 0.8 < np.sum(y) * 2 * view.net.histogram.edge / BINS <= 1 and min(x) < 0 < max(x)
+        inside = np.array(view.net.histogram.counts[1:-1])
+        assert np.isnan(y).tolist() == (inside == 0).tolist()  # no line goes over an empty bin
+        assert 0.8 < np.nansum(y) * 2 * view.net.histogram.edge / BINS <= 1 and min(x) < 0 < max(x)
 
 
 def test_stopped_again_and_again_it_resumes_bit_for_bit(workdir, tmp_path):
@@ -233,6 +235,36 @@ def test_weights_of_finished_runs(tmp_path):
     recorded["model"]["widths"] = [7]
     (other / "config.json").write_text(json.dumps(recorded))
     assert "differ (model.widths: [6] there" in told(runs[0], str(other))
+
+
+def test_weights_of_files_and_of_ghost_batch_norm(tmp_path):
+    """Two nets of a point of another study, and one of ghost batch norm beside one without."""
+    c = default_config("sharpness")
+    c.devices, c.batch_sizes, c.duration, c.data.train_size = 1, (32,), "2 epochs", 256
+    c.model = model_config("mlp", widths=(6,), norm="batch")
+    c.recipes.names, c.recipes.seeds, c.optim.base_batch = ("naive", "gbn"), 2, 8
+    c.sharpness.update({"losses": (), "examples": 64, "batch": 32, "subspace": 2, "draws": 2})
+    c.sharpness.update({"steps": 2, "products": 6, "probes": 0})
+    run_study(c, tmp_path / "runs", None, lambda text: None)
+    plain, ghost = (tmp_path / "runs" / f"bs32_{name}" for name in ("naive", "gbn"))
+    files = [str(plain / "weights0_end.npz"), str(plain / "weights1_end.npz")]
+    files.append(str(ghost / "weights0_end.npz"))
+    changes = {"landscape.of": tuple(files), "landscape.examples": 64, "landscape.plane": 1}
+    changes["landscape.group"] = 64
+    (point,) = _run(tmp_path / "out", **changes).points
+    for folder, seed, view in zip((plain, plain, ghost), (0, 1, 0), point.views, strict=True):
+        net = json.loads((folder / "result.json").read_text())["runs"][seed]["nets"][-1]
+        # As sharpness is measured, with batch statistics of the same 64 examples.
+        assert view.centre("train", "loss") == pytest.approx(net["loss"], rel=1e-4)
+        assert view.net.steps is None and view.net.learning_rate == 0.1
+    assert f"name a file of weights in it, such as {plain}/weights0_end.npz." in _refusal(
+        **{"landscape.of": (str(plain),)}
+    )
+    missing = str(plain / "weights9_end.npz")
+    assert "there is no such file" in _refusal(**{"landscape.of": (missing,)})
+    np.savez(plain / "weights9_end.npz", np.zeros(3))
+    with pytest.raises(UserError, match=r"holds 1 array\(s\), and not the 9 of"):
+        _run(tmp_path / "wrong", **changes | {"landscape.of": (missing,)})
 
 
 def _refusal(**changes):

@@ -193,12 +193,12 @@ def histograms(studies: Sequence[Study]) -> list[Panel]:
 
 
 def density(histogram: Histogram) -> tuple[list[float], list[float]]:
-    """(weights, density) of the bins but the outermost, which hold what is beyond."""
+    """(weights, density) of the bins but the outermost, which hold what is beyond; NaN of an empty
+    one."""
     count, edge = len(histogram.counts), histogram.edge
     middles = edge * ((2 * np.arange(count) + 1) / count - 1)
     heights = np.array(histogram.counts) / (sum(histogram.counts) * 2 * edge / count)
-    inside = (np.arange(count) % (count - 1) > 0) & (heights > 0)
-    return middles[inside].tolist(), heights[inside].tolist()
+    return middles[1:-1].tolist(), np.where(heights > 0, heights, math.nan)[1:-1].tolist()
 
 
 @dataclass(frozen=True)

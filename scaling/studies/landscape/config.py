@@ -28,8 +28,9 @@ def section(c: ConfigDict) -> None:
     # A point each: nets of all batch_sizes are trained with it. (): with optim.weight_decay.
     c.landscape.weight_decays = (0.0, 5e-4)
     c.landscape.durations = ()  # one for each of batch_sizes; (): config.duration for all
-    # Folders of finished training runs, "runs/my_config/bs256", whose last weights are looked at;
-    # nothing is trained, and data and model are theirs.
+    # Folders of finished training runs, "runs/my_config/bs256", whose last weights are looked at,
+    # or files of weights that other studies keep, "runs/my_study/bs256/weights0_end.npz"; nothing
+    # is trained, and data and model are theirs.
     c.landscape.of = ()
     c.landscape.statistics = "recomputed"  # of batch norm, see scaling/train/surface.py
     c.landscape.examples = placeholder(int)  # of each split; None: as many as an evaluation reads

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -154,7 +155,7 @@ def config_of_runs(config: ConfigDict) -> ConfigDict:
     if len(set(paths)) < len(paths):
         raise UserError(f"landscape.of is {tuple(paths)}; name each run once.")
     configs = {path: config_of_run(path, config) for path in paths}
-    kept = [{key: c[key].to_dict() for key in ("data", "model")} for c in configs.values()]
+    kept = [{"data": c.data.to_dict(), "model": _function(c.model)} for c in configs.values()]
     for path, other in zip(paths, kept, strict=True):
         if changed := differences(kept[0], other):
             raise UserError(
@@ -164,38 +165,83 @@ def config_of_runs(config: ConfigDict) -> ConfigDict:
     return configs[paths[0]]
 
 
+def _function(model: ConfigDict) -> dict[str, Any]:
+    """What says which function of its weights a model is: over all examples of a call, as surfaces
+    have it, ghost batch norm is batch norm."""
+    ghost = {"norm": "batch", "ghost_batch": None} if model.get("norm") == "ghost" else {}
+    return model.to_dict() | ghost
+
+
+def _place(path: str) -> tuple[Path, str]:
+    """(folder of a run, name of its file of weights without the suffix or "")"""
+    found = user_path(path, "landscape.of")
+    return (found.parent, found.stem) if found.suffix == ".npz" else (found, "")
+
+
 def config_of_run(path: str, config: ConfigDict) -> ConfigDict:
     """The config of a finished run of `landscape.of`.
 
     Raises:
       UserError: it is none, or it keeps no weights.
     """
-    folder = user_path(path, "landscape.of")
+    folder, file = _place(path)
     result = read_object(folder / "result.json", missing={})
     if not result:
         raise UserError(
             f"landscape.of names {path}, which holds no finished run; name the folder of one, such "
             "as runs/my_config/bs256."
         )
-    if result.get("study", "train") != "train" or not saved_steps(RunDir(folder)):
+    if file and not (folder / f"{file}.npz").exists():
+        raise UserError(f"landscape.of names {path}, and there is no such file.")
+    if not file and (result.get("study", "train") != "train" or not saved_steps(RunDir(folder))):
+        files = sorted(each.name for each in folder.glob("weights*.npz"))
+        instead = f"a file of weights in it, such as {path}/{files[0]}" if files else "another run"
         raise UserError(
             f"landscape.of names {path}, which is no single run with its checkpoints; "
-            "name one of study 'train'."
+            f"name {instead}."
         )
-    if result["status"] != "complete":
+    if result["status"] == "diverged":
         raise UserError(f"landscape.of names {path}, a run that diverged; name one that did not.")
     c, recorded = default_config(), read_object(folder / "config.json")
     c.model = ConfigDict(recorded.pop("model"))
-    c.update(recorded)
+    for key in (set(c) & set(recorded)) - {"study", "batch_sizes"}:
+        value = recorded[key]
+        if isinstance(value, dict):  # a study may have a section of that name with more keys
+            value = {name: each for name, each in value.items() if name in c[key]}
+        c.update({key: value})
     c.devices, c.data.dir = config.devices, config.data.dir or c.data.dir
     return checked(c)
 
 
 def finished(resolved: dict[str, Point], split: str) -> Iterator[Trained]:
-    """The nets of finished runs, by the path of each."""
+    """The nets of finished runs, by the path of each.
+
+    Raises:
+      UserError: a file holds other arrays than a model's weights.
+    """
     for path, point in resolved.items():
-        run = RunDir(user_path(path, "landscape.of"))
-        result, names = run.result, point.task.metrics
-        ended = {split: result[split] and {name: result[split][name] for name in names}}
-        fields = _fields(path, point, result["steps"], False, ended, split)
-        yield Trained(fields, last_variables(run, point))
+        (folder, file), names = _place(path), point.task.metrics
+        run, ended, steps = RunDir(folder), {}, None
+        if file:
+            variables = _read(run, file, point)
+        else:
+            variables, steps = last_variables(run, point), run.result["steps"]
+            ended = {
+                s: run.result[s] and {name: run.result[s][name] for name in names}
+                for s in ("train", split)
+            }
+        fields = _fields(path, point, steps, False, ended, split)
+        rate = run.result.get("learning_rate", point.peak)  # it may have been tuned
+        yield Trained(fields | {"learning_rate": rate}, variables)
+
+
+def _read(run, file, point):
+    """The weights and batch statistics of a file."""
+    like, found = point.variables(), run.load_arrays(file)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
+    if [leaf.shape for leaf in found] != shapes:
+        raise UserError(
+            f"landscape.of names {run.path / file}.npz, which holds {len(found)} array(s), and not "
+            f"the {len(shapes)} of the weights and statistics of {point.config.model.name!r}."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), found)

@@ -45,7 +45,7 @@ class Net:
     name: str  # "batch 128", or the folder of the run
     global_batch: int
     learning_rate: float  # the peak
-    steps: int  # updates made
+    steps: int | None  # updates made; None of a file of weights
     diverged: bool  # then there is no surface of it
     train: Metrics | None  # as trained, with the running batch statistics
     held_out: Metrics | None
