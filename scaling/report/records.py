@@ -303,19 +303,27 @@ def _differing(studies):
     """The first part of the recipes that is different in each; else all parts that differ."""
     recipes = [_parts(study.recipe) for study in studies]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-    columns = [[recipe.get(key, "") for recipe in recipes] for key in keys]
-    differing = [column for column in columns if len(set(column)) > 1]
+    columns = [[_part(recipe, key) for recipe in recipes] for key in keys]
+    differing = [column for column in columns if len(set(column) - {None}) > 1]
     alone = [column for column in differing if len(set(column)) == len(studies)]
     joined = [", ".join(filter(None, values)) for values in zip(*differing, strict=True)]
     return alone[0] if alone else joined or [""] * len(studies)
 
 
+def _part(recipe, key):
+    """Of a recipe's parts, "" where it is missing; None of an option of another model."""
+    part, _, option = key.partition(".")
+    other = option and recipe.get(part) != option.partition(".")[0]
+    return None if other else recipe.get(key, "")
+
+
 def _parts(recipe):
-    """Key -> text; of the model its name and its options."""
+    """Key -> text; of the model its name and its options, which only those of its name have."""
     parts = {}
     for key, value in recipe.items():
         if isinstance(value, dict):
-            parts |= {f"{key}.{k}": v if k == "name" else f"{k}={v}" for k, v in value.items()}
+            name, options = value["name"], {k: v for k, v in value.items() if k != "name"}
+            parts |= {key: name} | {f"{key}.{name}.{k}": f"{k}={v}" for k, v in options.items()}
         else:
             parts[key] = f"{value:,} examples" if isinstance(value, int) else str(value)
     return parts

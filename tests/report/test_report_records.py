@@ -190,5 +190,12 @@ def test_models_of_one_name_are_labelled_by_what_differs():
     wide, deep = {"widths": [9], "norm": "none"}, {"widths": [9, 9], "norm": "none"}
     assert of(wide, deep) == ["widths=[9]", "widths=[9, 9]"]
     assert of(wide, {"name": "simple_cnn", "size": "base"}) == ["mlp", "simple_cnn"]
+    lstm = {"name": "lstm", "cells": 8}  # its options are of no other model
+    recipes = [
+        {"model": {"name": "mlp"} | model, "optimizer": optimizer}
+        for model, optimizer in ((wide, "adam"), (wide, "sgd"), (lstm, "adam"))
+    ]
+    found = records._differing([SimpleNamespace(recipe=recipe) for recipe in recipes])
+    assert found == ["mlp, adam", "mlp, sgd", "lstm, adam"]
     half = wide | {"dtype": "bfloat16"}
     assert of(wide, half, deep) == ["widths=[9]", "widths=[9], dtype=bfloat16", "widths=[9, 9]"]
