@@ -158,6 +158,8 @@ def main(_) -> None:
     elif config.study == "train" and not DEVICES.value and HOSTS.value is None:
         fit_cpu(points.values())
     if DRY_RUN.value:
+        for point in points.values():
+            getattr(study_of(config), "check_values", bool)(point)
         say(study_of(config).dry_run(points))
         return
     workdir = workdir or Path(default_workdir())
@@ -393,7 +395,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown_flag(error.flagname)) from None
     except flags.Error as error:
-        raise UserError(f"{str(error).rstrip('.')}.") from None
+        raise UserError(_wrong_type(str(error), argv) or f"{str(error).rstrip('.')}.") from None
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         unknown = _unknown_key(argv)
         if unknown is None and not isinstance(error, ValueError):
@@ -415,6 +417,21 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         raise UserError(f"Unknown argument {rest[1]!r}; flags start with --.")
     return rest
+
+
+def _wrong_type(message, argv):
+    """The error for a value of --config.KEY that has another type; None: it is not that."""
+    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", message)
+    if not found:
+        return None
+    path, value = found.groups()
+    *sections, key = path.split(".")
+    keys = load_config(dict(arguments(argv))["config"])
+    for section in sections:
+        keys = keys[section]
+    kind = keys.get_type(key)
+    words = {int: "a whole number", float: "a number", bool: "True or False"}.get(kind)
+    return words and f"--config.{path} is {value!r}; it must be {words}."
 
 
 def _unknown_flag(name):

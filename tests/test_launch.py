@@ -139,7 +139,9 @@ def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
     "arguments, words",
     [
         (["--config.optim.base_lrr=1"], "did you mean 'base_lr'"),
-        (["--config.optim.base_lr=fast"], "could not convert"),
+        (["--config.optim.base_lr=fast"], "--config.optim.base_lr is 'fast'; it must be a number."),
+        (["--config.eval.batch=2.5"], "--config.eval.batch is '2.5'; it must be a whole number."),
+        (["--config.noise_scale=3"], "--config.noise_scale is '3'; it must be True or False."),
         (["--config.global_batch=50"], "Ghost batch 6 does not divide global batch 50"),
         (["--config.global_batch=0"], "global_batch is 0; it must be at least 1"),
         (["--config.devices=4"], "ask for 1 to 1, or simulate with --devices=4"),
@@ -165,6 +167,21 @@ def test_bad_input_is_one_sentence_and_exit_code_2(config, tmp_path, arguments, 
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and words in err
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "name, change, words",
+    [
+        ("landscape.py", "landscape.statistics=foo", "Unknown landscape.statistics 'foo'"),
+        ("sharpness.py", "sharpness.batch=1500", "set it to at most 598"),
+        ("warm_start.py:fashion_mlp", "warm_start.batch=8", "make it larger"),
+        ("branch.py", "branch.factors=(2,)", "name each factor once, and 1"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would_without_its_data(tmp_path, name, change, words):
+    arguments = [f"--config=configs/{name}", f"--config.{change}", "--dry_run"]
+    code, out, err = launch(*arguments, TFDS_DATA_DIR=str(tmp_path))
+    assert code == 2 and out == "" and words in err and err.count("\n") == 1
 
 
 def test_bad_configs_and_places(config, tmp_path):

@@ -5,7 +5,8 @@ config.py   what it reads beyond the keys of all: `section(c)` adds them at thei
             that its points need all cores; no JAX
 record.py   dataclasses, the form of its result.json; no JAX
 measure.py  points(config), name(config), check(config), dry_run(points),
-            measure(config, run, name, signals)
+            measure(config, run, name, signals); check_values(config), the part of check that a
+            dry run makes, on a machine without the data
 report.py   KIND: how records become a page; no JAX
 
 A new study is such a folder and its name in STUDIES; docs/adding_a_study.md writes one.

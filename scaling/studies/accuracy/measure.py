@@ -21,9 +21,22 @@ from scaling.train.trials import seconds_of
 points, name = recipe_points.points, recipe_points.name
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there."""
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
     tuning.check(config)
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
     recipe_points.check(config, max(config.accuracy.trials, config.recipes.seeds))
 
 

@@ -79,12 +79,11 @@ def name(config: ConfigDict) -> str:
     return f"adaptive_r{adaptive.r[0]:g}" if adaptive.r else f"fixed_{batch_name(config)}"
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there.
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
 
     Raises:
-      UserError: a value that cannot be, or a batch that training may come to and that does not
-        divide over the devices.
+      UserError: a value that cannot be.
     """
     study, adaptive = default_config(config.study), config.adaptive
     metric = metric_of(config, adaptive.metric, "adaptive.metric")
@@ -118,7 +117,17 @@ def check(config: ConfigDict) -> None:
         )
     for batch in batches:
         point_at(config, batch)
-    sources.check_available(info.name, config.data.dir)
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
+    adaptive = config.adaptive
+    sources.check_available(config.data.name, config.data.dir)
     check_goals(config, "adaptive.goals", adaptive.goals, adaptive.metric, "train")
 
 

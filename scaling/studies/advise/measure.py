@@ -54,8 +54,12 @@ def name(config: ConfigDict) -> str:
     return "advice"
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, its data set and its records are there."""
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
     settings = config.advise
     if config.batch_sizes:
         raise UserError("batch_sizes is of other studies; name batches in advise.batches.")
@@ -75,11 +79,21 @@ def check(config: ConfigDict) -> None:
     every = advice.Throughput((1, 2**31), (1.0, 1.0))
     _options(config, point, curve, every, _network(config, None)[0])
     _recorded(config)
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
+    settings = config.advise
     if config.metrics.tensorboard:
         check_installed()
     sources.check_available(config.data.name, config.data.dir)
     if settings.goal is not None:
-        metric = point.task.headline
+        metric = _point(config).task.headline
         check_goals(config, "advise.goal", (settings.goal,), metric, "validation")
 
 

@@ -41,11 +41,11 @@ BATCHES = 16, 64
 NORMS = "grad_sq_norm", "part_grad_sq_norm", "part_batch"
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there.
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
 
     Raises:
-      UserError: it cannot, or it is not.
+      UserError: a value that cannot be.
     """
     branch, info = config.branch, data_info(config.data)
     refuse_keys_of_single_runs(config)
@@ -74,7 +74,16 @@ def check(config: ConfigDict) -> None:
         )
     for factor in branch.factors:
         resolve(branch_of(config, factor))
-    sources.check_available(info.name, config.data.dir)
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
+    sources.check_available(config.data.name, config.data.dir)
 
 
 def places_of(config: ConfigDict) -> list[int]:

@@ -32,8 +32,12 @@ START, END = "layers at the start", "layers at the end"
 points, name = recipe_points.points_on_grid, recipe_points.name
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there."""
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
     (point,) = recipe_points.resolved(config, several=False)
     if point.info.streaming:
         raise UserError(f"{point.info.name} is streamed; this study needs a data set in memory.")
@@ -43,6 +47,15 @@ def check(config: ConfigDict) -> None:
             f"The fits would be from step {first:,} to step {last:,}; set generalization.fit_from "
             "earlier or fit_to later."
         )
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
     recipe_points.check(config, config.recipes.seeds)
 
 

@@ -99,11 +99,11 @@ def nets_of(config: ConfigDict) -> dict[str, ConfigDict]:
     return nets
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there.
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
 
     Raises:
-      UserError: it cannot, or it is not.
+      UserError: a value that cannot be.
     """
     landscape = config.landscape
     refuse_keys_of_single_runs(config)
@@ -120,7 +120,17 @@ def check(config: ConfigDict) -> None:
         info = resolve(net).info
         if info.streaming:
             raise UserError(f"{info.name} is streamed; this study needs a data set in memory.")
-    sources.check_available(info.name, config.data.dir)
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
+    first = next(iter(nets_of(config).values()))
+    sources.check_available(first.data.name, config.data.dir)
 
 
 def dry_run(points: dict[str, ConfigDict]) -> str:

@@ -101,8 +101,12 @@ def name(config: ConfigDict) -> str:
     return _names(config)[0]
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there."""
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
     if not config.noise_scale:
         raise UserError("noise_scale is False in a study of it; leave it True.")
     if config.batch_sizes:
@@ -117,6 +121,15 @@ def check(config: ConfigDict) -> None:
         ):
             if bad:
                 raise UserError(f"noise.exact {why}; set noise.exact to False.")
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
     train.check(config)
     if config.noise.kind == "temperature":
         _check_dip(config)

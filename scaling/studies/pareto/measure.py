@@ -29,7 +29,7 @@ from scaling.train.point import data_info
 from scaling.train.single import train_inside
 
 name = batch_name
-dry_run = steps_to_target.dry_run
+dry_run, check_values = steps_to_target.dry_run, steps_to_target.check_values
 
 
 def points(config: ConfigDict) -> list[ConfigDict]:

@@ -26,11 +26,11 @@ from scaling.train.trials import Observer, Outcome, ToTheEnd, Training, seconds_
 points, name = recipe_points.points_on_grid, recipe_points.name
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there.
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
 
     Raises:
-      UserError: it cannot, or it is not.
+      UserError: a value that cannot be.
     """
     (point,) = recipe_points.resolved(config, several=False)
     settings, info = config.sharpness, point.info
@@ -54,6 +54,16 @@ def check(config: ConfigDict) -> None:
             f"set it to at most {examples // 2:,}, half of them."
         )
     tuning.check(config)
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
+    settings = config.sharpness
     recipe_points.check(config, max(settings.trials, config.recipes.seeds))
 
 

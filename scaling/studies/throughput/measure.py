@@ -41,15 +41,19 @@ def name(config: ConfigDict) -> str:
 
 
 def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there."""
-    _check_keys(config)
+    """The same, on as many devices as are asked for, and its data set is there.
+
+    Raises:
+      UserError: it does not fit them, or it is not.
+    """
+    check_values(config)
     for devices in _devices(config):
         for batch in _batches(config):
             throughput.alone(config, batch, devices=devices)
     sources.check_available(config.data.name, config.data.dir)
 
 
-def _check_keys(config):
+def check_values(config: ConfigDict) -> None:
     """UserError for what no machine could measure."""
     if config.batch_sizes:
         raise UserError("batch_sizes is of other studies; name throughput.per_device_batches.")
@@ -169,7 +173,6 @@ def _overlap(config, devices, batch):
 def dry_run(points: dict[str, ConfigDict]) -> str:
     """What would be measured."""
     (config,) = points.values()
-    _check_keys(config)
     batches, devices = _batches(config), _devices(config)
     point = throughput.alone(config, batches[0])
     numbers = lambda values: ", ".join(f"{value:,}" for value in values)

@@ -38,11 +38,11 @@ from scaling.train.trials import Observer, ToTheEnd, Training, seconds_of
 points, name = by_batch_size, batch_name
 
 
-def check(config: ConfigDict) -> None:
-    """The config can be used here, and its data set is there.
+def check_values(config: ConfigDict) -> None:
+    """The config can be used, wherever its data are.
 
     Raises:
-      UserError: it cannot, or it is not.
+      UserError: a value that cannot be.
     """
     settings, info = config.warm_start, data_info(config.data)
     refuse_keys_of_single_runs(config)
@@ -59,11 +59,21 @@ def check(config: ConfigDict) -> None:
             f"warm_start.eps is {tuple(settings.eps)}; name each half-width of a box once, such as "
             "0.001."
         )
+
+
+def check(config: ConfigDict) -> None:
+    """The same, and it fits this machine, and its data set is there.
+
+    Raises:
+      UserError: it does not, or it is not.
+    """
+    check_values(config)
+    settings = config.warm_start
     starts = settings.seeds * len(places_of(config))
     for point, trials in zip(_resolved(config), (settings.seeds, starts), strict=True):
         planning.layout_of(point, trials)
         check_population(point, trials)
-    sources.check_available(info.name, config.data.dir)
+    sources.check_available(config.data.name, config.data.dir)
 
 
 def places_of(config: ConfigDict) -> list[int]:
