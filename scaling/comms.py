@@ -44,7 +44,7 @@ FROM_0, ABOVE_0 = Limits(0, ends="[)"), Limits(0)  # and finite
 # The backward pass's share of a gradient's time: about twice the operations of the forward pass.
 BACKWARD_SHARE = 2 / 3
 BEST = "best"
-# cv, the range of published tables: Kurth 2018 .025 and .072, Horovod .033 to .037, Goyal .091,
+# cv, the range of published tables: Kurth 2018 .025 and .072, Horovod .037 to .055, Goyal .091,
 # ResNet-50 of MLPerf .093.
 JITTER = (0.03, 0.10)
 Interval = tuple[float, float]
@@ -84,7 +84,7 @@ PERFECT = Link(latency=0.0, bandwidth=math.inf)
 # Nominal bandwidths, as stated by vendors, in one direction. All-reduces achieve less: `fit_link`.
 # Latencies of NVLink, PCIe and networks, and of a call's start, are those with which NVIDIA's NCCL
 # chooses its algorithm (hwLat and baseLat, Simple protocol, in src/graph/tuning.cc at 5067397c).
-NVLINK_LATENCY, _PCIE_LATENCY, NET_LATENCY, _CALL = 3.4e-6, 5.7e-6, 14.0e-6, 8.4e-6
+NVLINK_LATENCY, PCIE_LATENCY, NET_LATENCY, _CALL = 3.4e-6, 5.7e-6, 14.0e-6, 8.4e-6
 NVLINK3 = Link(NVLINK_LATENCY, 300e9, _CALL)  # NVIDIA A100 data sheet: 600 GB/s, both directions
 NVLINK4 = Link(NVLINK_LATENCY, 450e9, _CALL)  # NVIDIA H100 data sheet: 900 GB/s, both directions
 NETWORKS: dict[str, Network] = {
@@ -92,8 +92,8 @@ NETWORKS: dict[str, Network] = {
     "nvlink3": NVLINK3,
     "nvlink4": NVLINK4,
     # NVIDIA A100 and H100 data sheets: 64 and 128 GB/s over 16 lanes, both directions.
-    "pcie4": Link(_PCIE_LATENCY, 32e9, _CALL),
-    "pcie5": Link(_PCIE_LATENCY, 64e9, _CALL),
+    "pcie4": Link(PCIE_LATENCY, 32e9, _CALL),
+    "pcie5": Link(PCIE_LATENCY, 64e9, _CALL),
     # IEEE 802.3 and InfiniBand names state the rate: 10, 100, 200 and 400 Gbit/s.
     "10gbe": Link(NET_LATENCY, 1.25e9, _CALL),
     "100gbe": Link(NET_LATENCY, 12.5e9, _CALL),

@@ -13,6 +13,7 @@ from scaling.comms import (
     NETWORKS,
     NVLINK3,
     NVLINK_LATENCY,
+    PCIE_LATENCY,
     PERFECT,
     Device,
     Link,
@@ -58,6 +59,7 @@ class Efficiency:
         return self.modelled(most), self.modelled(least)
 
 
+_ROCE = Nodes(4, Link(PCIE_LATENCY, 16e9), Link(NET_LATENCY, 25e9 / 8))
 EFFICIENCIES = (
     # Goyal et al. 2017 (arXiv:1706.02677): ResNet-50, 25 million gradients, 8,192 images in 0.256 s
     # (90 epochs in an hour) at about 90% of the throughput of separate servers of 8 GPUs, so links
@@ -85,6 +87,38 @@ EFFICIENCIES = (
         1 / 0.87,
         4 * 43_669_251,
         Nodes(6, Link(NVLINK_LATENCY, 50e9), Link(NET_LATENCY, 25e9)),
+    ),
+    # Horovod's benchmarks (horovod, docs/benchmarks.rst): 128 servers of 4 P100, RoCE of 25 Gbit/s.
+    # They leave out the rates: one P100 makes about 142, 130 and 154 images/s at batch 64 with
+    # TensorFlow. PCIe 3, 16 GB/s, inside a server.
+    *(
+        Efficiency(f"Horovod, {net}", 512, measured, 64 / rate, 4 * weights, _ROCE)
+        for net, measured, rate, weights in (
+            ("Inception V3", 0.90, 142, 27.2e6),
+            ("ResNet-101", 0.90, 130, 44.5e6),
+            ("VGG-16", 0.68, 154, 138.4e6),
+        )
+    ),
+    # MLPerf HPC DeepCAM, from the submitters' logs (mlcommons/hpc_results v0.7 and v1.0), images/s
+    # of training: 13,632 at 1,024 and 25,917 at 2,048 A100, an image on each; 308 at 128 and 2,291
+    # at 1,024 P100, two on each.
+    Efficiency(
+        "DeepCAM, JUWELS",
+        2_048,
+        25_917 / (2 * 13_632),
+        1_024 / 13_632,
+        4 * 56_454_720,
+        Nodes(4, NVLINK3, Link(NET_LATENCY, 100e9)),
+        base=1_024,
+    ),
+    Efficiency(
+        "DeepCAM, Piz Daint",
+        1_024,
+        2_291 / (8 * 308),
+        2 * 128 / 308,
+        4 * 56_454_720,
+        Link(NET_LATENCY, 10e9),
+        base=128,
     ),
 )
 

@@ -54,7 +54,7 @@ def measured():
         "there before, and {} (95%: {} to {}) times that of tf.data",
         *(f"{end:.2f}" for other in ("before", "tf.data") for end in ratios[f"ours over {other}"]),
     )
-    _, tiramisu, deeplab = EFFICIENCIES
+    _, tiramisu, deeplab, *_ = EFFICIENCIES
     ends = [f"{jitter:.0%}" for jitter in JITTER]
     yield say("a jitter of {} to {} gives", ends[0][:-1], ends[1])
     for run in (tiramisu, deeplab):
