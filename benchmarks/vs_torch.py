@@ -5,9 +5,9 @@
 Both have the data in memory, draw shuffled batches, normalise uint8 images, and compute softmax
 cross entropy, backward pass and Nesterov momentum at the same batch; language models have made-up
 tokens and Adam. Ours is the compiled program of a run, `scaling.train.step`, with each core as a
-device, as launch.py runs convolutions, and with all cores as one device. PyTorch is the loop of its
-tutorials, with convolutions in its default layout and in channels_last, and with Adam as it is by
-default and fused. The points of a surface around a net (Li 2018) are evaluated on its running batch
+device, as launch.py runs convolutions, and with all cores as one device; and with one thread, by
+processor time. PyTorch is the loop of its tutorials, with convolutions in its default layout and in
+channels_last, each also through torch.compile, and with Adam as it is by default and fused. The points of a surface around a net (Li 2018) are evaluated on its running batch
 statistics, in PyTorch in pieces of 1,000 images, and as the code released with the paper does:
 through a loader that normalises image by image, 128 at a time, each loss read at once. Rates are
 examples per second, medians of alternating repeats in one process per case, with JAX's threads and
@@ -60,6 +60,8 @@ CASES |= {
     ),
 }
 SURFACE = "surface of an MLP 784-5x128-10 with batch norm, 5,000 images"
+ONE = ", one thread"
+CASES |= {name + ONE: case for name, case in CASES.items() if len(case[1]) == 3}
 CASES[SURFACE] = (5000, (28, 28, 1), {"name": "mlp", "widths": (128,) * 5, "norm": "batch"})
 SIZE = 20_000
 
@@ -86,8 +88,8 @@ def ours(config, examples=SIZE, clock=time.perf_counter):
     return (lambda: batch * count / seconds(call, clock=clock)), str(plan), flops
 
 
-def torch_rate(batch, shape, model, channels_last):
-    """() -> examples per second of a PyTorch eager loop."""
+def torch_rate(batch, shape, model, channels_last, compiled=False, clock=time.perf_counter):
+    """() -> examples per second of a PyTorch loop, eager or of a compiled net."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -99,7 +101,7 @@ def torch_rate(batch, shape, model, channels_last):
     images = torch.randint(0, 256, (SIZE, channels, height, width), dtype=torch.uint8)
     labels = torch.randint(0, 10, (SIZE,))
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, nesterov=True)
-    count = max(1, 2_000 // batch)
+    count, run = max(1, 2_000 // batch), torch.compile(net) if compiled else net
 
     def loop():
         order = torch.randperm(SIZE)
@@ -109,12 +111,12 @@ def torch_rate(batch, shape, model, channels_last):
             if channels_last:
                 x = x.contiguous(memory_format=layout)
             optimizer.zero_grad()
-            F.cross_entropy(net(x), labels[index]).backward()
+            F.cross_entropy(run(x), labels[index]).backward()
             optimizer.step()
 
     assert isinstance(net, nn.Module)
     loop()
-    return lambda: batch * count / seconds(loop)
+    return lambda: batch * count / seconds(loop, clock=clock)
 
 
 def language_case(batch, shape, model, repeats):
@@ -280,17 +282,28 @@ def measure(case, repeats):
         return language_case(batch, shape, model, repeats)
     from scaling.train.threads import use_onednn
 
-    convolutions = model["name"] != "mlp"
+    convolutions, one = model["name"] != "mlp", case.endswith(ONE)
     config = synthetic_config(model, shape, batch, size=SIZE)
-    if convolutions:  # before JAX is initialised
+    clock = time.process_time if one else time.perf_counter
+    if one:
+        import torch
+
+        torch.set_num_threads(1)
+        os.environ["PJRT_NPROC"] = "1"
+    elif convolutions:  # before JAX is initialised
         devices = f"--xla_force_host_platform_device_count={os.cpu_count()}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
-        use_onednn(config)
-    config.optim.base_lr, config.devices = 1e-3, os.cpu_count() if convolutions else 1
-    rate, plan, _ = ours(config)
-    contestants = {"ours": rate, "torch": torch_rate(batch, shape, model, False)}
     if convolutions:
-        contestants["torch channels_last"] = torch_rate(batch, shape, model, True)
+        use_onednn(config)
+    config.optim.base_lr = 1e-3
+    config.devices = os.cpu_count() if convolutions and not one else 1
+    rate, plan, _ = ours(config, clock=clock)
+    contestants = {"ours": rate}
+    for layout in ("", " channels_last")[: 1 + convolutions]:
+        for compiled in (False, True):
+            name = f"torch{layout}{', compiled' * compiled}"
+            contestants[name] = torch_rate(batch, shape, model, bool(layout), compiled, clock)
+    if config.devices > 1:
         config.devices = 1
         contestants["ours, one device"] = ours(config)[0]
     rates = side_by_side(contestants, repeats)

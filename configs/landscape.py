@@ -4,6 +4,8 @@
     python -m scaling.data.prepare fashion_mnist
     python launch.py --config=configs/landscape.py:fashion_mlp   # F1 at a quarter of its width
     python launch.py --config=configs/landscape.py:keskar        # F1, Adam, 256 and a tenth
+    python launch.py --config=configs/landscape.py:vgg9          # Li 2018's, on CIFAR-10: a GPU
+    python launch.py --config=configs/landscape.py:resnet56
     python launch.py --config=configs/landscape.py --config.landscape.of=RUN,RUN
 
 RUN is the folder of a finished training run of any config, runs/my_config/bs256: nothing is trained
@@ -40,7 +42,30 @@ def _keskar(c):
     c.title = "Loss between nets on Fashion-MNIST, F1 with Adam (Keskar 2016, Fig. 3)"
 
 
-TASKS = {"digits": _digits, "fashion_mlp": _fashion_mlp, "keskar": _keskar}
+def _cifar10(c, model, batches):
+    c.data.name, c.data.augment = "cifar10", "crop_flip"
+    c.model, c.batch_sizes, c.duration = model, batches, "300 epochs"
+    c.schedule.name, c.schedule.decay_factor = "step", 0.1
+    c.schedule.boundaries = ("150 epochs", "225 epochs", "275 epochs")
+    c.landscape.plane, c.landscape.map = 51, 11
+    c.title = "Loss surfaces on CIFAR-10 (Li 2018)"
+
+
+def _vgg9(c):
+    _cifar10(c, model_config("vgg", depth=9, norm="batch"), (128, 8192))
+
+
+def _resnet56(c):
+    _cifar10(c, model_config("resnet", depth=56, norm="batch"), (128, 4096))
+
+
+TASKS = {
+    "digits": _digits,
+    "fashion_mlp": _fashion_mlp,
+    "keskar": _keskar,
+    "vgg9": _vgg9,
+    "resnet56": _resnet56,
+}
 
 
 def get_config(task: str = "digits"):
