@@ -148,8 +148,11 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     )
     maps = Picture("landscape_maps", caption, charts.maps(studies), "no map was asked for")
     yield Section("Convexity", [maps, Note(_eigenvalues(studies))])
+    beyond = " and beyond"
+    if studies[0].points[0].statistics == "interpolated":
+        beyond = ", beyond which interpolated variances turn negative"
     words = {
-        "line": "On the straight line between the nets and beyond (Keskar 2016, Fig. 3).",
+        "line": f"On the straight line between the nets{beyond} (Keskar 2016, Fig. 3).",
         "arc": "On the arc sin(πa/2), cos(πa/2) between them (Keskar 2016, Fig. 7).",
     }
     yield Section(
