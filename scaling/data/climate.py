@@ -291,7 +291,7 @@ def _add(maps, rain, warmer, grid, storm, random):
     return rain + random.uniform(8, 16) * core, warmer + 8 * core
 
 
-# ---- Files of DeepCAM ----
+# ---- Files of CAM5's output and of DeepCAM, which was made of them ----
 
 
 def files(folder: Path, split: str) -> list[Path]:
@@ -304,20 +304,30 @@ def files(folder: Path, split: str) -> list[Path]:
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
 
 
-def _arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Of a file."""
+def _arrays(path: Path, *forms: tuple[str, ...]) -> list[np.ndarray]:
+    """The arrays of a file by their names in the first form that it has."""
     try:
         import h5py
     except ImportError:
         raise UserError(f"{path.name} is an HDF5 file; to read it, pip install h5py.") from None
     try:
         with h5py.File(path) as file:
-            return [file[f"climate/{name}"][()] for name in names]
-    except (OSError, KeyError) as error:
-        raise UserError(
-            f"{path} is not a file of DeepCAM, with climate/{' and climate/'.join(names)} "
-            f"({error}); get it again."
-        ) from None
+            for names in forms:
+                if all(f"climate/{name}" in file for name in names):
+                    return [file[f"climate/{name}"][()] for name in names]
+        error = f"it has no climate/{' and climate/'.join(names)}"
+    except OSError as reason:
+        error = str(reason)
+    raise UserError(f"{path} is not a file of DeepCAM or CAM5: {error}; get it again.")
+
+
+def _maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(channels [H, W, C], classes [H, W]) of a file. CAM5's has its channels first, and may have
+    classes by several thresholds, of which the first is taken, as in DeepCAM."""
+    data, label = _arrays(path, ("data", "labels_0"), ("data", "labels"))
+    label = label[0] if label.ndim == 3 else label
+    channels_first = data.shape[1:] == label.shape != data.shape[:-1]
+    return np.moveaxis(data, 0, -1) if channels_first else data, label
 
 
 def grid_of(folder: Path) -> tuple[int, ...]:
@@ -326,21 +336,22 @@ def grid_of(folder: Path) -> tuple[int, ...]:
     Raises:
       UserError: as of `reader`.
     """
-    return _arrays(files(folder, "train")[0], "labels_0")[0].shape
+    return _maps(files(folder, "train")[0])[1].shape
 
 
 def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """read(places): those of `files`, as `synthetic` gives them but for the scale: channels go from
-    0 to 1 between the least and the largest value of the training set, in stats.h5.
+    0 to 1 between the least and the largest value of the training set, in stats.h5: of DeepCAM
+    "minval" and "maxval", of CAM5 "stats", [C, 4], mean, largest, least and standard deviation.
 
     It returns "image" [*places.shape, H, W, 16] and "label" [*places.shape, H, W].
 
     Raises:
-      UserError: h5py is missing, or a file is not as in DeepCAM; of an example, when it is read.
+      UserError: h5py is missing, or a file has another form; of an example, when it is read.
     """
 
     def example(path):
-        data, label = _arrays(path, "data", "labels_0")
+        data, label = _maps(path)
         if (data.shape, label.shape) != ((*grid, len(low)), grid):
             raise UserError(
                 f"{path} has maps of {data.shape} and classes of {label.shape}, where the first "
@@ -360,6 +371,7 @@ def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndar
         shape = lambda array: array.reshape(*places.shape, *array.shape[1:])
         return {"image": shape(image), "label": shape(label)}
 
-    low, high = _arrays(folder / "stats.h5", "minval", "maxval")
+    found = _arrays(folder / "stats.h5", ("minval", "maxval"), ("stats",))
+    low, high = found if len(found) == 2 else (found[0][:, 2], found[0][:, 1])
     paths, grid = files(folder, split), grid_of(folder)
     return read

@@ -178,9 +178,10 @@ def test_maps_of_another_number_of_channels_are_refused(shape):
 # ---- Files of DeepCAM ----
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Files with the least that DeepCAM's have, and their arrays by file."""
+@pytest.fixture(params=["DeepCAM", "CAM5"])
+def folder(tmp_path, monkeypatch, request):
+    """Files with the least that those of either form have, and their arrays by file."""
+    cam5 = request.param == "CAM5"
     h5py = pytest.importorskip("h5py")
     random, made = np.random.default_rng(0), {}
     for split, count in (("train", 5), ("validation", 2)):
@@ -189,10 +190,19 @@ def folder(tmp_path, monkeypatch):
             path = tmp_path / "deepcam" / split / f"data-{i}.h5"
             made[path] = random.normal(3, 2, (4, 6, 16)), random.integers(0, 3, (4, 6))
             with h5py.File(path, "w") as file:
-                file["climate/data"], file["climate/labels_0"] = made[path]
+                data, label = made[path]
+                if cam5:
+                    others = random.integers(0, 3, (2, 4, 6))
+                    file["climate/data"] = np.moveaxis(data, -1, 0)
+                    file["climate/labels"] = np.concatenate([label[None], others])
+                else:
+                    file["climate/data"], file["climate/labels_0"] = data, label
     low, high = np.linspace(-5, 0, 16), np.linspace(6, 10, 16)
     with h5py.File(tmp_path / "deepcam/stats.h5", "w") as file:
-        file["climate/minval"], file["climate/maxval"] = low, high
+        if cam5:
+            file["climate/stats"] = np.stack([0 * low, high, low, 1 + 0 * low], 1)
+        else:
+            file["climate/minval"], file["climate/maxval"] = low, high
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     return tmp_path, made, low, high
 
@@ -226,9 +236,11 @@ def test_files_that_are_not_deepcams_are_told(folder, monkeypatch):
         sources.load(info, "train", root)
     broken = climate.files(root / "deepcam", "validation")[0]
     broken.write_bytes(b"not HDF5")
-    with pytest.raises(
-        UserError, match=f"{broken.name} is not a file of DeepCAM, with climate/data"
-    ):
+    with pytest.raises(UserError, match=f"{broken.name} is not a file of DeepCAM or CAM5: .*;"):
+        sources.load(info, "validation", root)
+    with h5py.File(broken, "w") as file:
+        file["climate/data"] = np.zeros((4, 6, 16))
+    with pytest.raises(UserError, match="it has no climate/data and climate/labels; get it again"):
         sources.load(info, "validation", root)
     _, second, third, *_ = climate.files(root / "deepcam", "train")
     for path, classes, cell, says in (
