@@ -8,11 +8,12 @@ tokens and Adam. Ours is the compiled program of a run, `scaling.train.step`, wi
 device, as launch.py runs convolutions, and with all cores as one device; and with one thread, by
 processor time. PyTorch is the loop of its tutorials, with convolutions in its default layout and in
 channels_last, each also through torch.compile, and with Adam as it is by default and fused. The
-points of a surface around a net (Li 2018) are evaluated on its running batch statistics, in PyTorch in pieces of 1,000 images, and as the code released with the paper
-does: through a loader that normalises image by image, 128 at a time, each loss read at once. Rates
-are examples per second, medians of alternating repeats in one process per case, with JAX's threads
-and flags as in launch.py; language models and surfaces have one thread each, and their rates are
-per second of processor time.
+points of a surface around a net (Li 2018) are evaluated on its running batch statistics, in PyTorch
+in pieces of 1,000 images, and as the code released with the paper does: through a loader that
+normalises image by image, 128 at a time, each loss read at once. Rates are examples per second,
+medians of alternating repeats in one process per case, with JAX's threads and flags as in
+launch.py; language models and surfaces have one thread each, and their rates are per second of
+processor time.
 
 XLA_FLAGS of the environment are kept; with --cases=PART only cases whose name has PART run.
 """
