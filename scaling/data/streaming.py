@@ -272,7 +272,7 @@ def random_crop(image: np.ndarray, size: int, seed: int, position: int) -> np.nd
     *uniforms, flip = (bits >> np.uint64(11)) * 2.0**-53
     top, left, height, width = _crop_box(*image.shape[:2], uniforms)
     crop = _resize(image[top : top + height, left : left + width], size)
-    return crop[:, ::-1] if flip < 0.5 else crop
+    return _opencv().flip(crop, 1) if flip < 0.5 else crop
 
 
 def _crop_box(height: int, width: int, uniforms: list[float]) -> tuple[int, int, int, int]:

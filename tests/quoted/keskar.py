@@ -4,7 +4,7 @@ import functools
 
 from quoted.quotes import Section, Table, say
 from quoted.records import count, number, percent, study
-from scaling.studies.measure_records import ADAPTIVE_TOP, FLATNESS, TOP, keskar
+from scaling.studies.measure_records import ADAPTIVE_TOP, FLATNESS, TOP, average, keskar
 from scaling.studies.sharpness.analysis import ratio
 from scaling.studies.sharpness.record import END, at_loss
 from scaling.studies.sharpness.report import ratio_text, signed, spread_text, values
@@ -27,6 +27,7 @@ def quotes():
     yield from _tables()
     yield from _between()
     yield from _batches()
+    yield from _tuned()
     yield from _warm()
     yield from _along()
 
@@ -84,23 +85,7 @@ def _between():
 def _batches():
     """Batch size and recipe: the error, raw and invariant measures, and their agreement."""
     found = study("sharpness_fashion_mlp")
-    rows = [["recipe, batch", "nets", "test error, %", *MEASURES, "error at the end, %"]]
-    for recipe in found.recipes:
-        for point in found.points_of(recipe):
-            if point.recipe != recipe and point in found.points_of(found.baseline):
-                continue  # the same runs as the baseline's
-            cells = [point.measured(LOW, name) for name in MEASURES]
-            batch = f"{recipe}, {count(point.global_batch)}"
-            rows.append(
-                [
-                    batch,
-                    f"{len(point.nets(LOW))} of {len(point.runs)}",
-                    _or_dash(point.spread(LOW, score), errors),
-                    *(_or_dash(cell, values) for cell in cells),
-                    errors(point.spread(END, score)),
-                ]
-            )
-    yield Table("keskar_figure4", rows)
+    yield Table("keskar_figure4", _by_recipe(found))
     head = ["naive, at 0.01", "naive, after the last update", "τ with the test error"]
     rows = [["measure", "", *found.recipes, *head]]
     places = (LOW, at_loss(0.01), END)
@@ -149,6 +134,45 @@ def _batches():
         "LARS at a constant rate ends sharpest, with a largest eigenvalue of {} at batch 8,192",
         number(lars.measured(END, TOP).mean),
     )
+
+
+def _by_recipe(found, *more):
+    """Rows of a table of sharpness where the training loss first is low; `more` are columns of
+    points, (head, text)."""
+    heads = [head for head, _ in more]
+    rows = [["recipe, batch", *heads, "nets", "test error, %", *MEASURES, "error at the end, %"]]
+    for recipe in found.recipes:
+        for point in found.points_of(recipe):
+            if point.recipe != recipe and point in found.points_of(found.baseline):
+                continue  # the same runs as the baseline's
+            cells = [point.measured(LOW, name) for name in MEASURES]
+            batch = f"{recipe}, {count(point.global_batch)}"
+            rows.append(
+                [
+                    batch,
+                    *(text(point) for _, text in more),
+                    f"{len(point.nets(LOW))} of {len(point.runs)}",
+                    _or_dash(point.spread(LOW, score), errors),
+                    *(_or_dash(cell, values) for cell in cells),
+                    errors(point.spread(END, score)),
+                ]
+            )
+    return rows
+
+
+def _tuned():
+    """Every recipe with its own best learning rate."""
+    found = study("sharpness_tuned")
+    rate = ("learning rate", lambda point: number(point.learning_rate))
+    yield Table("keskar_tuned", _by_recipe(found, rate))
+    at_low = {row.name: row for row in found.rows(LOW)}
+    rows = [["measure", "", *found.recipes, "τ with the test error"]]
+    for name in (*MEASURES, average(0.2, True)):
+        row = at_low[name]
+        cells = [_or_dash(row.ratios.get(recipe), ratio_text) for recipe in found.recipes]
+        kind = "invariant" if row.invariant else "raw"
+        rows.append([name, kind, *cells, signed(row.agreement.every)])
+    yield Table("keskar_tuned_ratios", rows)
 
 
 def _or_dash(spread, text):
