@@ -173,6 +173,27 @@ def _tuned():
         kind = "invariant" if row.invariant else "raw"
         rows.append([name, kind, *cells, signed(row.agreement.every)])
     yield Table("keskar_tuned_ratios", rows)
+    assert not any(point.tuning.at_edge for point in found.points)
+    before = study("sharpness_fashion_mlp")
+    then = {row.name: row.ratios["naive"].value for row in before.rows(LOW)}
+    of = lambda recipe, name: number(at_low[name].ratios[recipe].value)
+    yield say(
+        "batch 8,192 is {} times as sharp as batch 128 by the largest eigenvalue and {} times by "
+        "that of |w| H |w|, where at one rate for both it was {} and {} times",
+        *(of("naive", name) for name in (TOP, ADAPTIVE_TOP)),
+        *(number(then[name]) for name in (TOP, ADAPTIVE_TOP)),
+    )
+    yield say(
+        "by the largest eigenvalue, {} times batch 128 of `naive`, and the sharpest by that of "
+        "|w| H |w|, {} times",
+        *(of("muon", name) for name in (TOP, ADAPTIVE_TOP)),
+    )
+    yield say(
+        "Kendall's τ with the test error of all {} nets is {} for the largest eigenvalue and {} "
+        "for the average rise with normalised logits",
+        count(sum(len(point.nets(LOW)) for point in found.points)),
+        *(signed(at_low[name].agreement.every) for name in (TOP, average(0.2, True))),
+    )
 
 
 def _or_dash(spread, text):
@@ -248,6 +269,12 @@ SECTIONS = [
             "φ is Metric 2.1, in all directions and in 100 random",
             "not tuned (LARS at 2.0), 100 epochs, three seeds",
             "At batch 512 and 2,048 LARS is",
+            '--config.batch_sizes="(128, 8192)"',
+            "the same net for 50 epochs, five seeds",
+            "Six learning rates",
+            "two factors of ten",
+            "over batch 128 of",
+            "Muon's batch 8,192",
             "the same nets after 30 epochs, one seed",
             "losses on 5,000 training and 10,000 test images",
             "beyond them (at -0.5 and 1.5)",
