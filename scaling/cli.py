@@ -158,9 +158,10 @@ def main(_) -> None:
     elif config.study == "train" and not DEVICES.value and HOSTS.value is None:
         fit_cpu(points.values())
     if DRY_RUN.value:
-        for point in points.values():
-            getattr(study_of(config), "check_values", bool)(point)
-        say(study_of(config).dry_run(points))
+        study = study_of(config)
+        for point in points.values() if hasattr(study, "check_values") else ():
+            study.check_values(point)
+        say(study.dry_run(points))
         return
     workdir = workdir or Path(default_workdir())
     if WORKER.value:

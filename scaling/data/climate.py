@@ -330,6 +330,20 @@ def _maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.moveaxis(data, 0, -1) if channels_first else data, label
 
 
+def _ends(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest value of every channel."""
+    found = _arrays(path, ("minval", "maxval"), ("stats",))
+    if len(found) == 1:
+        (stats,) = found
+        if stats.ndim != 2 or stats.shape[1] != 4:
+            raise UserError(
+                f"{path} has climate/stats of {stats.shape}, where each channel has its mean, "
+                "largest, least and standard deviation, (channels, 4); get it again."
+            )
+        found = stats[:, 2], stats[:, 1]
+    return tuple(found)
+
+
 def grid_of(folder: Path) -> tuple[int, ...]:
     """(H, W) of the maps in a folder, by a file of its training set.
 
@@ -371,7 +385,6 @@ def reader(folder: Path, split: str) -> Callable[[np.ndarray], dict[str, np.ndar
         shape = lambda array: array.reshape(*places.shape, *array.shape[1:])
         return {"image": shape(image), "label": shape(label)}
 
-    found = _arrays(folder / "stats.h5", ("minval", "maxval"), ("stats",))
-    low, high = found if len(found) == 2 else (found[0][:, 2], found[0][:, 1])
+    low, high = _ends(folder / "stats.h5")
     paths, grid = files(folder, split), grid_of(folder)
     return read

@@ -125,7 +125,8 @@ def check_goals(
     """
     words, better, *_, best = metric_of(config, metric)
     side = "above" if better == "higher" else "below"
-    hardest, *_, easiest = sorted((*goals, *goals), reverse=better == "higher")
+    ordered = sorted(goals, reverse=better == "higher")
+    hardest, easiest = ordered[0], ordered[-1]
     if best is not None and not better_than(best, hardest, better):
         raise UserError(
             f"{key}: {hardest:g} cannot be met, for the {words} must come strictly {side} it and "

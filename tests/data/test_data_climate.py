@@ -242,6 +242,13 @@ def test_files_that_are_not_deepcams_are_told(folder, monkeypatch):
         file["climate/data"] = np.zeros((4, 6, 16))
     with pytest.raises(UserError, match="it has no climate/data and climate/labels; get it again"):
         sources.load(info, "validation", root)
+    stats = root / "deepcam/stats.h5"
+    whole = stats.read_bytes()
+    with h5py.File(stats, "w") as file:
+        file["climate/stats"] = np.zeros((16, 2))
+    with pytest.raises(UserError, match=r"stats of \(16, 2\), where .* \(channels, 4\); get it"):
+        sources.load(info, "train", root)
+    stats.write_bytes(whole)
     _, second, third, *_ = climate.files(root / "deepcam", "train")
     for path, classes, cell, says in (
         (second, np.full((4, 6), 7), 0.0, "classes other than 0, 1 and 2"),
