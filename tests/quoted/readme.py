@@ -64,16 +64,37 @@ def _overheads():
 
 def _against_torch():
     *nets, surface = (case["ratios"] for case in _cases("vs_torch").values())
-    small, large, resnet, cnn, *language = nets
-    mlps = [_times(ratios["ours / torch"]) for ratios in (small, large)]
-    yield say("eager loop | {}x at batch 8, {}x at batch 512", *mlps)
-    ours, theirs = ("ours", "ours, one device"), ("torch", "torch channels_last")
-    both = lambda ratios: [f"{ratios[f'{a} / {b}']:.2f}" for a in ours for b in theirs]
+    small, large, resnet, cnn, *language, small_1, large_1, resnet_1, cnn_1 = nets
+    mlps = [
+        _times(ratios[f"ours / torch{way}"])
+        for ratios in (small, large, small_1, large_1)
+        for way in ("", ", compiled")
+    ]
     yield say(
-        "| {}x / {}x with every core a device, as it is launched; as one device {}x / {}x",
-        *both(resnet),
+        "loop / through torch.compile | {}x / {}x at batch 8, {}x / {}x at batch 512; one thread "
+        "{}x / {}x, {}x / {}x",
+        *mlps,
     )
-    yield say("the same | {}x / {}x; as one device {}x / {}x", *both(cnn))
+
+    def each(ratios, ours="ours"):
+        """Over the default layout, channels_last, and the faster of both compiled."""
+        layouts = [ratios[f"{ours} / {name}"] for name in ("torch", "torch channels_last")]
+        compiled = min(ratios[f"{ours} / torch{x}, compiled"] for x in ("", " channels_last"))
+        return [f"{ratio:.2f}" for ratio in (*layouts, compiled)]
+
+    yield say(
+        "| {}x / {}x / {}x with every core a device, as it is launched; as one device {}x / {}x / "
+        "{}x; one thread {}x / {}x / {}x",
+        *each(resnet),
+        *each(resnet, "ours, one device"),
+        *each(resnet_1),
+    )
+    yield say(
+        "the same | {}x / {}x / {}x; as one device {}x / {}x / {}x; one thread {}x / {}x / {}x",
+        *each(cnn),
+        *each(cnn, "ours, one device"),
+        *each(cnn_1),
+    )
     default = ("ours / torch", "ours / torch fused Adam")
     yield say(
         "Transformers of 133k and 1.06M parameters at a batch of 8 and 16, an LSTM of 558k at 16; "
