@@ -281,6 +281,7 @@ def _refusal(**changes):
         ({"landscape.line": 10}, "make it a multiple of 2, plus 1, such as 11"),
         ({"landscape.map": 4}, "landscape.map is 4, which leaves out a net's own place"),
         ({"landscape.path": 24}, "make it a multiple of 6, plus 1, such as 25"),
+        ({"landscape.map": 1}, "landscape.map is 1, which is one place; set 0"),
         ({"landscape.durations": ("1 epoch",)}, "names 1 and there are 2 batch sizes"),
         ({"landscape.statistics": "froze"}, "did you mean 'frozen'"),
         ({"batch_sizes": (32, 32)}, "name each batch size once"),

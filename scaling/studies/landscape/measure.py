@@ -115,6 +115,8 @@ def check_values(config: ConfigDict) -> None:
                 f"landscape.{key} is {number}, which leaves out a net's own place; make it a "
                 f"multiple of {step}, plus 1, such as {number - number % step + 1}."
             )
+    if landscape.map == 1:
+        raise UserError("landscape.map is 1, which is one place; set 0 for no map, or 3 or more.")
     for net in nets_of(config).values():
         check_batch(net)
         info = resolve(net).info
