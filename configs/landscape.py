@@ -68,9 +68,11 @@ TASKS = {
 }
 
 
-def get_config(task: str = "digits"):
+def get_config(task: str = ""):
     c = default_config("landscape")
     c.optim.name = "nesterov"
     c.optim.base_lr, c.schedule.name = 0.1, "cosine"
-    look_up("task", task, TASKS)(c)
+    look_up("task", task or "digits", TASKS)(c)
+    if not task:  # of runs that landscape.of may name
+        c.title = "Loss surfaces"
     return c
