@@ -6,8 +6,9 @@ import numpy as np
 
 from quoted.comparisons import comparisons, in_words
 from quoted.quotes import Section, Table, say
-from quoted.records import number, study
+from quoted.records import count, number, study
 from scaling.fits import rounded
+from scaling.report.wording import listed
 from scaling.studies.steps_to_target.growth import growths
 
 HEAD = ["study", "perfect scaling to", "largest useful batch", "B_crit", "bend", "scatter"]
@@ -94,6 +95,8 @@ def _compare():
     yield say(
         "Nesterov momentum takes {} steps at 2 and {} at 256, SGD {} at 2 and {} at 32", *ends
     )
+    edges = [count(p.global_batch) for p in _compared("nesterov").reached if p.at_edge]
+    yield say("its best learning rate at {} lies at the low edge", listed(edges))
     wide = _compared("wide")
     low, high = wide.points[0].ranges["learning_rate"][1:]
     assert not any(point.at_edge for point in wide.reached)
