@@ -43,9 +43,13 @@ def _average(c):
     c.target.metric = "ewa_loss"
 
 
-def _size(c, width, rates):
+def _size(c, width):
     c.model = model_config("transformer", **SMALL | {"width": width, "ffn": 4 * width})
-    c.search.space = {"learning_rate": ("log", *rates)}
+
+
+def _wide(c):
+    _size(c, 128)
+    c.search.space = {"learning_rate": ("log", 3e-4, 1e-2)}  # its best ones are lower
 
 
 def _goal(c, goal):
@@ -58,8 +62,8 @@ CHOICES = {
     "nesterov": lambda c: _momentum(c, "nesterov"),
     "muon": _muon,
     "adam_average": _average,
-    "narrow": lambda c: _size(c, 32, (1e-3, 3e-2)),
-    "wide": lambda c: _size(c, 128, (3e-4, 1e-2)),
+    "narrow": lambda c: _size(c, 32),
+    "wide": _wide,
     **{f"goal_{goal:g}": lambda c, goal=goal: _goal(c, goal) for goal in GOALS},
 }
 
