@@ -137,7 +137,7 @@ def main(_) -> None:
         return
     config = CONFIG.value
     set_up_jax(DEVICES.value)
-    from scaling.train.threads import fit_cpu, use_onednn
+    from scaling.train.threads import fit_threads, split_by_core, use_onednn
 
     use_onednn(config)
     if HOSTS.value is not None:
@@ -155,8 +155,10 @@ def main(_) -> None:
     points = points_of(config, POINTS.value)
     if one_per_core(config.study):  # the same numbers with any number of workers
         os.environ.setdefault("PJRT_NPROC", "1")
-    elif config.study == "train" and not DEVICES.value and HOSTS.value is None:
-        fit_cpu(points.values())
+    elif not DEVICES.value and HOSTS.value is None:
+        fit_threads(points.values())
+        if config.study == "train":
+            split_by_core(points.values())
     if DRY_RUN.value:
         study = study_of(config)
         for point in points.values() if hasattr(study, "check_values") else ():

@@ -14,13 +14,9 @@ Of the layouts to be tried, the first that fits the memory is taken.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,7 +24,6 @@ import numpy as np
 
 from scaling import hosts
 from scaling.batch import BatchPlan, plan_by_hand, plans
-from scaling.data import directories
 from scaling.errors import UserError
 from scaling.train.feed import evaluation_shapes, shapes_of
 from scaling.train.memory import memory_limit
@@ -39,20 +34,20 @@ from scaling.train.step import lowered, make_gradient, on_devices
 # Weights, gradients and optimizer state of a block, and its activations, should fit what a core has
 # of the second- and third-level cache.
 CPU_CACHE_BYTES = 3 * 2**20
-# Microbatches worth timing on CPU: convolutions run fastest when their activations fit the cache.
-CPU_MICRO_BATCHES = (16, 32)
-ASSUMED_CPU_MICRO_BATCH = 32  # where nothing may be timed
+# Examples of a microbatch with convolutions on a CPU: their activations should fit the cache, but
+# each adds a gradient of all weights, so that nets whose weights outnumber the activations of an
+# example that many times take twice as many (benchmarks/microbatches.py).
+CPU_MICRO_BATCH, MANY_WEIGHTS = 32, 16
 # Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
 # batched matrix products. Which is faster depends on the device and the model, so both are timed.
 SIDE_BY_SIDE_METHODS = ("xla", "patches")
 
 
-def layout_of(point: Point, count: int, block: int | None = None, timing: bool = False) -> Layout:
+def layout_of(point: Point, count: int, block: int | None = None) -> Layout:
     """How `count` trials go on the point's devices, if memory allows.
 
     Args:
       block: trials side by side; None: all of them, or on a CPU those that fit its cache.
-      timing: whether programs may be run to be timed, for the microbatch of a single run.
 
     Raises:
       UserError: the batch cannot be laid out.
@@ -63,16 +58,14 @@ def layout_of(point: Point, count: int, block: int | None = None, timing: bool =
         # Where the batch does not divide over the devices, some of them train copies instead.
         with contextlib.suppress(UserError):
             spread, plan = "batch", _plan(point, devices)
-    plan = plan or _plan(point, 1, timing and count == devices == 1)
+    plan = plan or _plan(point, 1)
     if block is None:
         on_cpu = point.devices[0].platform == "cpu"
         block = max(1, CPU_CACHE_BYTES // working_set(point, plan)) if on_cpu else count
     return _in_blocks(Layout(spread, devices, 1, count, count, plan), block)
 
 
-def layouts(
-    point: Point, count: int, block: int | None = None, timing: bool = False
-) -> list[Layout]:
+def layouts(point: Point, count: int, block: int | None = None) -> list[Layout]:
     """`layout_of`, and what to do where that does not fit the memory, in the order to be tried:
     fewer trials side by side, down to one; devices that share the batch of each; unless the config
     sets `micro_batch`, more microbatches.
@@ -80,7 +73,7 @@ def layouts(
     Raises:
       UserError: the batch cannot be laid out.
     """
-    tried = [layout_of(point, count, block, timing)]
+    tried = [layout_of(point, count, block)]
     while tried[-1].block > 1:
         tried.append(_in_blocks(tried[-1], tried[-1].block // 2))
     devices, alone = len(point.devices), tried[-1:]
@@ -110,17 +103,23 @@ def _in_blocks(layout, block):
     return dataclasses.replace(layout, blocks=blocks, block=-(-layout.each // blocks))
 
 
-def _plan(point, sharing, timing=False):
+def _plan(point, sharing):
     """One trial's batch over `sharing` devices; UserError if it does not divide."""
     micro_batch = point.config.micro_batch
     if micro_batch is not None:
         return plan_by_hand(point.global_batch, sharing, micro_batch, point.ghost_batch)
-    return for_the_cache(point, plans(point.global_batch, sharing, point.ghost_batch), timing)
+    return for_the_cache(point, plans(point.global_batch, sharing, point.ghost_batch))
 
 
 def working_set(point: Point, plan: BatchPlan) -> int:
     """Bytes that one trial goes through in an update: three times its weights, and the inputs and
     outputs of its layers forward and backward."""
+    weights = numbers_in(point.variables()[0])
+    return 4 * (3 * weights + 2 * plan.micro_batch * activations_of(point))
+
+
+def activations_of(point: Point) -> int:
+    """Numbers in the inputs and outputs of a model's layers, of one example."""
     params, batch_stats = point.variables()
     inputs = inputs_of(point.task)
 
@@ -128,9 +127,7 @@ def working_set(point: Point, plan: BatchPlan) -> int:
         variables = {"params": params, "batch_stats": batch_stats}
         return point.task.model.apply(variables, inputs, train=False, capture_intermediates=True)[1]
 
-    outputs = jax.eval_shape(activations, params, batch_stats, inputs)
-    activated = numbers_in(inputs) + numbers_in(outputs)
-    return 4 * (3 * numbers_in(params) + 2 * plan.micro_batch * activated)
+    return numbers_in(inputs) + numbers_in(jax.eval_shape(activations, params, batch_stats, inputs))
 
 
 def placement_of(point: Point, layout: Layout, method: str | None) -> dict[str, Any]:
@@ -151,9 +148,9 @@ def stacked(point: Point, values: Sequence[Mapping[str, Any]]) -> dict[str, np.n
     return {name: np.asarray([h[name] for h in hparams]) for name in point.hparams}
 
 
-def choose(point: Point, timing: bool = True) -> Program:
+def choose(point: Point) -> Program:
     """The program of a single run, see `fitting`."""
-    (program,) = fitting(point, 1, timing=timing)
+    (program,) = fitting(point, 1)
     return program
 
 
@@ -162,7 +159,6 @@ def fitting(
     count: int,
     block: int | None = None,
     placement: Mapping[str, Any] | None = None,
-    timing: bool = True,
     hparams: Mapping[str, Any] | None = None,
     **options,
 ) -> list[Program]:
@@ -172,13 +168,12 @@ def fitting(
     Args:
       placement: of an earlier launch: tried first, because a resumed run adds its
         numbers in the same order.
-      timing: whether programs may be run to be timed.
       hparams: see `compile_program`, as are the `options`; None: all trials have the point's.
 
     Raises:
       UserError: no layout divides the batch or fits the memory.
     """
-    candidates = layouts(point, count, block, timing)
+    candidates = layouts(point, count, block)
     method = (placement or {}).get("conv_method")
     known = [each for each in candidates if placement_of(point, each, method) == placement]
     hparams = stacked(point, [{}] * count) if hparams is None else hparams
@@ -250,36 +245,13 @@ def _does_not_fit(point, layout, need, limit):
     )
 
 
-def for_the_cache(point: Point, plans: list[BatchPlan], timing: bool = False) -> BatchPlan:
-    """The plan that runs fastest: on CPU, small microbatches for convolutions, whose activations
-    should fit the cache; else the fewest.
-
-    Args:
-      timing: time two sizes, once per model and machine: the answer is kept on disk. Without, it is
-        assumed where it is not there.
-    """
+def for_the_cache(point: Point, plans: list[BatchPlan]) -> BatchPlan:
+    """The plan that runs fastest: on CPU, small microbatches for convolutions; else the fewest."""
     if point.devices[0].platform != "cpu" or not _has_convolutions(point):
         return plans[0]
-    candidates = _candidates(plans)
-    if len(point.devices) == 1:
-        memory = _Memory(point, sorted(candidates))
-        if memory.answer in candidates:
-            return candidates[memory.answer]
-        if len(candidates) > 1 and timing:
-            seconds = {m: _seconds_per_example(point, plan) for m, plan in candidates.items()}
-            memory.keep(min(seconds, key=seconds.get))
-            return candidates[memory.answer]
-    return _nearest(plans, ASSUMED_CPU_MICRO_BATCH)
-
-
-def would_time(point: Point) -> bool:
-    """Whether `choose` would run programs to find the plan."""
-    if point.config.micro_batch is not None or len(point.devices) > 1:
-        return False
-    if point.devices[0].platform != "cpu" or not _has_convolutions(point):
-        return False
-    candidates = _candidates(plans(point.global_batch, 1, point.ghost_batch))
-    return len(candidates) > 1 and _Memory(point, sorted(candidates)).answer not in candidates
+    weights = numbers_in(point.variables()[0])
+    many = weights > MANY_WEIGHTS * activations_of(point)
+    return min(plans, key=lambda plan: abs(plan.micro_batch - CPU_MICRO_BATCH * (1 + many)))
 
 
 def step_flops(point: Point, plan: BatchPlan) -> float:
@@ -344,50 +316,3 @@ def _gradient_program(point, plan):
 
 def _has_convolutions(point: Point) -> bool:
     return any(leaf.ndim == 4 for leaf in jax.tree.leaves(point.variables()[0]))
-
-
-def _nearest(layouts, size):
-    return min(layouts, key=lambda plan: abs(plan.micro_batch - size))
-
-
-def _candidates(layouts):
-    """Layouts worth timing on CPU, by microbatch."""
-    near = [_nearest(layouts, size) for size in CPU_MICRO_BATCHES]
-    return {plan.micro_batch: plan for plan in near}
-
-
-def _seconds_per_example(point, plan):
-    """Of one microbatch's gradient, on made-up numbers."""
-    one = dataclasses.replace(plan, global_batch=plan.micro_batch, accum_steps=1)
-    mapped, (params, batch_stats, data, batch, _, hparams, _) = _gradient_program(point, one)
-    fill = lambda tree: jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), tree)
-    arrays = [fill(tree) for tree in (params, batch_stats, data, batch)]
-    args = *arrays, jax.random.key(0), hparams, np.int32(0)
-    return least_seconds(lambda: mapped(*args)) / plan.micro_batch
-
-
-class _Memory:
-    """The fastest microbatch as timed before, on this machine with these versions."""
-
-    def __init__(self, point, candidates):
-        identity = [
-            repr(point.task),
-            candidates,
-            point.config.data.augment,
-            jax.__version__,
-            os.cpu_count(),
-        ]
-        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        self._path = Path(directories.cache_dir()) / "microbatch" / f"{name}.json"
-        try:
-            self.answer = json.loads(self._path.read_text())
-        except (OSError, json.JSONDecodeError):
-            self.answer = None
-
-    def keep(self, answer):
-        self.answer = answer
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps(answer))
-        except OSError:
-            pass  # timed again next time

@@ -119,10 +119,7 @@ def dry_run(config: ConfigDict) -> str:
       UserError: the config cannot be used.
     """
     point = resolve(config)
-    text = plan_text(point, planning.choose(point, timing=False))
-    if planning.would_time(point):
-        text += "\n      note  the microbatch is assumed: training times some on this machine first"
-    return text
+    return plan_text(point, planning.choose(point))
 
 
 def _noise_text(config, plan):

@@ -52,16 +52,25 @@ def threads_for(config: ConfigDict) -> int | None:
     return 1 if small else None
 
 
-def fit_cpu(points: Iterable[ConfigDict]) -> None:
-    """Give JAX's CPU client the threads or the devices that suit all points; only before JAX has
-    started it. Other platforms do not notice.
+def fit_threads(points: Iterable[ConfigDict]) -> None:
+    """Give JAX's CPU client one thread if that suits all points; only before JAX has started it.
+    Other platforms do not notice.
+
+    Raises:
+      UserError: an unknown model or data set.
+    """
+    if all(threads_for(point) == 1 for point in points):
+        os.environ.setdefault("PJRT_NPROC", "1")
+
+
+def split_by_core(points: Iterable[ConfigDict]) -> None:
+    """Make JAX see every core as a device if that suits all points; only before JAX has started.
+    Other platforms do not notice.
 
     Raises:
       UserError: an unknown model or data set.
     """
     points = list(points)
-    if all(threads_for(point) == 1 for point in points):
-        os.environ.setdefault("PJRT_NPROC", "1")
     for devices in range(cores(), 1, -1):
         if all(_divides(point, devices) for point in points):
             split_cpu(devices)

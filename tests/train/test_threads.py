@@ -10,6 +10,7 @@ import pytest
 from program import ROOT
 
 from scaling.config import default_config, model_config
+from scaling.studies.throughput import measure as throughput
 from scaling.train import threads
 
 
@@ -37,6 +38,7 @@ import sys
 import jax
 import numpy as np
 from scaling.config import default_config, model_config
+from scaling.studies.throughput import measure as throughput
 from scaling.train import threads
 config = default_config()
 config.model = model_config("resnet", depth=8, norm="batch")
@@ -68,3 +70,17 @@ def test_onednn_changes_weights_by_rounding(tmp_path):
             weights.append([file[name] for name in file])
     for ours, theirs in zip(*weights, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ("largest", "told"),
+    [(64, "1"), (4096, None)],  # an MLP of 4,810 weights: 6 x 4,810 x 4,096 FLOPs are above 2^26
+)
+def test_throughput_has_the_threads_of_its_largest_batch(monkeypatch, largest, told):
+    monkeypatch.setenv("PJRT_NPROC", "")
+    monkeypatch.delenv("PJRT_NPROC")
+    config = default_config("throughput")
+    config.model = model_config("mlp", widths=(64,))
+    config.throughput.per_device_batches = (8, largest)
+    threads.fit_threads(throughput.points(config))
+    assert os.environ.get("PJRT_NPROC") == told

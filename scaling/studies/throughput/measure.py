@@ -30,7 +30,7 @@ from scaling.train.resolved import device_values, point_values
 def points(config: ConfigDict) -> list[ConfigDict]:
     """One: the machine at hand. Its batches are those of `throughput`, see `throughput.alone`."""
     point = config.copy_and_resolve_references()
-    point.global_batch, point.micro_batch = 1, None
+    point.global_batch, point.micro_batch = max(_batches(config), default=1), None
     return [point]
 
 
