@@ -36,8 +36,8 @@ from scaling.train.step import lowered, make_gradient, on_devices
 CPU_CACHE_BYTES = 3 * 2**20
 # Examples of a microbatch with convolutions on a CPU: their activations should fit the cache, but
 # each adds a gradient of all weights, so that nets whose weights outnumber the activations of an
-# example that many times take twice as many (benchmarks/microbatches.py).
-CPU_MICRO_BATCH, MANY_WEIGHTS = 32, 16
+# example that many times take more (benchmarks/microbatches.py).
+CPU_MICRO_BATCH, WITH_MANY_WEIGHTS, MANY_WEIGHTS = 16, 64, 16
 # Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
 # batched matrix products. Which is faster depends on the device and the model, so both are timed.
 SIDE_BY_SIDE_METHODS = ("xla", "patches")
@@ -251,7 +251,8 @@ def for_the_cache(point: Point, plans: list[BatchPlan]) -> BatchPlan:
         return plans[0]
     weights = numbers_in(point.variables()[0])
     many = weights > MANY_WEIGHTS * activations_of(point)
-    return min(plans, key=lambda plan: abs(plan.micro_batch - CPU_MICRO_BATCH * (1 + many)))
+    size = WITH_MANY_WEIGHTS if many else CPU_MICRO_BATCH
+    return min(plans, key=lambda plan: abs(plan.micro_batch - size))
 
 
 def step_flops(point: Point, plan: BatchPlan) -> float:
