@@ -37,7 +37,7 @@ CPU_CACHE_BYTES = 3 * 2**20
 # Examples of a microbatch with convolutions on a CPU: their activations should fit the cache, but
 # each adds a gradient of all weights, so that nets whose weights outnumber the activations of an
 # example that many times take more (benchmarks/microbatches.py).
-CPU_MICRO_BATCH, WITH_MANY_WEIGHTS, MANY_WEIGHTS = 16, 64, 16
+CPU_MICRO_BATCH, WITH_MANY_WEIGHTS, MANY_WEIGHTS = 32, 64, 16
 # Ways to compute convolutions of several trials at once: as grouped ones, or patch by patch as
 # batched matrix products. Which is faster depends on the device and the model, so both are timed.
 SIDE_BY_SIDE_METHODS = ("xla", "patches")

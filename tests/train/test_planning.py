@@ -104,7 +104,7 @@ def _program(point, layout):
 @pytest.mark.parametrize(
     ("model", "micro_batch"),
     [
-        (RESNET, 16),
+        (RESNET, 32),
         (RESNET | {"norm": "batch"}, 128),  # its statistics are those of the whole batch
         (CNN | {"size": "wide"}, 64),
         (MLP, 128),
