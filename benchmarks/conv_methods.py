@@ -33,7 +33,7 @@ def main():
                     continue  # tens of times slower: two sizes suffice
                 config = synthetic_config(model | {"conv_method": method}, shape, batch, size=SIZE)
                 config.optim.base_lr, config.micro_batch = 1e-3, micro or batch
-                rate, _, _ = ours(config, examples=256)
+                rate, _ = ours(config, examples=256)
                 contestants[f"{method}, {f'microbatch {micro}' if micro else 'one piece'}"] = rate
         rates = side_by_side(contestants, repeats=3)
         result["cases"][case] = {name: round(rate["median"]) for name, rate in rates.items()}

@@ -4,8 +4,8 @@
 
 Examples per second of a run's compiled program at one global batch, for every microbatch, with
 every core a device as launch.py makes them. With each net how many times its weights outnumber the
-activations of an example, and the microbatch that `planning.for_the_cache` chooses. Medians of
-alternating repeats.
+activations of an example, by which `planning.for_the_cache` chooses. Medians of alternating
+repeats.
 """
 
 import argparse
@@ -35,7 +35,6 @@ def measure(shape, batch, model, repeats, cores):
     config = synthetic_config(model, shape, batch, size=2048)
     config.optim.base_lr, config.devices = 1e-3, cores
     point, contestants = resolve(config), {}
-    chosen = planning.layout_of(point, 1).plan.micro_batch
     for micro in MICRO_BATCHES:
         if micro * cores <= batch:
             config.micro_batch = micro
@@ -43,7 +42,6 @@ def measure(shape, batch, model, repeats, cores):
     rates = side_by_side(contestants, repeats)
     return {
         "weights per activation": round(point.parameter_count / planning.activations_of(point), 1),
-        "chosen": chosen,
         "rates": {name: round(rate["median"], 1) for name, rate in rates.items()},
     }
 

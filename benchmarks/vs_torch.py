@@ -68,11 +68,10 @@ SIZE = 20_000
 
 
 def ours(config, examples=SIZE, clock=time.perf_counter):
-    """(() -> examples per second of our compiled program, its batch plan, FLOPs of an update).
+    """(() -> examples per second of our compiled program, its batch plan).
 
     `examples` go into one call of it.
     """
-    from scaling.train import planning
     from scaling.train.threads import threads_for
 
     if threads_for(config) == 1:
@@ -84,9 +83,7 @@ def ours(config, examples=SIZE, clock=time.perf_counter):
         bare.call(bare.batches(next(done) * count, count), count)
 
     call()
-    plan = bare.program.plan
-    flops = planning.step_flops(bare.point, plan)
-    return (lambda: batch * count / seconds(call, clock=clock)), str(plan), flops
+    return (lambda: batch * count / seconds(call, clock=clock)), str(bare.program.plan)
 
 
 def torch_rate(batch, shape, model, channels_last, compiled=False, clock=time.perf_counter):
@@ -128,7 +125,7 @@ def language_case(batch, shape, model, repeats):
 
     vocabulary, length = shape
     config = token_config(model, vocabulary, length, batch)
-    rate, plan, _ = ours(config, examples=10 * batch, clock=time.process_time)
+    rate, plan = ours(config, examples=10 * batch, clock=time.process_time)
     torch.set_num_threads(1)
     tokens = torch.randint(0, vocabulary, (SIZE, length))
     contestants = {"ours": rate}
@@ -298,7 +295,7 @@ def measure(case, repeats):
         use_onednn(config)
     config.optim.base_lr = 1e-3
     config.devices = os.cpu_count() if convolutions and not one else 1
-    rate, plan, _ = ours(config, clock=clock)
+    rate, plan = ours(config, clock=clock)
     contestants = {"ours": rate}
     for layout in ("", " channels_last")[: 1 + convolutions]:
         for compiled in (False, True):

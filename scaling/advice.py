@@ -70,17 +70,20 @@ class Throughput:
         """Seconds of an update, t0 + b / r."""
         return fit_device(self.per_device_batches, self.seconds)
 
-    def compute(self, per_device_batch: int) -> tuple[BatchPlan, float]:
+    def compute(self, per_device_batch: int, multiple: int = 1) -> tuple[BatchPlan, float]:
         """The layout of one update on one device and its seconds by the fit.
 
         Above the largest measured batch, gradient accumulation with the fewest equal microbatches.
         Each is counted with an optimizer update, so the true time is slightly shorter.
 
+        Args:
+          multiple: that microbatches must be multiples of, such as a ghost batch.
+
         Raises:
-          UserError: a batch below 1.
+          UserError: a batch below 1, or no multiple.
         """
-        largest = self.per_device_batches[-1]
-        plan = next(p for p in plans(per_device_batch, 1) if p.micro_batch <= largest)
+        layouts = plans(per_device_batch, 1, multiple if multiple > 1 else None)
+        plan = next(p for p in layouts if p.micro_batch <= self.per_device_batches[-1])
         return plan, plan.accum_steps * self.fit.device.seconds(plan.micro_batch)
 
     def knee(self, share: float) -> int:
@@ -244,13 +247,14 @@ def plans_table(
             "batches that are multiples of a device count."
         )
     work = curve, throughput, network, gradient_bytes
-    return [_option(*work, *pair, price_per_device_hour, overlap, jitter) for pair in pairs]
+    rest = price_per_device_hour, overlap, jitter, multiple
+    return [_option(*work, *pair, *rest) for pair in pairs]
 
 
 def _option(
-    curve, throughput, network, gradient_bytes, devices, batch, price, overlap, jitter
+    curve, throughput, network, gradient_bytes, devices, batch, price, overlap, jitter, multiple
 ) -> Option:
-    plan, compute = throughput.compute(batch // devices)
+    plan, compute = throughput.compute(batch // devices, multiple)
     # Gradients are sent during the backward pass of the last microbatch only.
     last = compute / plan.accum_steps
     exposed = step_seconds(last, gradient_bytes, devices, network, overlap) - last

@@ -40,15 +40,19 @@ def critical_factor(
 
     Branches of one seed read the same examples first, so excesses are differences within seeds, and
     the interval of each is Student's. The interval of the factor is where its ends pass the
-    tolerance.
+    tolerance. Seeds that diverge at the batch of the run itself are left out; of fewer than two
+    nothing is known: the factor is 1, its interval unbounded.
 
     Args:
       factors: [K] ascending, the first 1.
       losses: [K][S] after the window, by factor and seed, S >= 2; inf where it diverged.
     """
     values = np.asarray(losses, float)
-    with np.errstate(invalid="ignore"):
-        differences = values - values[0]
+    values = values[:, np.isfinite(values[0])]
+    if values.shape[1] < 2:
+        unknown = [math.inf] * len(values)
+        return Critical(1.0, 0.0, math.inf, unknown, [(-math.inf, math.inf)] * len(values))
+    differences = values - values[0]
     finite = np.isfinite(differences).all(1)
     excess, half = np.full(len(values), np.inf), np.zeros(len(values))
     count = values.shape[1]
@@ -67,8 +71,6 @@ def _crossing(logs, curve, tolerance):
     if not above.size:
         return math.inf
     k = int(above[0])
-    if k == 0:  # cannot be: the excess at factor 1 is 0
-        return 1.0
     share = 0.0
     if math.isfinite(curve[k]):
         share = (tolerance - curve[k - 1]) / (curve[k] - curve[k - 1])

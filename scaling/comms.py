@@ -228,14 +228,13 @@ def fit_device(batches: Sequence[float], seconds: Sequence[float]) -> DeviceFit:
     """
     batches, seconds = np.asarray(batches, float), np.asarray(seconds, float)
     terms = np.stack([np.ones_like(batches), batches], 1) / seconds[:, None]
-    if len(set(batches)) < 2:
-        device = Device(0.0, float(np.median(seconds / batches)))
-    else:
-        device = Device(*_least_squares(terms))
+    several = len(set(batches)) > 1
+    only = 0.0, float(np.median(seconds / batches))
+    device = Device(*(_least_squares(terms) if several else only))
     misses = terms @ [device.fixed_seconds, device.seconds_per_example] - 1
     deviation = float(np.abs(misses).max())
     freedom = len(batches) - 2
-    if freedom < 1 or len(set(batches)) < 2:
+    if freedom < 1 or not several:
         return DeviceFit(device, None, None, None, deviation)
     covariance = np.linalg.inv(terms.T @ terms) * (misses @ misses) / freedom
     quantile = scipy.stats.t.ppf(0.975, freedom)

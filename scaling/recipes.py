@@ -249,6 +249,12 @@ def _apply_own(c, name, changes):
     for key in changes:
         if key in FIXED:
             raise UserError(f"{where}, which sets {key!r}: all recipes share it; remove it.")
+        section, value = isinstance(c.get(key), ConfigDict), changes[key]
+        if section and not isinstance(value, ConfigDict | dict):
+            raise UserError(
+                f"{where}, which sets {key!r} to {value!r}: it is a section; name keys of it, "
+                '{"optim": {"base_lr": 0.5}}.'
+            )
     try:
         c.lock()  # no new keys
         c.update_from_flattened_dict(_flat(changes))

@@ -352,7 +352,11 @@ class MultiLabel(Task):
         rates = np.mean(arrays["label"], 0, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             entropy = -rates * np.log(rates) - (1 - rates) * np.log1p(-rates)
-        return {"loss": float(np.nansum(entropy)), "ap_macro": float(rates[rates > 0].mean())}
+        present = rates[rates > 0]
+        return {
+            "loss": float(np.nansum(entropy)),
+            "ap_macro": float(present.mean()) if present.size else 0.0,
+        }
 
     def score(self, outputs, batch, smoothing=0.0):
         label = batch["label"].astype(jnp.float32)

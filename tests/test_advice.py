@@ -70,6 +70,15 @@ def test_above_the_largest_the_fewest_microbatches_one_after_another():
     assert seconds == pytest.approx(67 * line(1))
 
 
+def test_microbatches_are_whole_ghost_batches():
+    throughput = Throughput((32, 64), (0.1, 0.15))
+    plan, seconds = throughput.compute(96, multiple=32)  # without them 2 x 48 in 0.25 s
+    assert (plan.accum_steps, plan.micro_batch) == (3, 32)
+    assert seconds == pytest.approx(3 * 0.1)
+    option = one(throughput=throughput, batches=[96], multiple=32)
+    assert (option.accum_steps, option.micro_batch) == (3, 32)
+
+
 def test_throughput_knee():
     throughput = Throughput((1, 2, 4, 8), (1.0, 1.1, 1.3, 2.5))  # 1, 1.8, 3.1, 3.2 examples/s
     assert [throughput.knee(share) for share in (0.01, 0.5, 0.9, 1.0)] == [1, 2, 4, 8]

@@ -39,6 +39,15 @@ def test_a_branch_that_diverged_ends_it():
     assert found.excess[2] == math.inf
 
 
+def test_a_seed_that_diverged_at_the_runs_own_batch_says_nothing():
+    losses = [[1.0, math.inf, 1.1], [1.002, 1.0, 1.102], [1.1, 1.0, 1.2]]
+    found = critical_factor((1, 2, 4), losses, 0.01)
+    without = critical_factor((1, 2, 4), [[row[0], row[2]] for row in losses], 0.01)
+    assert found == without and 2 < found.factor < 4
+    unknown = critical_factor((1, 2, 4), [row[:2] for row in losses], 0.01)
+    assert (unknown.factor, unknown.low, unknown.high) == (1.0, 0.0, math.inf)
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("sd", [0.001, 0.01])
 @pytest.mark.parametrize("critical", [3.0, 4.0, 10.0])

@@ -228,6 +228,8 @@ def test_what_cannot_be_is_told(recipe, changes, words):
         ({"hot": {"optim": {"bas_lr": 0.5}}}, "recipes.pieces has 'hot', which cannot be set"),
         ({"hot": {"optm": {"base_lr": 0.5}}}, "recipes.pieces has 'hot', which cannot be set"),
         ({"hot": 0.5}, "recipes.pieces has 'hot': 0.5; write sections"),
+        ({"hot": {"optim": 3}}, "sets 'optim' to 3: it is a section"),
+        ({"hot": {"model": "x"}}, "sets 'model' to 'x': it is a section"),
         ({"a/b": {"optim": {"base_lr": 0.5}}}, "recipes.pieces has 'a/b'; use letters"),
     ],
 )

@@ -273,6 +273,10 @@ def test_weights_of_classes_are_those_of_the_authors():
         tasks.weighted(frequencies, "invers")
 
 
+def test_labels_that_no_example_has_are_found_by_chance_alone():
+    assert MultiLabel.constant({"label": np.zeros((3, 2), np.uint8)})["ap_macro"] == 0
+
+
 @pytest.mark.parametrize(
     "kind, example, arrays",
     [

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from scaling.data.known import sizes_of
 from scaling.data.text import Document, Documents, split_of
 from scaling.errors import UserError, look_up
 from scaling.files import user_path
@@ -233,20 +234,16 @@ class Corpus(NamedTuple):
     options: tuple[str, ...] = ("held_out",)
 
 
-def _tokens(train: int, validation: int, test: int) -> dict[str, int]:
-    return {"train": train, "validation": validation, "test": test}
-
-
 CORPORA = {
     "text": Corpus(from_files, 32_000, None, ("held_out", "documents")),
-    "kjv": Corpus(kjv, 512, _tokens(1_657_437, 114_967, 93_433)),
-    "austen": Corpus(austen, 512, _tokens(1_796_352, 86_321, 110_208)),
-    "lm1b": Corpus(lm1b, 32_000, _tokens(900_000_000, 4_500_000, 4_500_000), ()),
+    "kjv": Corpus(kjv, 512, sizes_of(1_657_437, 114_967, 93_433)),
+    "austen": Corpus(austen, 512, sizes_of(1_796_352, 86_321, 110_208)),
+    "lm1b": Corpus(lm1b, 32_000, sizes_of(900_000_000, 4_500_000, 4_500_000), ()),
     # The sample of ten billion tokens, as parquet files.
     "fineweb_edu": Corpus(
         from_files,
         32_000,
-        _tokens(9_000_000_000, 500_000_000, 500_000_000),
+        sizes_of(9_000_000_000, 500_000_000, 500_000_000),
         ("held_out", "documents"),
     ),
 }

@@ -93,6 +93,11 @@ def _climate(image_shape) -> DataInfo:
         raise UserError(
             f"data.image_shape is {image_shape}; maps of synthetic_climate are (height, width, 16)."
         )
+    if image_shape[0] < 16 or image_shape[1] < 32:
+        raise UserError(
+            f"data.image_shape is {image_shape}; maps of synthetic_climate have at least 16 x 32 "
+            "pixels, of which the box around a cyclone holds some."
+        )
     info = INFOS["synthetic_climate"]
     return maps(info.name, *image_shape[:2], *info.sizes.values())
 

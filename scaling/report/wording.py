@@ -47,7 +47,7 @@ def number(value: float | None) -> str:
     if value is None:
         return NOTHING
     if math.isinf(value):
-        return "∞"
+        return "∞" if value > 0 else "−∞"
     return f"{float(f'{value:.3g}'):,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 

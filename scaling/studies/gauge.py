@@ -83,9 +83,10 @@ class Gauge:
                     measures += [*at.adaptive(), at.flatness()]
             except ValueError:  # a loss or a product is not finite
                 measures = []
+            loss = at.value_and_grad(at.x)[0]
         return {
-            "loss": _finite(at.value_and_grad(at.x)[0]),
-            "score": score,
+            "loss": _finite(loss),
+            "score": _finite(score),
             "measures": list(map(dataclasses.asdict, measures)),
         }
 

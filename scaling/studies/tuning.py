@@ -39,8 +39,7 @@ def check(config: ConfigDict) -> None:
 
 def at_rate(point: Point, rate: float) -> dict[str, float]:
     """A trial's values: the peak, and a warmup that starts from the same share of it."""
-    share = rate / point.peak if point.peak else 1.0
-    return {"peak": rate, "warmup_init": point.hparams["warmup_init"] * share}
+    return {"peak": rate, "warmup_init": point.hparams["warmup_init"] * rate / point.peak}
 
 
 def tuning_of(trials: Sequence[Trial], widened: int, better: str = "lower") -> Tuning:

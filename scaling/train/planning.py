@@ -22,14 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from scaling import hosts
+from scaling import flops, hosts
 from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.errors import UserError
-from scaling.train.feed import evaluation_shapes, shapes_of
 from scaling.train.memory import memory_limit
 from scaling.train.point import Point, inputs_of, numbers_in
 from scaling.train.program import Layout, Program, compile_program, program_bytes
-from scaling.train.step import lowered, make_gradient, on_devices
 
 # Weights, gradients and optimizer state of a block, and its activations, should fit what a core has
 # of the second- and third-level cache.
@@ -184,7 +182,7 @@ def fitting(
         if layout in needs or (too_large and layout is not candidates[-1]):
             continue
         methods = (method,) if layout in known else _methods(point, layout)
-        programs = [_compiled(point, layout, hparams, each, **options) for each in methods]
+        programs = [compiled(point, layout, hparams, each, **options) for each in methods]
         need = [max(hosts.everyones(needed_bytes(program, limit))) for program in programs]
         if fit := [p for p, bytes_ in zip(programs, need, strict=True) if bytes_ <= limit]:
             return fit
@@ -195,7 +193,7 @@ def fitting(
     raise _does_not_fit(point, layout, needs[layout], limit)
 
 
-def _compiled(*args, **options):
+def compiled(*args, **options):
     """A program; None if it is too large even to be compiled."""
     try:
         return compile_program(*args, **options)
@@ -255,28 +253,9 @@ def for_the_cache(point: Point, plans: list[BatchPlan]) -> BatchPlan:
     return min(plans, key=lambda plan: abs(plan.micro_batch - size))
 
 
-def step_flops(point: Point, plan: BatchPlan) -> float:
-    """Floating-point operations of the gradients of one update, over all devices.
-
-    XLA's own count for one microbatch before optimisation, times the number of microbatches; a
-    loop's body would be counted once.
-    """
-    model = point.task.model
-    # The operations of the model, not of a way to compute it; and one device stands for all, so no
-    # group may span several.
-    neutral = {"conv_method": "xla", "remat": False, "ghost_batch": None}
-    model = model.clone(**{name: v for name, v in neutral.items() if hasattr(model, name)})
-    one = dataclasses.replace(plan, accum_steps=1, devices=1)
-    task = dataclasses.replace(point.task, model=model)
-    mapped, shapes = _gradient_program(dataclasses.replace(point, task=task), one)
-    cost = lowered(mapped, *shapes).cost_analysis()
-    return cost["flops"] * plan.accum_steps * plan.devices
-
-
-def flops_per_example(point: Point) -> float:
-    """Floating-point operations of one example's gradient."""
-    rows = min(32, point.global_batch)
-    return step_flops(point, BatchPlan(rows, 1, 1, rows)) / rows
+def flops_per_example(point: Point) -> int:
+    """Floating-point operations of one example in training, see `scaling.flops`."""
+    return flops.TRAINING * flops.forward(point.task.model, inputs_of(point.task))
 
 
 def matrix_flops(device, dtype: str, size: int = 2048) -> float:
@@ -301,18 +280,6 @@ def run_once(function: Callable, *args):
     seconds on a CPU and save milliseconds."""
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function).lower(*args).compile(compiler_options=quick)(*args)
-
-
-def _gradient_program(point, plan):
-    """One microbatch's gradient on one device: the function, and the shapes of its arguments."""
-    gradient, shape = make_gradient(point.task, plan, point.preprocess), jax.ShapeDtypeStruct
-    rows = (1, plan.accum_steps, plan.micro_batch)
-    streaming = point.info.streaming
-    batch = shapes_of(point, rows) if streaming else {"index": shape(rows, np.int32)}
-    data, _ = evaluation_shapes(point, "train")
-    key, step = jax.eval_shape(jax.random.key, 0), shape((), np.int32)
-    mapped = on_devices(gradient, jax.local_devices()[:1], (None, None, None, 0, None, None, None))
-    return mapped, (*point.variables(), data, batch, key, point.hparams, step)
 
 
 def _has_convolutions(point: Point) -> bool:

@@ -91,7 +91,7 @@ def plan_text(point: Point, program: Program) -> str:
     total = point.info.amount_text(values["total_examples"])
     sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
     warmup = point.hparams["warmup_steps"]
-    flops = planning.step_flops(point, program.plan)
+    flops = planning.flops_per_example(point) * point.global_batch
     rows = {
         "title": config.title,
         "model": f"{config.model.name}({', '.join(options)}), "

@@ -25,7 +25,6 @@ from scaling.train.feed import ResidentFeed, StreamFeed, make_feed
 from scaling.train.memory import memory_limit
 from scaling.train.point import Point, data_info, inputs_of, resolve, task_of
 from scaling.train.population import Population
-from scaling.train.program import compile_program
 from scaling.train.step import AXIS, on_devices, shard
 
 K = TypeVar("K")
@@ -94,13 +93,9 @@ def smallest_batch(config: ConfigDict) -> int:
 def step_bytes(point: Point) -> int | None:
     """Memory of an update with the batch in one microbatch on one device, by the compiler; None:
     too large even to be compiled."""
-    hparams = planning.stacked(point, [{}])
-    try:
-        return compile_program(point, planning.layout_of(point, 1), hparams).step_bytes
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            return None
-        raise
+    layout, hparams = planning.layout_of(point, 1), planning.stacked(point, [{}])
+    program = planning.compiled(point, layout, hparams)
+    return program and program.step_bytes
 
 
 def speeds(config: ConfigDict, batches: Sequence[int], seconds: float) -> list[Speed]:
@@ -138,12 +133,16 @@ def racers(
         try:
             racer = Racer(alone(config, batch, batch if whole else None, devices), seconds, feed)
         except (UserError, jax.errors.JaxRuntimeError) as error:
-            expected = isinstance(error, UserError) or "RESOURCE_EXHAUSTED" in str(error)
-            if index and expected:
+            if index and unfit(error):
                 return
             raise
         feed = racer.shared_feed
         yield batch, racer
+
+
+def unfit(error: Exception) -> bool:
+    """Whether it says that a point cannot be laid out, or does not fit the memory."""
+    return isinstance(error, UserError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _speed(batch, times):
@@ -281,8 +280,3 @@ def peak_bytes(device) -> int | None:
 def limit_bytes(point: Point) -> float:
     """What one device alone may use."""
     return memory_limit(dataclasses.replace(point, devices=point.devices[:1]))
-
-
-def as_rows(found: Sequence) -> list[dict[str, Any]]:
-    """JSON."""
-    return [dataclasses.asdict(row) for row in found]

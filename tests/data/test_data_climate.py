@@ -169,9 +169,9 @@ def test_the_set_is_generated_once_and_kept(tmp_path, monkeypatch):
     np.testing.assert_array_equal(sources.INFOS["synthetic_climate"].example["label"][0], (96, 144))
 
 
-@pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48)])
-def test_maps_of_another_number_of_channels_are_refused(shape):
-    with pytest.raises(UserError, match=r"data\.image_shape is \(32, 48"):
+@pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48), (12, 32, 16), (16, 24, 16)])
+def test_maps_of_other_channels_or_too_small_are_refused(shape):
+    with pytest.raises(UserError, match=r"data\.image_shape is \(\d+, \d+"):
         sources.describe("synthetic_climate", image_shape=shape)
 
 

@@ -116,7 +116,7 @@ def test_parts_do_not_depend_on_the_devices():
         assert point.hparams["peak"] == pytest.approx(0.6 / (1 + 48 / batch) ** 0.9)
     whole = point_at(_point(**{"model.norm": "batch"}), 64)  # its statistics are of all examples
     assert whole.config.micro_batch == 64 and whole.config.noise_every == 1
-    images = _point(model=model_config("simple_cnn", size="narrow"))
+    images = _point(model=model_config("resnet", depth=8, norm="group"))
     assert point_at(images, 1024).config.micro_batch == 32  # for the cache of a CPU
 
 

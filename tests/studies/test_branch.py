@@ -155,6 +155,7 @@ def test_stopped_anywhere_it_resumes_to_the_same_result(studied, tmp_path, looks
         ({"branch.factors": (2, 4)}, "and 1, to which the others are compared"),
         ({"branch.factors": (1, 2, 2)}, "name each factor once"),
         ({"branch.snapshots": ()}, "branch.snapshots is empty"),
+        ({"branch.snapshots": ("0 steps",), "branch.warmup": True}, "name a later one"),
         ({"branch.window": "20 examples"}, "make the window 64 examples"),
         ({"schedule.name": "cosine"}, "leave it 'constant'"),
         ({"schedule.warmup": "5 steps"}, "within the warmup of 5 steps"),

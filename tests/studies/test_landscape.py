@@ -97,7 +97,13 @@ def test_the_places_of_the_nets_have_the_recorded_metrics(as_trained):
 
 
 @pytest.mark.parametrize(
-    "losses, barrier", [((9, 1, 2, 3, 9), 0), ((9, 1, 5, 3, 9), 2), ((9, 3, 3, 3, 9), 0)]
+    "losses, barrier",
+    [
+        ((9, 1, 2, 3, 9), 0),
+        ((9, 1, 5, 3, 9), 2),
+        ((9, 3, 3, 3, 9), 0),
+        ((9, 1, np.nan, 3, 9), None),
+    ],
 )
 def test_a_barrier_is_above_both_nets(studied, losses, barrier):
     """Beyond them does not count."""

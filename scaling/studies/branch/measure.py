@@ -66,6 +66,11 @@ def check_values(config: ConfigDict) -> None:
     if not branch.snapshots:
         raise UserError("branch.snapshots is empty; name at least one place of the run.")
     places = places_of(config)
+    if branch.warmup and not places[-1]:
+        raise UserError(
+            f"branch.snapshots is {tuple(branch.snapshots)}, and branch.warmup trains to the last "
+            "of them; name a later one, or set branch.warmup to False."
+        )
     warmup = resolve(run_of(config)).hparams["warmup_steps"]
     if places[0] < warmup:
         raise UserError(
@@ -212,7 +217,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         again["warmup"] = study.train(schedule, "warmup")
     for path in run.path.glob("*.npz"):  # snapshots
         path.unlink()
-    steps = history.diverged_at or point.total_steps
+    steps = point.total_steps if complete else history.diverged_at
     return Record(
         study=config.study,
         status="complete" if complete else "diverged",

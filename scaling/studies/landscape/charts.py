@@ -130,6 +130,8 @@ def reliefs(studies: Sequence[Study]) -> tuple[list[str], list[list[list[float]]
         return [], []
     values = np.concatenate([losses.ravel() for _, losses in pairs])
     values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        return [], []
     low, high = np.log([values.min(), values.max()])
     with np.errstate(divide="ignore"):
         logs = [np.nan_to_num(np.log(losses), nan=high, posinf=high) for _, losses in pairs]

@@ -145,8 +145,9 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     first = next(iter(points.values())).landscape
     rows = {
         "each": f"{first.directions} lines of {first.line} points, a plane of {first.plane} x "
-        f"{first.plane}, paths of {first.path}, a map of {first.map} x "
-        f"{first.map}, batch statistics {first.statistics}",
+        f"{first.plane}, paths of {first.path}, "
+        + f"a map of {first.map} x {first.map}, " * bool(first.map)
+        + f"batch statistics {first.statistics}",
         "besides": f"surfaces of a point take as many operations as training on "
         f"{_examples_of_surfaces(next(iter(points.values())), nets):.2g} examples",
     }

@@ -15,7 +15,7 @@ from scaling.report.wording import count, listed, metric_value, number, subject
 from scaling.studies.landscape import charts
 from scaling.studies.landscape.charts import SPLITS
 from scaling.studies.landscape.record import EIGENVALUES
-from scaling.studies.landscape.views import RISE, Point, View, Width
+from scaling.studies.landscape.views import RISE, Point, Width
 
 STATISTICS = {
     "recomputed": "recomputed at every place over {} training examples",
@@ -229,17 +229,15 @@ def _what(studies: Sequence[records.Study]) -> str:
             f"{len(point.seeds)}, seeds {', '.join(map(str, point.seeds))}, biases and batch "
             "norm's scales unmoved."
         )
-        ratios = [ratio for p in study.points for view in p.views for ratio in _ratios(view)]
+        ratios = [
+            ratio for p in study.points for view in p.views for ratio in view.net.direction_norms
+        ]
         if point.directory.config["model"].get("norm") == "ghost":
             text += " Ghost batch norm is evaluated as batch norm."
         if ratios:
             text += f" ‖direction‖ / ‖w‖ {min(ratios):.2f} to {max(ratios):.2f}."
         texts.append(study.noted(text))
     return " ".join(texts)
-
-
-def _ratios(view: View) -> list[float]:
-    return view.net.direction_norms
 
 
 def cautions(study: records.Study) -> list[str]:

@@ -1,5 +1,6 @@
 """What the surfaces of a record show: lines, planes, paths and widths."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +52,13 @@ class Point(Record):
     @property
     def barrier(self) -> float | None:
         """How far the training loss between the nets, on the line, rises above that of both; 0
-        where it does not."""
+        where it does not; None: not known, or a loss is no number."""
         path = self.path("line", "train", "loss")
         if path is None:
             return None
         losses = path[1][(path[0] > -1e-6) & (path[0] < 1 + 1e-6)]
-        return float(losses.max() - max(losses[0], losses[-1]))
+        value = float(losses.max() - max(losses[0], losses[-1]))
+        return None if math.isnan(value) else value
 
 
 @dataclass(frozen=True)

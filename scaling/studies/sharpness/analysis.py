@@ -161,7 +161,7 @@ class Study(recipe_records.Study):
         """(measure, score such that lower is better) of the nets of a batch size."""
         for point in self.points_at(batch):
             for net in point.nets(place).values():
-                if (value := net.value(name)) is not None:
+                if (value := net.value(name)) is not None and net.score is not None:
                     yield value, self.sign * net.score
 
 

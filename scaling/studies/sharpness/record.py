@@ -29,7 +29,7 @@ class Net:
     step: int
     train_loss: float  # of the evaluation there: of as many examples as the validation split has
     loss: float | None  # of the examples measured on, with the batch statistics of the measures
-    score: float  # the task's headline metric, on `Record.split`
+    score: float | None  # the task's headline metric, on `Record.split`; None: not finite
     measures: list[Measure]  # none where the loss is not finite near the weights
     spectrum: Spectrum | None = None  # of the first seed, where it is asked for
 

@@ -251,7 +251,7 @@ def _by_score(study, place, name):
     text, marks = partial(metric_value, study.measure), []
     for point, look in _looks(study):
         nets = [(net.value(name), net.score) for net in point.nets(place).values()]
-        nets = [(value, score) for value, score in nets if value is not None and value > 0]
+        nets = [(value, score) for value, score in nets if (value or 0) > 0 and score is not None]
         texts = [f"{look[1]}\n{name}: {number(v)}\n{text(score)}" for v, score in nets]
         x, y = [value for value, _ in nets], [score for _, score in nets]
         marks.append(Points(x, y, *look, texts=texts))

@@ -12,7 +12,7 @@ import os
 import jax
 from ml_collections import ConfigDict
 
-from scaling import comms, flops
+from scaling import comms
 from scaling.batch import BatchPlan
 from scaling.data import sources
 from scaling.errors import UserError, look_up
@@ -22,8 +22,7 @@ from scaling.signals import Interrupted, Signals
 from scaling.studies.shared import refuse_keys_of_single_runs
 from scaling.studies.throughput.record import Overlap, Record, Row, Variant
 from scaling.train import throughput
-from scaling.train.planning import working_set
-from scaling.train.point import Point, inputs_of
+from scaling.train.planning import flops_per_example, working_set
 from scaling.train.resolved import device_values, point_values
 
 
@@ -118,7 +117,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
             Variant(*key, times[key], racer.program.step_bytes) for key, racer in variants.items()
         ],
         overlap=_overlap(config, *most) if most[0] > 1 else None,
-        flops_per_example=_flops(point),
+        flops_per_example=flops_per_example(point),
         peak_flops=peak_flops(values["devices"]["kind"], config.model.get("dtype", "float32")),
         gradient_bytes=4 * point.parameter_count,
         limit_bytes=throughput.limit_bytes(point),
@@ -142,10 +141,6 @@ def _noted(run, signals, name):
     return note
 
 
-def _flops(point: Point) -> int:
-    return flops.TRAINING * flops.forward(point.task.model, inputs_of(point.task))
-
-
 def _variants(config, batch):
     """(microbatches, whether activations are computed again) -> what trains so, where it fits."""
     found, couples = {}, config.model.get("norm") == "batch"
@@ -159,8 +154,9 @@ def _variants(config, batch):
             try:
                 point = throughput.alone(changed, batch, batch // parts)
                 found[parts, remat] = throughput.Racer(point, config.throughput.seconds)
-            except UserError:  # no whole ghost batches, or too large in so few pieces
-                continue
+            except (UserError, jax.errors.JaxRuntimeError) as error:
+                if not throughput.unfit(error):  # no whole ghost batches, or too large
+                    raise
     return found
 
 
@@ -180,7 +176,7 @@ def dry_run(points: dict[str, ConfigDict]) -> str:
     rows = {
         "title": config.title,
         "model": f"{config.model.name}, {point.parameter_count:,} parameters",
-        "cost": f"{_flops(point):.4g} FLOPs per example in training",
+        "cost": f"{flops_per_example(point):.4g} FLOPs per example in training",
         "memory": f"about {size / 2**30:.3g} GiB of activations and weights at per-device batch "
         f"{batches[-1]:,}, from their shapes",
         "batches": f"{numbers(batches)} on each of {numbers(devices)} device(s)",

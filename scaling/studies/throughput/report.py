@@ -39,6 +39,7 @@ from scaling.report.wording import (
 from scaling.studies.throughput.record import Record, Row, Variant
 
 PEAK_SHARE = 0.9  # of the peak rate, whose batch is told
+BESIDE = 1.08  # between the marks of one batch, so that their intervals can be told apart
 MOST_DEVIATION = 0.05  # of a time from its line, above which it is told
 TERMS = {
     "fixed": "what an update takes whatever its batch",
@@ -206,7 +207,7 @@ ROWS = [
     Column("devices alone, per s", lambda s, p, row: row.rate(), rate_text, "device_rate"),
     Column("input alone, per s", lambda s, p, row: row.rate("input"), rate_text, "input_rate"),
     Column("both, per s", lambda s, p, row: row.rate("both"), rate_text, "both_rate"),
-    Column("bound by", lambda s, p, row: p.bound(row), str, "bound"),
+    Column("bound by", lambda s, p, row: TERMS[p.bound(row)], str, "bound"),
     Column("weak efficiency", lambda s, p, row: p.weak(row), ratio_text, "weak"),
     Column("strong efficiency", lambda s, p, row: p.strong(row), ratio_text, "strong"),
     Column("MFU", lambda s, p, row: p.mfu(row), percent, "mfu"),
@@ -244,7 +245,7 @@ PROJECTED = [
         str,
         "efficiency",
     ),
-    Column("bound by", lambda s, p, f: f.bound, str, "bound"),
+    Column("bound by", lambda s, p, f: TERMS[f.bound], str, "bound"),
 ]
 EFFICIENCY = [
     Column("run", lambda s, p, run: run.run, str),
@@ -378,6 +379,7 @@ def _by_batch(studies) -> Panel:
         marks.append(Line(sizes, line, color, study.named("b / (t0 + b / r)"), "dash", 1))
         for what, hollow in (("device", False), ("both", True)):
             ends = [_rates(row, what) for row in point.alone]
+            places = [b * BESIDE**hollow for b in sizes]
             label = study.named({"device": "device alone", "both": "with its input"}[what])
             texts = [
                 f"batch {count(b)}\n{number(rate)} {study.rows} per second"
@@ -386,7 +388,7 @@ def _by_batch(studies) -> Panel:
             look = {"low": [low for _, low, _ in ends], "high": [high for *_, high in ends]}
             rates = [rate for rate, *_ in ends]
             marks.append(
-                Points(sizes, rates, color, label, marker, hollow=hollow, texts=texts, **look)
+                Points(places, rates, color, label, marker, hollow=hollow, texts=texts, **look)
             )
         if device.seconds_per_example and device.fixed_seconds:
             text = study.named(f"{PEAK_SHARE:.0%} of the peak rate")

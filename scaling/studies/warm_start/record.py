@@ -11,7 +11,7 @@ class Net:
     """Weights at one place."""
 
     loss: float | None  # of the examples measured on
-    score: float  # the task's headline metric, on `Record.split`
+    score: float | None  # the task's headline metric, on `Record.split`; None: not finite
     measures: list[Measure]  # none where the loss is not finite near the weights
 
     def value(self, name: str) -> float | None:
