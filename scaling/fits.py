@@ -88,7 +88,10 @@ class Breakpoint:
     confidence: float
 
     def describe(self) -> str:
-        """Such as "about 256 (95%: 180 to 410)" or "not reached up to 1,024 (95%: above 700)"."""
+        """Such as "about 256 (95%: 180 to 410)", "not reached up to 1,024 (95%: above 700)", or
+        that the data do not determine it."""
+        if self._ends == (0, math.inf):
+            return f"not determined by these measurements ({self.interval_text})"
         text = {
             "inside": f"about {rounded(self.batch)}",
             "above": f"not reached up to {self.measured[1]:,.0f}",
@@ -103,10 +106,13 @@ class Breakpoint:
         A low end far below the measured batch sizes, or a high end far above them, would be an
         extrapolation and is omitted; ends beyond the opposite side are clipped to the range.
         """
+        return interval_text(self._ends, self.confidence, "any size")
+
+    @property
+    def _ends(self) -> Interval:
         (low, high), (smallest, largest) = self.interval, self.measured
         low = 0 if low < smallest / 2 else min(low, largest)
-        high = math.inf if high > 2 * largest else max(high, smallest)
-        return interval_text((low, high), self.confidence, "any size")
+        return low, math.inf if high > 2 * largest else max(high, smallest)
 
 
 @dataclasses.dataclass(frozen=True)

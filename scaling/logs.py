@@ -108,7 +108,10 @@ class Log:
         if column is None:
             first, *others = NAMES[meaning].split()
             also = f" (or {', '.join(others)})" if others else ""
-            hint = "; for curves of a metric set --goal" if meaning == "steps" else ""
+            hint = {
+                "steps": "; for curves of a metric set --goal",
+                "step": "; where it has tokens, divide them by those of a batch",
+            }.get(meaning, "")
             raise UserError(
                 f"{self.path} has no column {first}{also}; its columns are "
                 f"{', '.join(self.columns)}{hint}."
@@ -143,6 +146,10 @@ def read_log(path: Path) -> Log:
         raise UserError(f"There is no log {path}; name a file, or a folder of runs.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); name a CSV or JSONL file.") from None
+    if not rows and path.is_dir():
+        raise UserError(
+            f"{path} is a folder without event files of TensorBoard; name the CSV or JSONL files."
+        )
     if not rows:
         raise UserError(f"{path} has no rows; name a log with runs in it.")
     return Log(path, rows)

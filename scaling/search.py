@@ -157,7 +157,7 @@ def check_space(space: Space, readable: Collection[str]) -> None:
     """
     if not space:
         raise UserError("The search space is empty; add a range for at least one hyperparameter.")
-    refuse_unread("A trial", space, readable)
+    refuse_unread("A trial, drawn from search.space,", space, readable)
     for name, bounds in space.items():
         _check_range(name, bounds)
         for value in bounds[1:]:

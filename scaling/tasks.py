@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from scaling.crossings import ERROR, LOSS, Metric, constant_metrics
 from scaling.data.known import Example
@@ -126,6 +127,10 @@ class Task(abc.ABC):
         )
         self._check(outputs, batch)
         return variables["params"], variables.get("batch_stats", {})
+
+    def check_model(self) -> None:
+        """UserError for a model that answers from what it must not see; it runs the model."""
+        return
 
     def losses(
         self,
@@ -291,6 +296,30 @@ class Language(Task):
         tokens = batch["tokens"].astype(jnp.int32)
         start = min(self.start, self.num_classes - 1)
         return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+
+    def check_model(self):
+        """Logits of the first half of the places, under random weights, must not change with the
+        tokens of the second half."""
+        (length,) = self.example["tokens"][0]
+        keys = jax.random.split(jax.random.key(0), 3)
+        seen = length - length // 2
+
+        @jax.jit
+        def logits():
+            variables = dict(zip(("params", "batch_stats"), self.init(keys[0]), strict=True))
+            flat, unravel = ravel_pytree(variables)
+            variables = unravel(flat + 0.1 * jax.random.normal(keys[1], flat.shape))
+            tokens = jax.random.randint(keys[2], (2, length), 0, self.num_classes)
+            tokens = tokens.at[1, :seen].set(tokens[0, :seen])
+            return self.model.apply(variables, tokens, train=False)[:, :seen]
+
+        one, other = np.asarray(logits(), np.float32)
+        if not np.allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max()):
+            raise UserError(
+                f"{type(self.model).__qualname__} sees the tokens that it is to predict: its "
+                f"logits of the first {seen} places change with later tokens; let each place see "
+                "itself and those before it alone, as with a causal mask."
+            )
 
     def score(self, outputs, batch, smoothing=0.0):
         labels = batch["tokens"].astype(jnp.int32)

@@ -381,13 +381,16 @@ def test_three_wild_points_have_unbounded_intervals_and_no_nonsense(confidence):
     fit = fit_steps([16, 64, 256], [1000, 100, 800], confidence=confidence)
     assert fit.b_crit_interval == (0, math.inf)
     assert fit.s_min_interval[0] == 0 and fit.e_min_interval[0] == 0
-    assert f"{100 * confidence:g}%: any size" in fit.perfect_scaling_end.describe()
+    told = f"not determined by these measurements ({100 * confidence:g}%: any size)"
+    assert fit.perfect_scaling_end.describe() == told
     numbers = fit.s_min, fit.b_crit, fit.e_min, fit.residual_sd, *fit.s_min_interval
     everything = [*numbers, *fit.e_min_interval, fit.steps(BATCH), *fit.band(BATCH)]
     assert not any(np.isnan(value).any() for value in everything)
 
 
 # --- the breakpoints ---
+
+UNKNOWN = "not determined by these measurements (95%: any size)"
 
 
 def test_the_breakpoints_are_where_their_words_say():
@@ -412,7 +415,7 @@ def test_the_thresholds_of_the_breakpoints():
 def test_breakpoints_outside_the_reached_range():
     fit = fit_steps(BATCH[4:7], hyperbola(BATCH[4:7]))  # 256 to 1,024, breakpoints at 100 and 2,000
     assert (fit.perfect_scaling_end.where, fit.max_useful_batch.where) == ("below", "above")
-    assert fit.max_useful_batch.describe().startswith("not reached up to 1,024")
+    assert fit.max_useful_batch.describe() == UNKNOWN  # three points, two parameters
     # A batch size that was only tried does not count as measured.
     censored = fit_steps(
         BATCH[4:9], [*hyperbola(BATCH[4:7]), None, None], censored_at=[None] * 3 + [50, 50]
@@ -430,7 +433,7 @@ def test_breakpoints_outside_the_reached_range():
             "about 25.6 (90%: above 9.5)",
         ),
         # What lies far beyond the measured batches was not measured.
-        (Breakpoint(25.64, (1.5, 300), "inside", (16, 64), 0.95), "about 25.6 (95%: any size)"),
+        (Breakpoint(25.64, (1.5, 300), "inside", (16, 64), 0.95), UNKNOWN),
         (
             Breakpoint(3e-4, (0, 4e-4), "below", (1, 64), 0.95),
             "below 1, the smallest measured (95%: below 1)",

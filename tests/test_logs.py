@@ -80,7 +80,7 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"b.csv cannot be read"):
         read_log(tmp_path / "b.csv")
-    with pytest.raises(UserError, match="has no rows"):
+    with pytest.raises(UserError, match="is a folder without event files"):
         read_log(tmp_path)
 
 

@@ -319,3 +319,33 @@ def test_tasks_of_ones_own(monkeypatch):
     ):
         with pytest.raises(UserError, match=words):
             tasks.register(name, kind)
+
+
+class Mixer(nn.Module):
+    """Adds to every place what `reach` places later holds; with 0 it is causal."""
+
+    num_classes: int = 5
+    reach: int = 0
+
+    @nn.compact
+    def __call__(self, x, *, train, positions=None):
+        x = nn.Embed(self.num_classes, 8)(x)
+        x += jnp.roll(x, -self.reach, 1)
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)(x)
+
+
+@pytest.mark.parametrize("model", ["transformer", "lstm"])
+def test_the_language_models_here_are_causal(model):
+    options = {"width": 16, "layers": 1} | (
+        {"heads": 2, "ffn": 16} if model == "transformer" else {}
+    )
+    Language(build_model(model, 11, **options), {"tokens": ((9,), "uint8")}, 11).check_model()
+
+
+@pytest.mark.parametrize("reach", [1, 2, 7])
+def test_a_language_model_that_sees_later_tokens_is_refused(reach):
+    """Whatever its first weights, which here make all logits zero."""
+    example = {"tokens": ((8,), "uint8")}
+    with pytest.raises(UserError, match=r"Mixer sees the tokens .* first 4 places change"):
+        Language(Mixer(reach=reach), example, 5).check_model()
+    Language(Mixer(), example, 5).check_model()

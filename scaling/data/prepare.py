@@ -132,8 +132,12 @@ def prepare_text(
     name = name or ("" if corpus == "text" else corpus)
     if not name:
         raise UserError("Name the new data set: --name=NAME.")
-    if not re.fullmatch(r"\w[\w.-]*", name) or name in sources.OWN:
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--name is {name!r}; name the new data set, in letters and digits.")
+    if name in sources.OWN:
+        raise UserError(
+            f"--name is {name!r}, a data set that is here already; choose another name."
+        )
     if not 0 < held_out < 0.5:
         raise UserError(f"--held_out is {held_out}; use a share above 0 and below 0.5.")
     folder = directories.data_root(data_dir) / name

@@ -257,8 +257,8 @@ def _check_documents(counts: Mapping[str, int]) -> None:
         number = sum(counts.values())
         raise UserError(
             f"There is no document for the {empty[0]} split among {number:,}; splits are made of "
-            "whole documents: give more, take smaller ones (--documents=paragraphs), or a larger "
-            "--held_out."
+            "whole documents: give more, take smaller ones (--documents=paragraphs, as for a "
+            "single file), or a larger --held_out."
         )
 
 

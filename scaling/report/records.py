@@ -109,7 +109,7 @@ class Study:
 
     @property
     def called(self) -> str:
-        """What examples are called: sequences"""
+        """What examples are called: sequences; of a log, what its batch sizes count."""
         return self.points[0].directory.rows
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from scaling import hosts
+from scaling import hosts, models
 from scaling.config import checked
 from scaling.errors import UserError
 from scaling.record import InUse, RunDir
@@ -16,7 +16,7 @@ from scaling.report import point_line
 from scaling.signals import Interrupted, Signals
 from scaling.studies import part as module_of
 from scaling.studies.shared import check_batch, value_at
-from scaling.train.point import data_info
+from scaling.train.point import data_info, task_of
 
 
 def study_of(config: ConfigDict):
@@ -112,6 +112,8 @@ def run_study(
       Interrupted: a signal came before all points were done.
     """
     points, study = points_of(config, part), study_of(config)
+    if not worker:
+        _check_models(points.values())
     for name, point in points.items():
         study.check(point)
         if not worker:  # before anything is trained
@@ -133,6 +135,14 @@ def run_study(
             except UserError:
                 if not reported:
                     raise
+
+
+def _check_models(points):
+    """UserError for a user's model that its task cannot use; those here are tested."""
+    own = (point for point in points if point.model.name not in models.OWN)
+    tasks = (task_of(point, data_info(point.data)) for point in own)
+    for task in {repr(task): task for task in tasks}.values():
+        task.check_model()
 
 
 def _measure(study, point, run, name, signals, say, worker):

@@ -137,9 +137,8 @@ def check_goals(
         return
     if better_than(constant, easiest, better):
         raise UserError(
-            f"{key}: {easiest:g} takes no learning, for on the {split} split of "
-            f"{config.data.name} one and the same answer for every example has the {words} "
-            f"{constant:.4g}; set a goal well {side} that."
+            f"{key}: {easiest:g} takes no learning: on the {split} split of {config.data.name} "
+            f"one constant answer has the {words} {constant:.4g}; set a goal well {side} that."
         )
 
 

@@ -198,7 +198,7 @@ def test_the_sentences_of_the_billion_word_archive(tmp_path):
     "flags, words",
     [
         (["text"], "Name the new data set: --name=NAME"),
-        (["text", "--name=cifar10", "--from=."], "--name is 'cifar10'; name the new data set"),
+        (["text", "--name=cifar10", "--from=."], "--name is 'cifar10', a data set that is here"),
         (["text", "--name=../x", "--from=."], "--name is '../x'; name the new data set"),
         (["text", "--name=x"], "Name the files: --from=DIR"),
         (["text", "--name=x", "--from=NONE"], "There is no --from="),

@@ -61,9 +61,9 @@ def test_the_answer_is_the_two_breakpoints(tmp_path, options, where):
     perfect, useful = study.breakpoints.values()
     goal = "a validation loss of 0.3" if options.get("metric") else "2.5% validation error"
     text = (
-        f"On digits with an MLP, steps to {goal} fall in proportion to the batch up to the end of "
-        f"perfect scaling: {perfect.describe()}. Doubling the batch saves less than 10% of the "
-        f"steps beyond the largest useful batch: {useful.describe()}."
+        f"On digits with an MLP, steps to {goal}: doubling the batch halves them up to the end of "
+        f"perfect scaling, {perfect.describe()}. It saves less than 10% of them beyond the largest "
+        f"useful batch, {useful.describe()}."
     )
     assert KIND.answer(study) == " ".join([text, *study.fit.doubts])
 

@@ -39,6 +39,14 @@ def test_the_page_of_single_runs(workdir, tmp_path):
     assert float(rows["bs1k"]["validation_error"]) == 0.02
 
 
+def test_a_tracked_noise_scale_is_told(tmp_path):
+    scale = noise([30.0, 90.0], [1.0, 0.1])
+    write_train_run(tmp_path / "w" / "bs64", 64, 0.03, noise_scale=scale)
+    text = KIND.answer(read_study(tmp_path / "w"))
+    assert "B_simple, which predicts the critical batch size, is on average 60" in text
+    assert text.endswith(" examples.")
+
+
 def test_curves_are_those_of_the_metrics_thinned(workdir):
     study = read_study(workdir)
     curves, _ = KIND.sections([study])

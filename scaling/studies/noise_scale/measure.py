@@ -121,6 +121,8 @@ def check_values(config: ConfigDict) -> None:
         ):
             if bad:
                 raise UserError(f"noise.exact {why}; set noise.exact to False.")
+    if config.noise.kind == "temperature":
+        _check_dip(config)
 
 
 def check(config: ConfigDict) -> None:
@@ -131,8 +133,6 @@ def check(config: ConfigDict) -> None:
     """
     check_values(config)
     train.check(config)
-    if config.noise.kind == "temperature":
-        _check_dip(config)
 
 
 def _check_dip(config):

@@ -98,6 +98,11 @@ class Study(records.Study):
         return self.log.unit if self.log else self.rows
 
     @property
+    def called(self) -> str:
+        """What examples are called."""
+        return self.log.unit if self.log else super().called
+
+    @property
     def per_row(self) -> float | None:
         """Tokens of a row, also of a log that tells them."""
         return self.log.tokens_per_example if self.log else super().per_row

@@ -243,14 +243,19 @@ def budgets(study: Study) -> list[Panel]:
         own = [budget for budget in found if budget.kind == kind]
         marks = [mark for i, b in enumerate(own) for mark in _budget(study, b, *style_of(i))]
         panels.append(
-            Panel(batches(study.unit), y_axis, [_goal(study), *marks], f"budget of {kind}")
+            Panel(
+                batches(study.unit),
+                y_axis,
+                [_goal(study), *marks],
+                f"budget of {study.called if kind == 'examples' else kind}",
+            )
         )
     return shown(panels)
 
 
 def _budget(study, budget: Budget, color, marker) -> list[Mark]:
     """A line; open marks where more steps than were run could have done better."""
-    label = f"{budget.amount:,} {budget.kind}"
+    label = f"{budget.amount:,} {study.called if budget.kind == 'examples' else budget.kind}"
     if budget.kind == "examples" and study.points[0].train_size:
         label += f" ({number(budget.amount / study.points[0].train_size)} epochs)"
     batch, value, _ = zip(*budget.results, strict=True)

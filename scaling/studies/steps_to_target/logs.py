@@ -226,9 +226,9 @@ def _about(log: Log, rows: Sequence[Row], asked: Asked) -> dict[str, Any]:
     sizes = {}
     for meaning in ("tokens", "parameters", "tokens_per_example"):
         column = log.find(meaning)
-        numbers = {row.number(column, POSITIVE) for row in rows if row.has(column)}
+        numbers = {row.number(column) for row in rows if row.has(column)}
         if len(numbers) == 1:
-            sizes[meaning] = numbers.pop()
+            sizes[meaning] = next(r for r in rows if r.has(column)).number(column, POSITIVE)
         elif numbers and meaning == "parameters":
             raise UserError(
                 f"{log.path} has runs of {len(numbers)} sizes in {column} in one study; name the "

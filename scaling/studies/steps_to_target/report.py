@@ -38,10 +38,10 @@ def answer(study: Study) -> str:
     perfect, useful = study.breakpoints.values()
     unit = "" if study.unit == "examples" else f", in {study.unit}"
     sentences = (
-        f"{about} fall in proportion to the batch up to the end of perfect scaling: "
-        f"{perfect.describe()}.",
-        f"Doubling the batch saves less than {fit.least_saving:.0%} of the steps beyond the "
-        f"largest useful batch: {useful.describe()}{unit}.",
+        f"{about}: doubling the batch halves them up to the end of perfect scaling, "
+        f"{perfect.describe()}{unit}.",
+        f"It saves less than {fit.least_saving:.0%} of them beyond the largest useful batch, "
+        f"{useful.describe()}{unit}.",
     )
     return " ".join([*sentences, *fit.doubts])
 

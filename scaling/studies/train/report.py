@@ -82,7 +82,7 @@ def read(workdir: Workdir) -> Study:
 
 
 def answer(study: Study) -> str:
-    """The run with the best validation error, or what the task has instead."""
+    """The run with the best validation error, or what the task has instead; and its noise scale."""
     name, metric = study.headline
     values = {
         point: value
@@ -98,7 +98,20 @@ def answer(study: Study) -> str:
     return (
         f"{subject(replace(study, points=[best]))}, batch {count(best.global_batch)} has a "
         f"{measure_text(metric)} of {value}{several} after {count(best.steps)} steps, "
-        f"at {number(_rate(study, best))} {study.holds} per second."
+        f"at {number(_rate(study, best))} {study.holds} per second.{_noise_text(study, best)}"
+    )
+
+
+def _noise_text(study, point):
+    """A sentence; empty where the noise was not tracked."""
+    if point.noise_scale is None or not point.noise_scale.whole.measurements:
+        return ""
+    level = point.noise_scale.level
+    amount = level.noise_scale and study.in_units(level.noise_scale)
+    told = f" = {number(amount)} {study.holds}" if amount else ""
+    return (
+        f" Its noise scale B_simple, which predicts the critical batch size, is on average "
+        f"{estimate_text(level)} {study.rows}{told}."
     )
 
 
