@@ -36,14 +36,14 @@ def answer(study: Study) -> str:
         ]
         return f"{about}: {listed(steps) or 'not reached at any batch size'}. {study.no_fit}"
     perfect, useful = study.breakpoints.values()
-    unit = "" if study.unit == "examples" else f", in {study.unit}"
+    unit = [] if study.unit == "examples" else [f"Batch sizes are in {study.unit}."]
     sentences = (
         f"{about}: doubling the batch halves them up to the end of perfect scaling, "
-        f"{perfect.describe()}{unit}.",
+        f"{perfect.describe()}.",
         f"It saves less than {fit.least_saving:.0%} of them beyond the largest useful batch, "
-        f"{useful.describe()}{unit}.",
+        f"{useful.describe()}.",
     )
-    return " ".join([*sentences, *fit.doubts])
+    return " ".join([*sentences, *unit, *fit.doubts])
 
 
 def compared(study: Study, first: Study) -> str:

@@ -109,8 +109,10 @@ def _noise_text(study, point):
     level = point.noise_scale.level
     amount = level.noise_scale and study.in_units(level.noise_scale)
     told = f" = {number(amount)} {study.holds}" if amount else ""
+    if level.noise_scale is None:
+        return f" Its noise scale B_simple is {estimate_text(level)}."
     return (
-        f" Its noise scale B_simple, which predicts the critical batch size, is on average "
+        " Its noise scale B_simple, which predicts the critical batch size, is on average "
         f"{estimate_text(level)} {study.rows}{told}."
     )
 
