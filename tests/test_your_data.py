@@ -1,5 +1,6 @@
 """docs/your_data.md: its files, as a reader runs them, and what goes wrong."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -11,28 +12,30 @@ import pytest
 from program import ROOT, launch
 
 from scaling import tasks
+from scaling.data import prepare
 
 PAGE = (ROOT / "docs/your_data.md").read_text()
-TABLE, SIGNALS, MEDIAN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+TABLE, SIGNALS, LANGUAGE, MEDIAN = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (SHELL,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-REGRESSION, SEQUENCES = (shlex.split(line)[2:] for line in SHELL.splitlines())
+REGRESSION, SEQUENCES, PREPARE, TEXT = map(shlex.split, SHELL.splitlines())
 
 
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "diabetes.py").write_text(TABLE)
     (tmp_path / "signals.py").write_text(SIGNALS)
+    (tmp_path / "my_lm.py").write_text(LANGUAGE)
     return tmp_path
 
 
-@pytest.mark.parametrize("text", [TABLE, SIGNALS])
+@pytest.mark.parametrize("text", [TABLE, SIGNALS, LANGUAGE])
 def test_the_files_are_short(text):
     assert len([line for line in text.splitlines() if line]) <= 40
 
 
 def test_a_search_for_a_goal_that_is_crossed_upward(folder):
     tiny = ("--config.batch_sizes=16,64", "--config.search.trials=4", "--config.target.repeats=1")
-    code, out, err = launch(*REGRESSION, *tiny, "--workdir=study", cwd=folder)
+    code, out, err = launch(*REGRESSION[2:], *tiny, "--workdir=study", cwd=folder)
     assert code == 0, err
     result = json.loads((folder / "study/bs16/result.json").read_text())
     assert result["status"] == "reached" and result["better"] == "higher"
@@ -47,8 +50,24 @@ def test_a_search_for_a_goal_that_is_crossed_upward(folder):
     assert " error" not in re.sub("squared error|absolute error|standard error", "", out)
 
 
+def test_a_search_on_text(folder):
+    """Of this project's own pages, until more than byte frequencies is learned."""
+    (folder / "notes").mkdir()
+    for page in (ROOT / "docs").glob("*.md"):
+        (folder / "notes" / f"{page.stem}.txt").write_text(page.read_text())
+    source = ["--from=notes" if part == "--from=DIR" else part for part in PREPARE[3:]]
+    with contextlib.chdir(folder):
+        assert prepare.main([*source, "--data_dir=sets"]) == 0
+    tiny = ("batch_sizes=8,32", "search.trials=2", "target.goal=3.4", "data.validation_size=64")
+    flags = [f"--config.{text}" for text in (*tiny, "data.dir=sets")]
+    code, _, err = launch(*TEXT[2:], *flags, "--workdir=w", cwd=folder)
+    assert code == 0, err
+    assert json.loads((folder / "w/bs32/result.json").read_text())["status"] == "reached"
+    assert "sequences of 64 tokens" in (folder / "w/report.html").read_text()
+
+
 def test_one_run(folder):
-    code, _, err = launch(*SEQUENCES, "--workdir=train", cwd=folder)
+    code, _, err = launch(*SEQUENCES[2:], "--workdir=train", cwd=folder)
     assert code == 0, err
     result = json.loads((folder / "train/bs32/result.json").read_text())
     assert result["validation"]["error"] < 0.2
@@ -67,7 +86,7 @@ def test_one_run(folder):
 def test_mistakes_are_one_sentence_and_exit_code_2(folder, old, new, words):
     assert old in TABLE
     (folder / "diabetes.py").write_text(TABLE.replace(old, new))
-    code, _, err = launch(*REGRESSION, "--workdir=study", cwd=folder)
+    code, _, err = launch(*REGRESSION[2:], "--workdir=study", cwd=folder)
     assert code == 2 and words in err, err
 
 

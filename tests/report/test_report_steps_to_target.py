@@ -99,7 +99,10 @@ def test_a_study_is_compared_with_the_first(tmp_path):
     near, far, same, two = read_studies([tmp_path / n for n in ("near", "far", "same", "two")])
     ratio = far.ratio_to(near)
     assert 8 < ratio.value < 32 and ratio.interval[0] > 1  # 16 as it was made
-    assert KIND.compared(far, near) == f"Critical batch size over that of near: {ratio.describe()}."
+    assert (
+        KIND.compared(far, near)
+        == f"Its critical batch size over that of near is {ratio.describe()}."
+    )
     assert 0.4 < same.ratio_to(near).value < 2.5 and not same.ratio_to(near).differs
     assert KIND.compared(two, near) == KIND.compared(near, two) == ""
 
@@ -124,7 +127,7 @@ def test_ratios_of_curves_measured_at_one_end(tmp_path, monkeypatch, value, inte
     first, other = read_studies(workdirs)
     ratio = Ratio(value, interval, 0.95)
     monkeypatch.setattr(analysis.Study, "ratio_to", lambda *_: ratio)
-    assert KIND.compared(other, first) == f"Critical batch size over that of a: {text}."
+    assert KIND.compared(other, first) == f"Its critical batch size over that of a is {text}."
 
 
 def test_cautions(tmp_path):

@@ -51,7 +51,7 @@ def compared(study: Study, first: Study) -> str:
     ratio = study.ratio_to(first)
     if not ratio:
         return ""
-    return f"Critical batch size over that of {first.label}: {ratio.describe()}."
+    return f"Its critical batch size over that of {first.label} is {ratio.describe()}."
 
 
 def cautions(study: Study) -> list[str]:
