@@ -67,7 +67,7 @@ def cnn_config(toy: bool, batch: int):
 def resnet50(results, options):
     """Ours and PyTorch's, each in its own process: each alone after its start, then alternating.
 
-    The share of the peak uses XLA's FLOP count of our step for both.
+    The share of the peak uses the FLOPs of `scaling.flops` for both.
     """
     from scaling.published import peak_flops
 
@@ -103,15 +103,17 @@ def our_rate(options):
     """(() -> images per second, facts) of our training step."""
     import vs_torch
 
+    from scaling.train.planning import flops_per_example
     from scaling.train.point import resolve
 
     start, config = time.perf_counter(), resnet_config(options.toy, options.batch)
-    rate, plan, flops = vs_torch.ours(config, examples=10 * options.batch)
+    rate, plan = vs_torch.ours(config, examples=10 * options.batch)
+    point = resolve(config)
     return rate, {
-        "parameters": resolve(config).parameter_count,
+        "parameters": point.parameter_count,
         "device": device().device_kind,
         "plan": plan,
-        "flops_per_image": flops / options.batch,
+        "flops_per_image": flops_per_example(point),
         "seconds_to_start": round(time.perf_counter() - start, 1),
     }
 
