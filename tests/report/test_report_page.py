@@ -32,7 +32,7 @@ def test_all_files_are_written(report):
     tables = sorted(file.name for file in (written.parent / "tables").iterdir())
     assert tables == ["points.csv", "trials.csv"]
     assert said[0].splitlines()[0].split()[0] == "batch" and len(said[0].splitlines()) == 8
-    assert said[1].startswith("On digits with an MLP, steps to 2.5% validation error fall")
+    assert said[1].startswith("On digits with an MLP, steps to 2.5% validation error: doubling")
     assert said[2] == f"The report is {written}"
     assert not list(written.parent.rglob("*.tmp"))
 
