@@ -29,8 +29,7 @@ NETS = {
 
 def measure(shape, batch, model, repeats, cores):
     """Rates of one net by microbatch, and what decides."""
-    from scaling.train import planning
-    from scaling.train.point import resolve
+    from scaling.train.point import activations_of, resolve
 
     config = synthetic_config(model, shape, batch, size=2048)
     config.optim.base_lr, config.devices = 1e-3, cores
@@ -41,7 +40,7 @@ def measure(shape, batch, model, repeats, cores):
             contestants[str(micro)] = ours(config, examples=batch)[0]
     rates = side_by_side(contestants, repeats)
     return {
-        "weights per activation": round(point.parameter_count / planning.activations_of(point), 1),
+        "weights per activation": round(point.parameter_count / activations_of(point.task), 1),
         "rates": {name: round(rate["median"], 1) for name, rate in rates.items()},
     }
 

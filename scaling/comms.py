@@ -228,9 +228,10 @@ def fit_device(batches: Sequence[float], seconds: Sequence[float]) -> DeviceFit:
     """
     batches, seconds = np.asarray(batches, float), np.asarray(seconds, float)
     terms = np.stack([np.ones_like(batches), batches], 1) / seconds[:, None]
-    several = len(set(batches)) > 1
-    only = 0.0, float(np.median(seconds / batches))
-    device = Device(*(_least_squares(terms) if several else only))
+    if several := len(set(batches)) > 1:
+        device = Device(*_least_squares(terms))
+    else:
+        device = Device(0.0, float(np.median(seconds / batches)))
     misses = terms @ [device.fixed_seconds, device.seconds_per_example] - 1
     deviation = float(np.abs(misses).max())
     freedom = len(batches) - 2

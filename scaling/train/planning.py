@@ -26,7 +26,7 @@ from scaling import flops, hosts
 from scaling.batch import BatchPlan, plan_by_hand, plans
 from scaling.errors import UserError
 from scaling.train.memory import memory_limit
-from scaling.train.point import Point, inputs_of, numbers_in
+from scaling.train.point import Point, activations_of, inputs_of
 from scaling.train.program import Layout, Program, compile_program, program_bytes
 
 # Weights, gradients and optimizer state of a block, and its activations, should fit what a core has
@@ -112,20 +112,7 @@ def _plan(point, sharing):
 def working_set(point: Point, plan: BatchPlan) -> int:
     """Bytes that one trial goes through in an update: three times its weights, and the inputs and
     outputs of its layers forward and backward."""
-    weights = numbers_in(point.variables()[0])
-    return 4 * (3 * weights + 2 * plan.micro_batch * activations_of(point))
-
-
-def activations_of(point: Point) -> int:
-    """Numbers in the inputs and outputs of a model's layers, of one example."""
-    params, batch_stats = point.variables()
-    inputs = inputs_of(point.task)
-
-    def activations(params, batch_stats, inputs):
-        variables = {"params": params, "batch_stats": batch_stats}
-        return point.task.model.apply(variables, inputs, train=False, capture_intermediates=True)[1]
-
-    return numbers_in(inputs) + numbers_in(jax.eval_shape(activations, params, batch_stats, inputs))
+    return 4 * (3 * point.parameter_count + 2 * plan.micro_batch * activations_of(point.task))
 
 
 def placement_of(point: Point, layout: Layout, method: str | None) -> dict[str, Any]:
@@ -198,9 +185,14 @@ def compiled(*args, **options):
     try:
         return compile_program(*args, **options)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if exhausts_memory(error):
             return None
         raise
+
+
+def exhausts_memory(error: Exception) -> bool:
+    """Whether it says that the memory does not suffice."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def needed_bytes(program: Program | None, limit: float = math.inf) -> float:
@@ -247,8 +239,7 @@ def for_the_cache(point: Point, plans: list[BatchPlan]) -> BatchPlan:
     """The plan that runs fastest: on CPU, small microbatches for convolutions; else the fewest."""
     if point.devices[0].platform != "cpu" or not _has_convolutions(point):
         return plans[0]
-    weights = numbers_in(point.variables()[0])
-    many = weights > MANY_WEIGHTS * activations_of(point)
+    many = point.parameter_count > MANY_WEIGHTS * activations_of(point.task)
     size = WITH_MANY_WEIGHTS if many else CPU_MICRO_BATCH
     return min(plans, key=lambda plan: abs(plan.micro_batch - size))
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from scaling.tasks import Task, weighted
 from scaling.train.memory import check_size
 from scaling.train.step import AXIS, MakeOptimizer
 
+T = TypeVar("T")
 AUGMENTATIONS = ("none", "crop_flip")
 
 
@@ -81,20 +82,38 @@ class Point:
         return numbers_in(self.variables()[0])
 
 
+def _once(of_task: Callable[[Task], T]) -> Callable[[Task], T]:
+    """The function, called once for each task: tracing takes a second where a model is deep."""
+    known = functools.lru_cache(maxsize=64)(of_task)
+
+    @functools.wraps(of_task)
+    def found(task):
+        try:
+            hash(task)
+        except TypeError:  # a model of one's own with a list in it
+            return of_task(task)
+        return known(task)
+
+    return found
+
+
+@_once
 def shapes_of_variables(task: Task) -> tuple[Any, Any]:
     """Shapes of a task's parameters and batch statistics; asks nothing of the devices."""
-    try:
-        hash(task)
-    except TypeError:  # a model of one's own with a list in it
-        return _shapes(task)
-    return _known_shapes(task)
-
-
-def _shapes(task):
     return jax.eval_shape(task.init, jax.eval_shape(jax.random.key, 0))
 
 
-_known_shapes = functools.lru_cache(maxsize=64)(_shapes)  # a second each where the model is deep
+@_once
+def activations_of(task: Task) -> int:
+    """Numbers in the inputs and outputs of a model's layers, of one example."""
+    inputs = inputs_of(task)
+
+    def activations(params, batch_stats, inputs):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return task.model.apply(variables, inputs, train=False, capture_intermediates=True)[1]
+
+    outputs = jax.eval_shape(activations, *shapes_of_variables(task), inputs)
+    return numbers_in(inputs) + numbers_in(outputs)
 
 
 def numbers_in(tree) -> int:

@@ -142,7 +142,7 @@ def racers(
 
 def unfit(error: Exception) -> bool:
     """Whether it says that a point cannot be laid out, or does not fit the memory."""
-    return isinstance(error, UserError) or "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, UserError) or planning.exhausts_memory(error)
 
 
 def _speed(batch, times):

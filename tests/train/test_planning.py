@@ -6,7 +6,7 @@ from scaling.batch import BatchPlan, plans
 from scaling.config import default_config
 from scaling.errors import UserError
 from scaling.train import planning
-from scaling.train.point import resolve
+from scaling.train.point import activations_of, resolve
 from scaling.train.program import (
     MAX_CALL_EXAMPLES,
     MAX_CALL_STEPS,
@@ -115,7 +115,7 @@ def test_activations_are_the_inputs_and_outputs_of_layers():
     point = _point({"name": "mlp", "widths": (100, 50)})
     # Each hidden layer twice, before and after its norm, which does nothing here; the logits of
     # their layer and of the whole model.
-    assert planning.activations_of(point) == 64 + 2 * (100 + 50 + 10)
+    assert activations_of(point.task) == 64 + 2 * (100 + 50 + 10)
 
 
 def test_calls_are_long_for_small_batches_and_short_for_large_ones():

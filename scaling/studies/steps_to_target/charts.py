@@ -247,15 +247,20 @@ def budgets(study: Study) -> list[Panel]:
                 batches(study.unit),
                 y_axis,
                 [_goal(study), *marks],
-                f"budget of {study.called if kind == 'examples' else kind}",
+                f"budget of {_amounts(study, kind)}",
             )
         )
     return shown(panels)
 
 
+def _amounts(study, kind):
+    """What a budget counts."""
+    return study.called if kind == "examples" else kind
+
+
 def _budget(study, budget: Budget, color, marker) -> list[Mark]:
     """A line; open marks where more steps than were run could have done better."""
-    label = f"{budget.amount:,} {study.called if budget.kind == 'examples' else budget.kind}"
+    label = f"{budget.amount:,} {_amounts(study, budget.kind)}"
     if budget.kind == "examples" and study.points[0].train_size:
         label += f" ({number(budget.amount / study.points[0].train_size)} epochs)"
     batch, value, _ = zip(*budget.results, strict=True)
