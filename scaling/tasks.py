@@ -306,9 +306,10 @@ class Language(Task):
 
         @jax.jit
         def logits():
-            variables = dict(zip(("params", "batch_stats"), self.init(keys[0]), strict=True))
-            flat, unravel = ravel_pytree(variables)
-            variables = unravel(flat + 0.1 * jax.random.normal(keys[1], flat.shape))
+            params, batch_stats = self.init(keys[0])
+            flat, unravel = ravel_pytree(params)
+            params = unravel(flat + 0.1 * jax.random.normal(keys[1], flat.shape))
+            variables = {"params": params, "batch_stats": batch_stats}
             tokens = jax.random.randint(keys[2], (2, length), 0, self.num_classes)
             tokens = tokens.at[1, :seen].set(tokens[0, :seen])
             return self.model.apply(variables, tokens, train=False)[:, :seen]
