@@ -353,31 +353,6 @@ def parts_of(config: ConfigDict) -> list[ConfigDict]:
     return parts
 
 
-class _Part(Training):
-    """A part of a run: its trials begin where those of the part before ended.
-
-    Args:
-      start: the file that holds them; None: they begin anew.
-      begins, read: updates and examples before it.
-    """
-
-    def __init__(self, *args, start, begins, read, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.start, self.begins, self.read = start, begins, read
-
-    def place(self):
-        super().place()
-        if self.start is not None:
-            trials, _ = self.population.like()
-            leaves = self.run_dir.load_arrays(self.start)
-            trials = jax.tree.unflatten(jax.tree.structure(trials), leaves)
-            self._restore(trials, self.begins)
-
-    def _restore(self, trials, step):
-        examples = self.read + (step - self.begins) * self.point.global_batch
-        self.population.restore(step, trials, examples)
-
-
 @dataclasses.dataclass
 class _Keep(Observer):
     """Saves the trials after the last update, as `name`."""
@@ -417,11 +392,13 @@ def train_parts(
         rule = ToTheEnd(begins + point.total_steps, after, after(begins) if k else 0)
         own = [v | ({"peak": v["peak"] * share} if "peak" in v else {}) for v in values]
         part, end = (f"{name}_part{k}" if k else name), f"{name}_until_part{k + 1}"
-        training = _Part(
+        training = Training(
             *(point, rule, own, seeds, run, part, *recorded),
             ends=ends if last else (),
             observers=() if last else [_Keep(run, end)],
-            **{"start": start, "begins": begins, "read": read},
+            start=start,
+            begins=begins,
+            read=read,
         )
         outcomes.append(training.run(lines, signals, label))
         start, lines, begins = end, outcomes[-1].lines, rule.budget

@@ -231,6 +231,8 @@ class Training:
       updates: record every update of the one trial, with all its metrics, as split "train".
       ends: splits that the trained trials are evaluated on, once.
       folder: of its checkpoints in the run directory's; None: one of its name.
+      start: saved arrays of the trials that these begin as, one for all or as many; None: anew.
+      begins, read: updates and examples before the first of these.
     """
 
     point: Point
@@ -247,13 +249,15 @@ class Training:
     ends: Sequence[str] = ()
     observers: Sequence[Observer] = ()
     folder: str | None = None
+    start: str | None = None
+    begins: int = 0
+    read: int = 0
 
     def __post_init__(self):
         assert not self.updates or len(self.values) == 1
         self.path = folder_of(self.run_dir, self.name if self.folder is None else self.folder)
         self.histories = [History() for _ in self.values]
         self.population: Population | None = None
-        self.begins = 0  # step of the trials when it starts
 
     # ---- What rules and observers ask ----
 
@@ -331,6 +335,11 @@ class Training:
                 split=self.split,
                 tracked=None if self.updates else self.means,
             )
+        if self.start is not None:
+            packed, count = self.population.like()[0], len(self.seeds)
+            leaves = self.run_dir.load_arrays(self.start)
+            leaves = [np.repeat(x, count // len(x), axis=0) for x in leaves]
+            self._restore(jax.tree.unflatten(jax.tree.structure(packed), leaves), self.begins)
 
     def progress(self, label: str) -> Progress:
         """The live line."""
@@ -486,7 +495,8 @@ class Training:
         return {"step": self.step}
 
     def _restore(self, trials, step):
-        self.population.restore(step, trials)
+        examples = self.read + (step - self.begins) * self.point.global_batch
+        self.population.restore(step, trials, examples)
 
     def _save(self, checkpoints):
         self._write()

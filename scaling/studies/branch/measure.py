@@ -158,18 +158,16 @@ class _Keep(Observer):
         return {}
 
 
-class _From(Training):
-    """A training that begins with the trials of another, one or as many.
+class _Again(Training):
+    """A training that shares programs and data.
 
     Args:
-      known: populations whose programs and data are used again.
-      start: name of the saved trials; None: it begins anew.
-      examples: read by then.
+      known: populations so far, whose programs and data are used again.
     """
 
-    def __init__(self, *args, known, start=None, examples=0, **kwargs):
+    def __init__(self, *args, known, **kwargs):
         super().__init__(*args, **kwargs)
-        self.known, self.start, self.examples = known, start, examples
+        self.known = known
 
     def place(self):
         key = self.point.global_batch, self.point.total_steps, len(self.seeds), self.updates
@@ -181,15 +179,6 @@ class _From(Training):
             )
         super().place()
         self.known[key] = self.population
-        if self.start is not None:
-            packed, count = self.population.like()[0], len(self.seeds)
-            leaves = self.run_dir.load_arrays(self.start)
-            leaves = [np.repeat(x, count // len(x), axis=0) for x in leaves]
-            trials = jax.tree.unflatten(jax.tree.structure(packed), leaves)
-            self.population.restore(0, trials, self.examples)
-
-    def _restore(self, trials, step):
-        self.population.restore(step, trials, self.examples + step * self.point.global_batch)
 
 
 def at_end(point: Point) -> ToTheEnd:
@@ -244,7 +233,7 @@ class _Measurement:
         self.outcomes, self.known = [], {}
 
     def _train(self, label, *training, **look):
-        training = _From(*training, known=self.known, **look)
+        training = _Again(*training, known=self.known, **look)
         lines = self.outcomes[-1].lines if self.outcomes else 0
         self.outcomes.append(training.run(lines, self.signals, f"{self.name}{label}"))
         return self.outcomes[-1]
@@ -303,7 +292,7 @@ class _Measurement:
             point = resolve(c)
             values = [{}] * len(self.seeds)
             trials = point, at_end(point), values, self.seeds, self.run, name, kind
-            look = {"observers": [_Keep(self.run, f"{name}_")], "start": start, "examples": place}
+            look = {"observers": [_Keep(self.run, f"{name}_")], "start": start, "read": place}
             outcome = self._train(f", {kind} at batch {size:,}", *trials, **look)
             steps, start = steps + point.total_steps, f"{name}_{point.total_steps}"
         return Trained(schedule, steps, _losses(outcome))
