@@ -301,10 +301,10 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
     rows = studies[0].rows
     caption = (
         f"{capital(rows)} per second: of one device by its batch, with 95% intervals and the "
-        "fitted b / (t0 + b / r); and of several, the same largest batch on each (weak scaling). "
-        "The ideal line is as many times one device; the band is the forecast for a jitter of "
-        f"{JITTER[0]:.0%} to {JITTER[1]:.0%}. Efficiency is over one device; published ones are "
-        "over what their authors compare with."
+        "fitted b / (t0 + b / r), dashed; and of several, the same largest batch on each (weak "
+        "scaling). The ideal line is as many times one device; the band is the forecast for a "
+        f"jitter of {JITTER[0]:.0%} to {JITTER[1]:.0%}. Efficiency is over one device; published "
+        "ones are over what their authors compare with."
     )
     panels = shown([_by_batch(studies), _by_devices(studies), _by_efficiency(studies)])
     note = (
@@ -376,11 +376,11 @@ def _by_batch(studies) -> Panel:
         sizes = [row.per_device_batch for row in point.alone]
         device = point.fit.device
         line = [b / device.seconds(b) for b in sizes]
-        marks.append(Line(sizes, line, color, study.named("b / (t0 + b / r)"), "dash", 1))
+        labels = {"device": study.named("device alone"), "both": study.named("with its input")}
+        marks.append(Line(sizes, line, color, "", "dash", 1, series=labels["device"]))
         for what, hollow in (("device", False), ("both", True)):
             ends = [_rates(row, what) for row in point.alone]
             places = [b * BESIDE**hollow for b in sizes]
-            label = study.named({"device": "device alone", "both": "with its input"}[what])
             texts = [
                 f"batch {count(b)}\n{number(rate)} {study.rows} per second"
                 for b, (rate, *_) in zip(sizes, ends, strict=True)
@@ -388,10 +388,12 @@ def _by_batch(studies) -> Panel:
             look = {"low": [low for _, low, _ in ends], "high": [high for *_, high in ends]}
             rates = [rate for rate, *_ in ends]
             marks.append(
-                Points(places, rates, color, label, marker, hollow=hollow, texts=texts, **look)
+                Points(
+                    places, rates, color, labels[what], marker, hollow=hollow, texts=texts, **look
+                )
             )
         if device.seconds_per_example and device.fixed_seconds:
-            text = study.named(f"{PEAK_SHARE:.0%} of the peak rate")
+            text = f"{PEAK_SHARE:.0%} of the peak rate"
             marks.append(Rule(GREY, text, x=device.batch_at(PEAK_SHARE), dash="dot"))
     rate = Axis(f"{studies[0].rows} per second, one device", tick=decimal_label)
     return Panel(batches(studies[0].rows, "per-device batch"), rate, marks)
@@ -423,7 +425,7 @@ def _by_devices(studies) -> Panel:
         ]
         label = study.named(f"measured, batch {batch} on each")
         marks += [
-            Line(reach, ideal, GREY, study.named("ideal"), "dash", 1),
+            Line(reach, ideal, GREY, "ideal", "dash", 1),
             Band(reach, *band, color, study.named("forecast, not measured")),
             Points(counts, [rate for rate, *_ in ends], color, label, marker, texts=texts),
         ]
