@@ -33,13 +33,12 @@ from scaling.train.point import Point, data_info
 from scaling.train.population import Population
 from scaling.train.program import Program
 from scaling.train.tracking import NoiseTracker
-from scaling.train.trials import Observer, Outcome, Rule, ToTheEnd, Training, seconds_of
+from scaling.train.trials import Observer, Outcome, Rule, ToTheEnd, Training
 
 # The batch moves when the wanted one is more than so many octaves away. Half an octave is where
 # the nearest power of two changes; the quarter more keeps a noise scale near there from moving the
 # batch to and fro.
 OCTAVES = 0.75
-NOISE = ("step", "noise_scale")  # columns of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,51 +102,6 @@ def next_batch(batch: int, noise_scale: float | None, rules: Rules) -> int:
     return noise.adaptive_batch(noise_scale, rules.r, rules.smallest, rules.largest)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trajectory:
-    """One seed's run.
-
-    Attributes:
-      schedule: [[first step, batch], ...] of its phases; the first update is step 1.
-      steps: updates.
-      goals: {"goal", "steps", "examples"} of those reached.
-      noise_scale: [[step, B_simple or None], ...] at the evaluations.
-      diverged_at: the first step whose numbers are not finite.
-    """
-
-    seed: int
-    schedule: list[list[int]]
-    steps: int = 0
-    goals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    noise_scale: list[list[Any]] = dataclasses.field(default_factory=list)
-    diverged_at: int | None = None
-
-    @staticmethod
-    def of(seed: int, outcome: Outcome, rules: Rules) -> "Trajectory":
-        """From a finished training."""
-        (history,), schedule = outcome.histories, outcome.observed[0]["schedule"]
-        crossings = {goal: rules.crossing(history, goal) for goal in rules.goals}
-        return Trajectory(
-            seed,
-            schedule,
-            outcome.steps,
-            [
-                {"goal": goal, "steps": found[1], "examples": examples_by(schedule, found[1])}
-                for goal, found in crossings.items()
-                if found
-            ],
-            list(map(list, zip(*map(history.columns.get, NOISE), strict=True))),
-            history.diverged_at,
-        )
-
-
-def examples_by(schedule: Sequence[Sequence[int]], step: int) -> int:
-    """Examples read by the updates up to a step."""
-    ends = [first - 1 for first, _ in schedule[1:]] + [step]
-    spans = zip(schedule, ends, strict=True)
-    return sum(max(0, min(end, step) - first + 1) * batch for (first, batch), end in spans)
-
-
 def train_phases(
     point_at: Callable[[int], Point],
     rules: Rules,
@@ -155,7 +109,7 @@ def train_phases(
     run: RunDir,
     name: str,
     signals: Signals | None = None,
-) -> tuple[list[Trajectory], dict[str, float]]:
+) -> list[Outcome]:
     """Train every seed, one after another, or resume where an earlier launch stopped.
 
     Recorded in metrics.jsonl, "trial" being the place of the seed in `seeds`: every update under
@@ -165,12 +119,12 @@ def train_phases(
     Args:
       point_at: the resolved point of a global batch. Its points differ in batch, microbatch and
         learning rate; their data are resident, and their noise is measured at every update.
-      run: holds nothing in checkpoints/ or metrics.jsonl but of these trajectories.
+      run: holds nothing in checkpoints/ or metrics.jsonl but of these trainings.
       name: of the progress line.
       signals: what notes that the run is asked to stop; None: nothing does.
 
     Returns:
-      One trajectory per seed; {"compile", "train", "eval"} in seconds, of all launches.
+      Of every seed; what is observed has the "schedule", [[first step, batch], ...] of its phases.
 
     Raises:
       UserError: a batch does not divide over the devices or fit their memory, or a file cannot be
@@ -189,10 +143,7 @@ def train_phases(
         lines = outcomes[-1].lines if outcomes else 0
         label = f"{name}, seed {seed}"
         outcomes.append(training.run(lines, signals or Signals(), label))
-    trajectories = [
-        Trajectory.of(seed, outcome, rules) for seed, outcome in zip(seeds, outcomes, strict=True)
-    ]
-    return trajectories, seconds_of(outcomes)
+    return outcomes
 
 
 class _Phases(Training):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from configs.adaptive_batch import get_config
 from scaling.config import default_config, model_config
+from scaling.crossings import History
 from scaling.errors import UserError
 from scaling.fits import fit_steps
 from scaling.record import RunDir, read_metrics
@@ -19,7 +20,7 @@ from scaling.studies.adaptive_batch.record import Crossing
 from scaling.studies.adaptive_batch.report import KIND
 from scaling.studies.adaptive_batch.savings import gamma_of, saving
 from scaling.studies.running import points_of, run_study
-from scaling.train.phases import Trajectory
+from scaling.train.trials import Outcome
 
 GOALS = (1.0, 0.5)
 
@@ -182,19 +183,26 @@ def test_what_did_not_come_to_the_goal_is_a_result(tmp_path, changes, status, re
 
 
 def test_the_worst_seed_gives_the_status(tmp_path, monkeypatch):
-    goals = [{"goal": goal, "steps": 5, "examples": 80} for goal in GOALS]
-    seeds = {
-        "reached": Trajectory(0, [[1, 16]], goals=goals),
-        "target_not_reached": Trajectory(1, [[1, 16]], goals=goals[:1]),
-        "diverged": Trajectory(2, [[1, 16]], goals=goals[:1], diverged_at=9),
+    losses = {
+        "reached": ([3.0, 0.9 * min(GOALS)], None),
+        "target_not_reached": ([3.0, 0.9 * max(GOALS)], None),
+        "diverged": ([3.0, 0.9 * max(GOALS)], 9),
     }
-    for count, status in ((1, "reached"), (2, "target_not_reached"), (3, "diverged")):
-        trajectories = list(seeds.values())[:count]
-        monkeypatch.setattr(measure, "train_phases", lambda *_, t=trajectories: (t, {}))
+    assert min(GOALS) < 0.9 * max(GOALS)
+    seeds = []
+    for loss, diverged_at in losses.values():
+        columns = {"step": [0, 5], "examples": [0, 80], "noise_scale": [None, 7.0], "loss": loss}
+        history, observed = History(columns, diverged_at), [{"schedule": [[1, 16]]}]
+        seeds.append(Outcome([history], 5, {}, observed, None, 0, {}))
+    for count, status in enumerate(losses, 1):
+        monkeypatch.setattr(measure, "train_phases", lambda *_, k=count: seeds[:k])
+        monkeypatch.setattr(measure, "seconds_of", lambda outcomes: {})
+        config = _point(**{"adaptive.seeds": count})
         with RunDir(tmp_path) as run:
-            record = measure.measure(_point(), run, "test", None)
+            record = measure.measure(config, run, "test", None)
         assert record.status == status
-        assert [run.status for run in record.runs] == list(seeds)[:count]
+        assert [run.status for run in record.runs] == list(losses)[:count]
+        assert record.runs[-1].goals[0] == Crossing(GOALS[0], 5, 80)
 
 
 def test_gamma_by_hand():

@@ -30,10 +30,11 @@ from scaling.studies.adaptive_batch.record import Crossing, Record, Run
 from scaling.studies.adaptive_batch.savings import gamma_of
 from scaling.studies.shared import batch_name, check_goals, metric_of
 from scaling.train import planning
-from scaling.train.phases import Rules, Trajectory, train_phases
+from scaling.train.phases import Rules, train_phases
 from scaling.train.point import Point, data_info, resolve
 from scaling.train.resolved import dry_run as train_dry_run
 from scaling.train.resolved import point_values
+from scaling.train.trials import Outcome, seconds_of
 
 STATUSES = ("reached", "target_not_reached", "diverged")  # the worst seed's is the point's
 # What follows from the batch or from the question, and so stays at the study's default.
@@ -195,8 +196,8 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     run.launched(values | {"budget_examples": rules.budget})
     seeds = [config.seed + k for k in range(config.adaptive.seeds)]
     at = lambda batch: point_at(config, batch)
-    trajectories, seconds = train_phases(at, rules, seeds, run, name, signals)
-    runs = [_run_of(trajectory, rules.goals) for trajectory in trajectories]
+    outcomes = train_phases(at, rules, seeds, run, name, signals)
+    runs = [_run_of(*each, rules) for each in zip(seeds, outcomes, strict=True)]
     batches = sorted({batch for each in runs for _, batch in each.schedule})
     return Record(
         study=config.study,
@@ -210,21 +211,27 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         gamma=None if rules.r is None else _mean_gamma(runs),
         train_size=point.info.sizes["train"],
         learning_rates={str(batch): rate_at(config, batch) for batch in batches},
-        seconds=seconds,
+        seconds=seconds_of(outcomes),
         devices=values["devices"],
     )
 
 
-def _run_of(trajectory: Trajectory, goals) -> Run:
+def _run_of(seed: int, outcome: Outcome, rules: Rules) -> Run:
     """One seed's part of the result."""
-    reached = {entry["goal"]: Crossing(**entry) for entry in trajectory.goals}
-    status = "reached" if len(reached) == len(goals) else "target_not_reached"
+    (history,) = outcome.histories
+    steps, examples, scales = map(history.columns.get, ("step", "examples", "noise_scale"))
+    crossings = [rules.crossing(history, goal) for goal in rules.goals]
+    reached = [found and found[1] for found in crossings]
+    status = "target_not_reached" if None in reached else "reached"
     return Run(
-        seed=trajectory.seed,
-        status="diverged" if trajectory.diverged_at is not None else status,
-        goals=[reached.get(goal, Crossing(goal, None, None)) for goal in goals],
-        schedule=[tuple(change) for change in trajectory.schedule],
-        noise_scale=[tuple(pair) for pair in trajectory.noise_scale],
+        seed=seed,
+        status="diverged" if history.diverged_at is not None else status,
+        goals=[
+            Crossing(goal, step, None if step is None else examples[steps.index(step)])
+            for goal, step in zip(rules.goals, reached, strict=True)
+        ],
+        schedule=[tuple(change) for change in outcome.observed[0]["schedule"]],
+        noise_scale=list(zip(steps, scales, strict=True)),
     )
 
 
