@@ -82,48 +82,54 @@ def fewest_interval(
     crossed = np.sort(trials[np.isfinite(trials) & (trials <= until)])
     place, share = _upper_place(trials.size, confidence)
     high = float(crossed[place - 1]) if place <= crossed.size else math.inf
-    first, sigma, spacings = _tail(crossed, before, until)
+    first, total, spacings = _tail(crossed, before, until)
     if spacings < 1:
         return 0.0, high
-    return math.exp(first - _pivot(spacings, share) * sigma), high
+    return math.exp(first - _pivot(spacings, share) * total / spacings), high
 
 
-def noise_of(searches: Iterable[tuple[Sequence[float | None], float]]) -> tuple[float, float]:
+def noise_of(
+    searches: Iterable[tuple[Sequence[float | None], float | None, float]],
+) -> tuple[float, float]:
     """(sd, degrees of freedom) of the log of the fewest steps of one search, pooled over all.
 
     The log of Gamma_1 has variance pi^2 / 6, so that of the fewest steps is sigma^2 pi^2 / 6. An
-    estimate of sigma from k spacings has variance sigma^2 / k.
+    estimate of sigma from k spacings has variance sigma^2 / k. Searches that were stopped before
+    SPACINGS of them count together, those that were stopped before the first one included.
 
     Args:
-      searches: (steps of its trials, the evaluation before the fewest) of each, as in
-        `fewest_interval`.
+      searches: (steps of its trials, the evaluation before the fewest, the step until which all
+        were trained) of each, as in `fewest_interval`.
 
     Returns:
       (nan, 0) where no search has two trials that reached the goal.
     """
-    estimates = []
-    for steps, before in searches:
+    sums = [(0.0, 0)]  # the first is of all searches that were stopped
+    for steps, before, until in searches:
         trials = np.asarray(steps, float)
-        _, sigma, spacings = _tail(np.sort(trials[np.isfinite(trials)]), before)
-        if spacings:
-            estimates.append((sigma**2 * spacings / (spacings + 1), spacings))
-    if not estimates:
+        crossed = np.sort(trials[np.isfinite(trials) & (trials <= until)])
+        _, *own = _tail(crossed, before, until)
+        if own[1] < SPACINGS and until < math.inf:
+            sums[0] = sums[0][0] + own[0], sums[0][1] + own[1]
+        else:
+            sums.append(own)
+    totals, counts = np.array([each for each in sums if each[1]], float).reshape(-1, 2).T
+    if not counts.size:
         return math.nan, 0.0
-    squares, weights = np.array(estimates).T
-    variance = np.average(squares, weights=weights) * math.pi**2 / 6
-    return math.sqrt(variance), float(weights.sum()) / 2
+    variance = np.average(totals**2 / (counts * (counts + 1)), weights=counts) * math.pi**2 / 6
+    return math.sqrt(variance), float(counts.sum()) / 2
 
 
 def _tail(crossed, before, until=math.inf):
-    """(X_1, sigma_hat, k) of sorted crossings, censored at `until`."""
+    """(X_1, sum of spacings, their number k) of sorted crossings, censored at `until`."""
+    if not crossed.size:
+        return math.nan, 0.0, 0
     spacings = min(SPACINGS, crossed.size - 1)
-    if spacings < 1:
-        return math.nan, math.nan, 0
     logs = np.log(_spread(crossed, before))[: spacings + 1]
     total = float(np.diff(logs) @ np.arange(1, spacings + 1))
     if spacings < SPACINGS and until < math.inf:
         total += crossed.size * (math.log(until) - float(logs[-1]))
-    return float(logs[0]), total / spacings, spacings
+    return float(logs[0]), total, spacings
 
 
 def _spread(crossed, before):

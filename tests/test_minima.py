@@ -164,8 +164,13 @@ def test_the_noise_of_the_fewest_steps_is_that_of_searches_drawn_anew():
     """An exponential lower tail, its scale 0.3: the log of the minimum is Gumbel's, of sd 0.385."""
     rng = np.random.default_rng(5)
     searches = np.exp(-0.3 * rng.exponential(size=(400, 32)))  # F(s) = s^(1 / 0.3) up to 1
-    sd, freedom = noise_of((1e6 * steps, None) for steps in searches)
+    sd, freedom = noise_of((1e6 * steps, None, math.inf) for steps in searches)
     assert sd == pytest.approx(np.log(searches.min(1)).std(), rel=0.08)
     assert sd == pytest.approx(0.3 * math.pi / math.sqrt(6), rel=0.05)
     assert freedom == 400 * SPACINGS / 2
-    assert noise_of([([5, None], 4)])[1] == 0
+    assert noise_of([([5, None], 4, math.inf)])[1] == 0
+    # Where trainings stop soon after the fewest, and some of what came later is known.
+    stopped = [(1e6 * steps, None, 1.1e6 * steps.min()) for steps in searches]
+    sd, freedom = noise_of(stopped)
+    assert sd == pytest.approx(0.3 * math.pi / math.sqrt(6), rel=0.2)
+    assert 30 < freedom < 200 * SPACINGS / 2

@@ -105,6 +105,30 @@ def test_a_goal_that_no_batch_of_some_reached_bounds_the_curve(tmp_path):
     assert "2 batch sizes reached the goal" in study.no_fit
 
 
+def test_what_no_run_reached_is_bounded_by_the_run_that_ended_first(tmp_path):
+    """A pruner may have ended the one that would have been first."""
+    text = "batch,lr,steps,censored\n8,1,300,0\n16,1,170,0\n32,1,100,0\n64,1,60,1\n64,2,900,1\n"
+    [study] = read(record_logs([write(tmp_path / "a.csv", text)], tmp_path / "w", Asked()))
+    assert study.points[-1].censored_at == 60 and study.points[-1].budget_steps == 900
+
+
+def test_a_batch_size_of_too_few_runs_is_not_compared(tmp_path):
+    rows = [
+        f"{2**k},{rate},{(100 + 6400 // 2**k) * rate}" for k in range(3, 9) for rate in range(1, 9)
+    ]
+    head, one = "batch,lr,steps\n", ["512,1,90"]
+    studies = []
+    for name, more in (("with", one), ("without", [])):
+        path = write(tmp_path / f"{name}.csv", head + "\n".join(rows + more))
+        [study] = read(record_logs([path], tmp_path / name, Asked()))
+        studies.append(study)
+    assert [study.fit.b_crit for study in studies] == [pytest.approx(64, rel=0.03)] * 2
+    assert len(studies[0].points) == 7 and studies[0].fit.measured == studies[1].fit.measured
+    said = KIND.cautions(studies[0])
+    assert any(text.startswith("bs512: too few trials to be compared with the 8") for text in said)
+    assert not any("compared" in text for text in KIND.cautions(studies[1]))
+
+
 def test_intervals_sizes_and_units_of_a_table(tmp_path):
     text = "batch,steps,lower,upper,seq_len,params\n8,99.6,90.5,110.2,32,7\n"
     text += "16,60,,,32,7\n32,40,,,32,7\n"

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +22,7 @@ from scaling.report.wording import parameter_text
 from scaling.studies.steps_to_target.record import Log, Record
 
 E_MIN = "E_min"  # among the sizes of studies
+SPARSE = 0.25  # of the usual number of trials: too few to be compared with it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,20 +152,32 @@ class Study(records.Study):
         """Its fewest steps, to be compared: of as many trials as every batch size has had."""
         if not point.reached:
             return None
-        least = min(len(other.trials) for other in self.points)
-        return fewest_of([trial.steps_to_target for trial in point.trials], least)
+        return fewest_of([trial.steps_to_target for trial in point.trials], self.least)
+
+    @functools.cached_property
+    def sparse(self) -> list[Point]:
+        """Of too few trials to be compared with the others: the fit does without them."""
+        usual = statistics.median(len(point.trials) for point in self.points)
+        return [point for point in self.points if len(point.trials) < SPARSE * usual]
+
+    @property
+    def least(self) -> int:
+        """Trials that every other batch size has had."""
+        return min(len(point.trials) for point in self.points if point not in self.sparse)
 
     @functools.cached_property
     def _fitted(self) -> tuple[fits.StepsFit | None, str]:
+        points = [point for point in self.measured if point not in self.sparse]
         noise = noise_of(
-            ([trial.steps_to_target for trial in point.trials], point.resolution[0])
-            for point in self.reached
+            ([trial.steps_to_target for trial in point.trials], point.resolution[0], point.until)
+            for point in points
+            if point.reached
         )
         try:
             fit = fits.fit_steps(
-                [point.global_batch for point in self.measured],
-                [self.fewest(point) for point in self.measured],
-                censored_at=[point.censored_at for point in self.measured],
+                [point.global_batch for point in points],
+                [self.fewest(point) for point in points],
+                censored_at=[point.censored_at for point in points],
                 noise=noise if noise[1] else None,
             )
         except UserError as error:
@@ -193,7 +207,8 @@ class Study(records.Study):
     @property
     def read_off(self) -> dict[str, fits.Interval]:
         """The measured batch sizes around each breakpoint, by the points that the fit is of."""
-        points = [p for p in self.reached if p.global_batch <= self.fit.measured[1]]
+        last = self.fit.measured[1]
+        points = [p for p in self.reached if p.global_batch <= last and p not in self.sparse]
         pairs = fits.read_off([p.global_batch for p in points], [self.fewest(p) for p in points])
         return dict(zip(self.breakpoints, pairs, strict=True))
 

@@ -261,7 +261,8 @@ def _result(batch: int, runs: list[Run], varied: list[str], asked: Asked) -> dic
         values = [run.values[name] for run in runs]
         ranges[name] = ["log" if min(values) > 0 else "linear", min(values), max(values)]
     wide = {name: ends for name, ends in ranges.items() if ends[1] < ends[2]}
-    last = max((t["stopped_at_step"] for t in trials if t["outcome"] != "infeasible"), default=0)
+    ended = [t["stopped_at_step"] for t in trials if t["outcome"] != "infeasible"]
+    last = max(ended, default=0)
     return {
         "study": "steps_to_target",
         "status": status,
@@ -271,7 +272,8 @@ def _result(batch: int, runs: list[Run], varied: list[str], asked: Asked) -> dic
         "steps_to_target": step,
         "resolution": runs[best["trial"]].crossing if step else None,
         "interval": runs[best["trial"]].interval if step else None,
-        "censored_at": last if status == "target_not_reached" else None,
+        # The run that would have reached it first may be the one that was ended first.
+        "censored_at": min(ended) if status == "target_not_reached" else None,
         "budget_steps": last,
         "stopped_at_step": last,
         "margin": None,

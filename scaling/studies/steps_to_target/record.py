@@ -110,6 +110,12 @@ class Record:
         return sorted(r.steps_to_target for r in self.repeats if r.steps_to_target is not None)
 
     @property
+    def until(self) -> float:
+        """The step to which every trial that missed the goal was trained; inf without any."""
+        missed = [trial.stopped_at_step for trial in self.trials if trial.outcome == "missed"]
+        return min(missed, default=math.inf)
+
+    @property
     def steps_interval(self) -> tuple[int, int] | None:
         """95% interval of the median of `steps_to_target` over such searches, in whole steps.
 
@@ -118,10 +124,6 @@ class Record:
         """
         if not self.reached or self.interval:
             return self.interval
-        missed = [trial.stopped_at_step for trial in self.trials if trial.outcome == "missed"]
-        low, high = fewest_interval(
-            [trial.steps_to_target for trial in self.trials],
-            until=min(missed, default=math.inf),
-            before=self.resolution[0],
-        )
+        search = {"until": self.until, "before": self.resolution[0]}
+        low, high = fewest_interval([t.steps_to_target for t in self.trials], **search)
         return None if high == math.inf else (max(1, math.floor(low)), int(high))

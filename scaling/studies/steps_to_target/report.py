@@ -56,7 +56,7 @@ def compared(study: Study, first: Study) -> str:
 
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
-    least = min(len(point.trials) for point in study.points)
+    least = study.least
     tried = min(point.tried or 0 for point in study.points)
     edges = {edge: None for point in study.points for edge in point.at_edge}
     no_steps = {
@@ -80,6 +80,11 @@ def cautions(study: Study) -> list[str]:
             f"more trials than the {count(least)} of another batch size, and more trials find "
             f"fewer steps; the curve is fitted to what {count(least)} of them find on average.",
             lambda p: p.reached and len(p.trials) > least,
+        ),
+        (
+            f"too few trials to be compared with the {count(least)} or more of other batch sizes; "
+            "the fit does without.",
+            lambda p: p in study.sparse,
         ),
         (
             f"the best of more trials than the {count(tried)} of another batch size, and more "
