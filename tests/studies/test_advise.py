@@ -117,6 +117,11 @@ def test_records_of_several_goals_or_widths(tmp_path):
     wide = {"advise.records": both["advise.records"][:1], "model.widths": (9,)}
     with pytest.raises(UserError, match=r"another task than this config \(model.widths"):
         _advice(tmp_path / "advice", **wide)
+    other = {"advise.records": both["advise.records"][:1], "optim.name": "sgd"}
+    with pytest.raises(
+        UserError, match=r"another task than this config \(optim.name: 'nesterov' th"
+    ):
+        _advice(tmp_path / "advice", **other)
     with pytest.raises(UserError, match=r"0 batch sizes reached"):
         _advice(tmp_path / "advice", **{"advise.records": both["advise.records"][:1]})
 

@@ -227,12 +227,11 @@ def _recorded(config) -> Study | None:
             )
         studies.append(kind_of(workdir.study).read(workdir))
         theirs = completed(workdir.directories[0].config)
-        for key in ("data", "model"):
-            if changed := differences(*({**task[key], "dir": None} for task in (theirs, ours))):
-                raise UserError(
-                    f"{workdir.path} is of another task than this config ({key}.{changed[0]}); "
-                    "advise on the task that was studied."
-                )
+        if changed := differences(_task(theirs), _task(ours)):
+            raise UserError(
+                f"{workdir.path} is of another task than this config ({changed[0]}); advise on the "
+                "task that was studied."
+            )
     if not studies:
         return None
     if len(goals := sorted({study.goal_text for study in studies})) > 1:
@@ -247,6 +246,16 @@ def _recorded(config) -> Study | None:
             "empty."
         )
     return study
+
+
+def _task(config):
+    """What records and the run have to share. Of an optimizer only the name: its numbers are what
+    was searched."""
+    same = {key: config[key] for key in ("data", "model", "loss")}
+    return same | {
+        "data": {**config["data"], "dir": None},
+        "optim": {"name": config["optim"]["name"]},
+    }
 
 
 def _measured_link(point: Point):
