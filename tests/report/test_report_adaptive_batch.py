@@ -64,7 +64,12 @@ def test_predicted_front(study):
     fixed, predicted = (mark for mark in panel.marks if isinstance(mark, Line))
     fit = study.fit
     for line, gamma in ((fixed, 1.0), (predicted, 0.8)):
-        excess = np.array(line.y) / fit.s_min - 1, np.array(line.x) / fit.e_min - 1
+        examples, steps = np.array(line.x), np.array(line.y)
+        batch = examples / steps
+        if gamma == 1:
+            np.testing.assert_allclose(steps, fit.steps(batch))
+        steps = steps * fit.hyperbola.steps(batch) / fit.steps(batch)
+        excess = steps / fit.s_min - 1, batch * steps / fit.e_min - 1
         np.testing.assert_allclose(excess[0] * excess[1], gamma)
     shown = [mark for mark in panel.marks if isinstance(mark, Points) and mark.names]
     assert [mark.names for mark in shown] == [

@@ -8,7 +8,7 @@ from synthetic_plans import advice_result, option, write_advice_workdir
 from scaling.errors import UserError
 from scaling.report import write_report
 from scaling.report.charts import Points, Rule
-from scaling.studies.advise.report import KIND, throughput, trade_off
+from scaling.studies.advise.report import KIND, throughput, time_text, trade_off
 
 NOTHING = {
     "options": [],
@@ -53,6 +53,19 @@ def test_what_to_know_of_the_noise(tmp_path):
     study = read_study(write_advice_workdir(tmp_path, **changes))
     diverged, coupled, resolved = KIND.cautions(study)
     assert "diverged" in diverged and "couples" in coupled and "not resolved in every" in resolved
+
+
+def test_an_interval_of_one_run_is_told_to_lack_its_scatter(tmp_path, study):
+    text = "the steps are those of one run: intervals of time leave out"
+    assert not any(text in sentence for sentence in KIND.cautions(study))
+    critical = advice_result()["critical"] | {"fit": None}
+    (one,) = advice_result()["options"][:1]
+    exact = one | {"hours_low": one["hours"], "hours_high": one["hours"]}
+    changes = {"critical": critical, "options": [one, exact]}
+    single = read_study(write_advice_workdir(tmp_path, **changes))
+    assert any(text in sentence for sentence in KIND.cautions(single))
+    wide, alone = (time_text(single, single.point, o) for o in single.point.options)
+    assert wide.startswith(alone.split()[0]) and "(" in wide and "(" not in alone
 
 
 def test_critical_batches_are_compared(tmp_path, study):

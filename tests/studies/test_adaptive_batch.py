@@ -232,8 +232,21 @@ def test_the_interval_of_a_saving():
     rough = fit_steps(batches, (100 + 6_400 / batches) * [1.1, 0.9, 1.1, 0.9])
     wider, same = saving(rough, ends), saving(rough, [ends[0]] * 3)
     assert wider.low < same.low < same.share < same.high < wider.high
-    band = np.array([x.item() for x in rough.hyperbola.band(64.0)])
+    band = np.array([x.item() for x in rough.band(64.0)])
     np.testing.assert_allclose([same.low, same.high], 1 - 160 / band, rtol=1e-9)
+
+
+@pytest.mark.parametrize("bend", [1.0, 1.5, 2.0])
+def test_a_fixed_batch_saves_nothing(bend):
+    """Whatever the bend of the curve: intervals of runs that do not adapt hold 0."""
+    rng, batches, covered = np.random.default_rng(0), 2.0 ** np.arange(3, 11), []
+    of = lambda batch: 100 * (1 + (64 / batch) ** bend) ** (1 / bend)
+    noisy = lambda batch: of(batch) * np.exp(rng.normal(0, 0.05, 5))
+    for _ in range(40):
+        fit = fit_steps(batches, [np.median(noisy(batch)) for batch in batches])
+        found = saving(fit, [(steps, 64 * steps) for steps in noisy(64.0)])
+        covered.append(found.low <= 0 <= found.high)
+    assert np.mean(covered) > 0.9
 
 
 def test_dry_run_names_what_would_happen():

@@ -5,7 +5,7 @@ sqrt(r B_simple), eq. D.6. Both train by the same code, at the learning rate tha
 to the present batch, until a metric on training data, by default the loss, is better than the
 hardest goal. If the noise scale grows
 over training, a fixed batch is too large at first and too small later; what that costs follows from
-gamma, eq. D.5. Fixed batches give the hyperbola of steps against examples, and an adaptive run
+gamma, eq. D.5. Fixed batches give the curve of steps against examples, and an adaptive run
 saves as much as it lies below that. It may be more than gamma allows for: a batch that grows lowers
 the temperature, the learning rate over the batch (App. C), as a decay of the rate would.
 

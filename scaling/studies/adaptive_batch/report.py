@@ -71,7 +71,7 @@ class Study(records.Study):
 
     @functools.cached_property
     def fit(self) -> StepsFit | None:
-        """The hyperbola of the fixed batch sizes; None without S_min and E_min."""
+        """The curve of the fixed batch sizes; None without S_min and E_min."""
         points = self.points_of("fixed")
         try:
             fit = fit_steps([p.global_batch for p in points], [p.steps for p in points])
@@ -191,8 +191,9 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     goals = listed(list(dict.fromkeys(study.goal for study in studies)))
     caption = (
         f"Steps against examples to {goals}. Runs whose batch follows sqrt(r B_simple) lie below "
-        "the curve of fixed batch sizes by what adapting saves. Dashed: what eq. D.4 predicts from "
-        "how B_simple changed over those runs; where gamma is close to 1, a fixed batch is as good."
+        "the fitted curve of fixed batch sizes by what adapting saves. Dashed: what eq. D.4 "
+        "predicts from how B_simple changed over those runs; where gamma is close to 1, a fixed "
+        "batch is as good."
     )
     panels = shown(_trade_off(study) for study in studies)
     yield Section(
@@ -215,8 +216,8 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     )
     note = (
         "To the last goal; medians over seeds. Saved: of steps and examples, compared with a fixed "
-        "batch of the runs' mean size. Goals before the last, seed by seed, are in "
-        "tables/adaptive_batch.csv."
+        "batch of the runs' mean size on the fitted curve. Goals before the last, seed by seed, "
+        "are in tables/adaptive_batch.csv."
     )
     runs = within(studies, lambda point: point.runs)
     crossings = [(*row, goal) for row in runs for goal in row[2].goals]
@@ -237,9 +238,14 @@ def _fit_text(study: Study) -> str:
     if not fit:
         return study.noted("The fixed batch sizes do not give S_min, E_min and B_crit.")
     return study.noted(
-        f"Fixed batch sizes: S_min {number(fit.s_min)} steps, E_min {number(fit.e_min)} "
-        f"examples, B_crit {number(fit.b_crit)}{interval(*fit.b_crit_interval)}; scatter "
-        f"{percent(fit.residual_sd)}."
+        " ".join(
+            [
+                f"The hyperbola of the fixed batch sizes: S_min {number(fit.s_min)} steps, E_min "
+                f"{number(fit.e_min)} examples, B_crit {number(fit.b_crit)}"
+                f"{interval(*fit.b_crit_interval)}; scatter {percent(fit.residual_sd)}.",
+                *fit.doubts,
+            ]
+        )
     )
 
 
@@ -277,11 +283,12 @@ def _trade_off(study: Study) -> Panel:
 def along(
     fit: StepsFit, gamma: float, least: float, most: float
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """(examples, steps) on (S / S_min - 1)(E / E_min - 1) = gamma, eq. D.4, from the E of a fixed
-    batch `least` to that of `most`."""
+    """(examples, steps) of the fitted curve from a fixed batch `least` to one of `most`, times what
+    (S / S_min - 1)(E / E_min - 1) = gamma, eq. D.4, leaves of the hyperbola at the same E / S."""
     excess = np.geomspace(least, most, 60) / fit.b_crit  # E / E_min - 1 of a fixed batch
-    examples, steps = fit.e_min * (1 + excess), fit.s_min * (1 + gamma / excess)
-    return examples.tolist(), steps.tolist()
+    batch = fit.b_crit * (1 + excess) / (1 + gamma / excess)
+    steps = fit.steps(batch) * (1 + gamma / excess) / (1 + fit.b_crit / batch)
+    return (batch * steps).tolist(), steps.tolist()
 
 
 def _schedule(study: Study, point: Point) -> Panel:

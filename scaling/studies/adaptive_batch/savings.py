@@ -56,21 +56,21 @@ class Saving:
 def saving(fit: StepsFit, ends: Sequence[tuple[int, int]]) -> Saving:
     """What runs of (steps S, examples E) save: 1 - S / S_fixed, at the fixed batch E / S.
 
-    On the hyperbola S_min / S + E_min / E = 1, eq. 2.11; elsewhere the sum is the factor by which
-    both S and E differ from it at the same E / S. Averaged over runs as logarithms.
+    S_fixed is of the fitted curve: by the hyperbola of eq. 2.11 fixed batches would save something
+    too where it does not hold. Averaged over runs as logarithms.
 
     Args:
       fit: of the fixed batches, its intervals at 95%.
       ends: of each run, all positive.
     """
     steps, examples = np.asarray(ends, float).T
-    logs = np.log(fit.s_min / steps + fit.e_min / examples)
+    logs = np.log(fit.steps(examples / steps) / steps)
     middle = logs.mean()
     if logs.size == 1:
         return Saving(float(-np.expm1(-middle)), None, None)
     mean_batch = np.exp(np.log(examples / steps).mean())
     over_runs = stats.t.ppf(0.975, logs.size - 1) * stats.sem(logs)
     with np.errstate(divide="ignore"):  # a curve that may be zero
-        low, high = np.log(fit.hyperbola.band(mean_batch)) - np.log(fit.hyperbola.steps(mean_batch))
+        low, high = np.log(fit.band(mean_batch)) - np.log(fit.steps(mean_batch))
     low, high = middle - np.hypot(over_runs, low), middle + np.hypot(over_runs, high)
     return Saving(*(float(-np.expm1(-x)) for x in (middle, low, high)))

@@ -122,11 +122,12 @@ def layout(option: Option) -> str:
 
 
 def time_text(study: Study, point: Point, option: Option) -> str:
-    """32 (25 to 46) minutes"""
+    """32 (25 to 46) minutes; without an interval where nothing that it is of is uncertain"""
     unit, per_hour = point.time_unit
+    time, low = number(option.hours * per_hour), option.hours_low * per_hour
     high = None if option.hours_high is None else option.hours_high * per_hour
-    span = between(option.hours_low * per_hour, high)
-    return f"{number(option.hours * per_hour)} ({span}) {unit}"
+    alone = high is not None and number(low) == number(high) == time
+    return f"{time} {unit}" if alone else f"{time} ({between(low, high)}) {unit}"
 
 
 def cost_text(study: Study, point: Point, option: Option) -> str:
@@ -166,6 +167,11 @@ def cautions(study: Study) -> list[str]:
             "S_min is not known: times and costs are for each step of it, and no limit was "
             "applied.",
             lambda p: p.options and not p.unit_hours,
+        ),
+        (
+            "the steps are those of one run: intervals of time leave out how far those of another "
+            "seed are from them.",
+            lambda p: p.unit_hours and not p.critical.get("fit"),
         ),
         (
             "the run that the noise scale was measured in diverged.",
@@ -230,8 +236,8 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     networks = listed(list(dict.fromkeys(study.point.network for study in studies)))
     note = (
         "Options that no other beats in both time and cost; all are in tables/advise_options.csv. "
-        f"Intervals follow from those of S(B). The all-reduce is over {networks}. Learning rates "
-        "are where to start tuning."
+        "Intervals follow from those of S(B) and the published range of the wait for the slowest "
+        f"device. The all-reduce is over {networks}. Learning rates are where to start tuning."
     )
     yield Section(
         "Time against cost",
