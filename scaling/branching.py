@@ -21,7 +21,8 @@ class Critical:
 
     Attributes:
       factor: of the batch size; inf where no factor exceeds the tolerance.
-      low, high: ends of its interval; inf likewise.
+      low, high: ends of its interval, factors that were measured; high is inf where none is known
+        to exceed the tolerance.
       excess: [K] mean loss above that of factor 1, inf where a branch diverged.
       ends: [K] (low, high) interval of each.
     """
@@ -39,9 +40,11 @@ def critical_factor(
     """Where the excess loss first passes the tolerance, between factors linear in log factor.
 
     Branches of one seed read the same examples first, so excesses are differences within seeds, and
-    the interval of each is Student's. The interval of the factor is where its ends pass the
-    tolerance. Seeds that diverge at the batch of the run itself are left out; of fewer than two
-    nothing is known: the factor is 1, its interval unbounded.
+    the interval of each is Student's. The interval of the factor is from the last one before the
+    upper ends of these pass the tolerance to the first at which the lower ends do, since nothing is
+    known of how the loss rises between two factors. Where a seed diverged both have passed. Seeds
+    that diverge at the batch of the run itself are left out; of fewer than two nothing is known:
+    the factor is 1, its interval unbounded.
 
     Args:
       factors: [K] ascending, the first 1.
@@ -60,17 +63,25 @@ def critical_factor(
     excess[finite] = differences[finite].mean(1)
     half[finite] = quantile * differences[finite].std(1, ddof=1) / math.sqrt(count)
     low, high = excess - half, excess + half
-    crossing = lambda curve: _crossing(np.log(factors), curve, tolerance)
     ends = list(zip(low.tolist(), high.tolist(), strict=True))
-    return Critical(crossing(excess), crossing(high), crossing(low), excess.tolist(), ends)
+    last = float(factors[(_first_above(high, tolerance) or len(factors)) - 1])
+    passed = _first_above(low, tolerance)
+    beyond = math.inf if passed is None else float(factors[passed])
+    value = _crossing(np.log(factors), excess, tolerance)
+    return Critical(value, last, beyond, excess.tolist(), ends)
+
+
+def _first_above(curve, tolerance) -> int | None:
+    """Place of the first factor above the tolerance, never 0."""
+    above = np.flatnonzero(curve > tolerance)
+    return int(above[0]) if above.size else None
 
 
 def _crossing(logs, curve, tolerance):
     """The factor at which a curve first passes the tolerance; inf where it does not."""
-    above = np.flatnonzero(curve > tolerance)
-    if not above.size:
+    k = _first_above(curve, tolerance)
+    if k is None:
         return math.inf
-    k = int(above[0])
     share = 0.0
     if math.isfinite(curve[k]):
         share = (tolerance - curve[k - 1]) / (curve[k] - curve[k - 1])

@@ -93,7 +93,7 @@ def batch_text(point: Point, snapshot: Snapshot) -> str:
     value, low, high = (point.batch(snapshot, end) for end in ("factor", "low", "high"))
     largest = point.global_batch * max(branch.factor for branch in snapshot.branches)
     text = number(value) if math.isfinite(value) else f"above {count(largest)}"
-    if math.isinf(low):
+    if math.isinf(value) and low == largest:
         return text
     upper = f"to {number(high)}" if math.isfinite(high) else "or more"
     return f"{text} (95%: {number(low)} {upper})"
@@ -269,8 +269,9 @@ def sections(studies: Sequence[records.Study]) -> Iterator[Section]:
         for b in s.best
     ]
     note = (
-        "Intervals are of the mean difference between branches of one seed, Student's at 95%. At "
-        "each batch size the best of the tried multiples of the learning rate counts."
+        "Intervals are of the mean difference between branches of one seed, Student's at 95%. That "
+        "of the critical batch size ends at batch sizes that were measured. At each batch size the "
+        "best of the tried multiples of the learning rate counts."
     )
     yield Section(
         "Branches",
