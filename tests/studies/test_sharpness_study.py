@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 from compare import killed_at
 from jax.flatten_util import ravel_pytree
 
@@ -24,7 +25,16 @@ from scaling.studies import gauge
 from scaling.studies.measure_records import FLATNESS, Measure
 from scaling.studies.running import points_of, run_study
 from scaling.studies.sharpness import measure
-from scaling.studies.sharpness.analysis import Point, Ratio, Study, ratio, tau, verdict
+from scaling.studies.sharpness.analysis import (
+    Point,
+    Ratio,
+    Row,
+    Study,
+    range_text,
+    ratio,
+    tau,
+    verdict,
+)
 from scaling.studies.sharpness.record import Net, Run, Spectrum
 from scaling.studies.sharpness.report import KIND, WIDTH, along, densities, sections
 from scaling.train.point import resolve
@@ -296,10 +306,10 @@ def by_hand():
 def test_ratios_are_paired_by_seed(by_hand):
     small, _, large = by_hand.points
     found = ratio(large, small, "end", "R")
-    assert found == Ratio(pytest.approx(29 / 6), 4.0, 8.0) and found.direction == "sharper"
-    assert ratio(large, small, "end", "I").direction == "flatter"
+    logs = np.log([8.0, 4.5, 4.0])
+    p = scipy.stats.ttest_1samp(logs, 0.0).pvalue
+    assert found == Ratio(pytest.approx(29 / 6), 4.0, 8.0, 3, pytest.approx(p))
     assert ratio(large, small, "loss 1", "R") is None and ratio(None, small, "end", "R") is None
-    assert Ratio(1.2, 0.9, 1.5).direction == ""
 
 
 def test_kendalls_tau_by_counting_pairs(by_hand):
@@ -320,17 +330,42 @@ def test_kendalls_tau_by_counting_pairs(by_hand):
 
 
 def test_the_answer_says_whether_measures_disagree(by_hand):
-    text = KIND.answer(by_hand)
-    assert "batch 32 (naive) is sharper than batch 8 by raw measures (4.83 to 4.83 times)" in text
-    assert "flatter by invariant ones (0.5 to 0.5 times), which do not: they disagree." in text
+    few = KIND.answer(by_hand)
+    assert "has 4.83 to 4.83 times the sharpness of batch 8 by raw measures" in few
+    assert "and 0.5 to 0.5 times by invariant ones" in few and "fewer than 4 seeds are too few" in few
+    nets = lambda sharp: [(sharp * r, i / sharp, 0.1) for r, i in ((1, 4), (2, 5), (3, 4), (2, 3))]
+    jitter = lambda rows: [
+        (r * (1 + k / 9), i * (1 + k / 9), e) for k, (r, i, e) in enumerate(rows)
+    ]
+    points = [_point(8, "naive", nets(1)), _point(32, "naive", jitter(nets(9)))]
+    study = replace(by_hand, points=points)
+    text = KIND.answer(study)
+    assert "batch 32 (naive) is sharper than batch 8 by raw measures" in text
+    assert "and flatter by invariant ones" in text and "they disagree." in text
     assert text.count(". ") <= 2 and "After the last update" not in text
-    rows = by_hand.rows("end")
+    rows = study.rows("end")
     assert [row.name for row in rows] == ["R", "I"]
-    assert verdict(rows, "naive")[0] == "in part sharper, in part flatter"
-    assert verdict([], "naive") == ("", "")
-    open_ = replace(rows[0], ratios={"naive": Ratio(0.9, 0.5, 1.5)})
-    assert verdict([open_], "naive") == ("neither sharper nor flatter", "0.9 to 0.9 times")
-    assert verdict([open_, rows[0]], "naive") == ("sharper", "4.83 to 4.83 times")
+    assert verdict(rows, "naive") == "in part sharper, in part flatter"
+    assert verdict([], "naive") == "" and range_text([], "naive") == ""
+    made = lambda value, p: replace(rows[0], ratios={"naive": Ratio(value, 0.5, 1.5, 5, p)})
+    assert verdict([made(0.9, 0.3)], "naive") == "not measurably sharper or flatter"
+    assert verdict([made(0.9, 0.3), made(2.0, 0.01)], "naive") == "sharper"
+    assert verdict([made(2.0, 0.02)] * 2, "naive") == "not measurably sharper or flatter"  # Holm
+
+
+def test_no_difference_is_rarely_called_sharper_or_flatter():
+    rng = np.random.default_rng(0)
+    said = []
+    for _ in range(300):
+        shared = rng.normal(size=(5, 1))
+        logs = 0.3 * (np.sqrt(0.8) * shared + np.sqrt(0.2) * rng.normal(size=(5, 4)))
+        p = [scipy.stats.ttest_1samp(column, 0.0).pvalue for column in logs.T]
+        found = [
+            Ratio(float(np.exp(x.mean())), 0.5, 2.0, 5, q) for x, q in zip(logs.T, p, strict=True)
+        ]
+        rows = [Row("end", "R", False, None, {"naive": each}, None) for each in found]
+        said.append(verdict(rows, "naive") != "not measurably sharper or flatter")
+    assert np.mean(said) < 0.05
 
 
 def test_a_report_of_the_records(study, tmp_path):

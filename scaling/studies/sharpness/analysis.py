@@ -1,11 +1,13 @@
 """How measures of sharpness change with the batch, and how they rank nets by test error."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import scipy
 
+from scaling.paired import holm, paired
 from scaling.report.wording import number
 from scaling.studies import recipe_records
 from scaling.studies.measure_records import LEAST
@@ -13,6 +15,8 @@ from scaling.studies.recipe_records import Spread, spread_of
 from scaling.studies.sharpness.record import END, Net, Record
 
 FEWEST = 3  # nets, or batches, that are ranked
+SEEDS = 4  # with fewer no measure can be told from chance
+ALPHA = 0.025  # of raw and of invariant measures, so 5% for both together
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,16 +35,13 @@ class Point(recipe_records.Point, Record):
 @dataclass(frozen=True)
 class Ratio:
     """The mean of a measure over that of other nets; `low` and `high` are the extremes over
-    seeds."""
+    `seeds`. p is Student's, paired, of no difference in the mean of logarithms."""
 
     value: float
     low: float
     high: float
-
-    @property
-    def direction(self) -> str:
-        """Sharper or flatter where all seeds agree, else ""."""
-        return "sharper" if self.low > 1 else "flatter" if self.high < 1 else ""
+    seeds: int
+    p: float | None
 
 
 def ratio(large: Record | None, small: Record | None, place: str, name: str) -> Ratio | None:
@@ -53,7 +54,8 @@ def ratio(large: Record | None, small: Record | None, place: str, name: str) -> 
         return None
     each = [mine / other for mine, other in pairs]
     mine, other = (statistics.mean(column) for column in zip(*pairs, strict=True))
-    return Ratio(mine / other, min(each), max(each))
+    p = paired([0.0] * len(each), [math.log(value) for value in each]).p
+    return Ratio(mine / other, min(each), max(each), len(each), p)
 
 
 def tau(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -165,15 +167,21 @@ class Study(recipe_records.Study):
                     yield value, self.sign * net.score
 
 
-def verdict(rows: Sequence[Row], recipe: str) -> tuple[str, str]:
-    """(what the measures of the rows say of the large batch, the range of their ratios); "" twice
-    where none has a ratio. Those whose seeds do not agree count only where no other does."""
-    found = [row.ratios[recipe] for row in rows if row.ratios.get(recipe)]
-    if not found:
-        return "", ""
-    found = [ratio for ratio in found if ratio.direction] or found
-    said = {ratio.direction for ratio in found} - {""}
-    values = sorted(ratio.value for ratio in found)
-    words = {0: "neither sharper nor flatter", 1: next(iter(said), "")}
-    text = words.get(len(said), "in part sharper, in part flatter")
-    return text, f"{number(values[0])} to {number(values[-1])} times"
+def verdict(rows: Sequence[Row], recipe: str) -> str:
+    """What measures of the rows say of the large batch at the level ALPHA for all of them together
+    (Holm); "" where none has a ratio of `SEEDS` seeds."""
+    found = [ratio for row in rows if (ratio := row.ratios.get(recipe)) and ratio.seeds >= SEEDS]
+    sure = holm([ratio.p for ratio in found])
+    said = {
+        "sharper" if ratio.value > 1 else "flatter"
+        for ratio, p in zip(found, sure, strict=True)
+        if p is not None and p < ALPHA
+    }
+    words = {0: "not measurably sharper or flatter", 1: next(iter(said), "")}
+    return words.get(len(said), "in part sharper, in part flatter") if found else ""
+
+
+def range_text(rows: Sequence[Row], recipe: str) -> str:
+    """3.4 to 12 times, the ratios of the rows; "" without any."""
+    values = [ratio.value for row in rows if (ratio := row.ratios.get(recipe))]
+    return f"{number(min(values))} to {number(max(values))} times" if values else ""

@@ -27,7 +27,16 @@ from scaling.report.wording import count, listed, metric_value, number, subject
 from scaling.spectra import density
 from scaling.studies.measure_records import ADAPTIVE_TOP, TOP
 from scaling.studies.recipe_records import AT_EDGE, Spread, compared_by, read_points
-from scaling.studies.sharpness.analysis import Point, Ratio, Row, Study, ratio, verdict
+from scaling.studies.sharpness.analysis import (
+    SEEDS,
+    Point,
+    Ratio,
+    Row,
+    Study,
+    range_text,
+    ratio,
+    verdict,
+)
 from scaling.studies.sharpness.record import END
 
 KINDS = {False: "raw", True: "invariant"}
@@ -63,16 +72,25 @@ def answer(study: Study) -> str:
     rows, large = study.rows(place), study.large(recipe)
     kinds = {invariant: [row for row in rows if row.invariant == invariant] for invariant in KINDS}
     said = {invariant: verdict(kinds[invariant], recipe) for invariant in KINDS}
+    spans = {invariant: range_text(kinds[invariant], recipe) for invariant in KINDS}
     text = f"{subject(study)}, {place_text(place)},"
-    if large is None or not all(words for words, _ in said.values()):
+    if large is None or not all(spans.values()):
         return f"{text} no larger batch has measures to compare."
-    agree = "agree" if said[False][0] == said[True][0] else "disagree"
-    text = (
-        f"{text} batch {count(large.global_batch)} ({recipe}) is {said[False][0]} than batch "
-        f"{count(small.global_batch)} by raw measures ({said[False][1]}), which change where a "
-        f"layer is rescaled and the net stays the same function, and {said[True][0]} by invariant "
-        f"ones ({said[True][1]}), which do not: they {agree}."
-    )
+    larger, smaller = f"batch {count(large.global_batch)} ({recipe})", count(small.global_batch)
+    which = "which change where a layer is rescaled and the net stays the same function"
+    if all(said.values()):
+        agree = "agree" if said[False] == said[True] else "disagree"
+        text += (
+            f" {larger} is {said[False]} than batch {smaller} by raw measures ({spans[False]}), "
+            f"{which}, and {said[True]} by invariant ones ({spans[True]}), which do not: they "
+            f"{agree}."
+        )
+    else:
+        text += (
+            f" {larger} has {spans[False]} the sharpness of batch {smaller} by raw measures, "
+            f"{which}, and {spans[True]} by invariant ones, which do not; fewer than {SEEDS} seeds "
+            "are too few to test that."
+        )
     end = ratio(large, small, END, TOP)
     if place != END and end:
         text += (
