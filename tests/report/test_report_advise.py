@@ -55,6 +55,11 @@ def test_what_to_know_of_the_noise(tmp_path):
     assert "diverged" in diverged and "couples" in coupled and "not resolved in every" in resolved
 
 
+def test_what_speaks_against_the_fit_is_said(tmp_path):
+    doubts = ["The curve bends more sharply than the hyperbola."]
+    assert KIND.cautions(read_study(write_advice_workdir(tmp_path, doubts=doubts)))[:1] == doubts
+
+
 def test_an_interval_of_one_run_is_told_to_lack_its_scatter(tmp_path, study):
     text = "the steps are those of one run: intervals of time leave out"
     assert not any(text in sentence for sentence in KIND.cautions(study))

@@ -117,6 +117,21 @@ def change_all(workdir, **changes):
         edit_result(path, **changes)
 
 
+def test_a_goal_whose_steps_reject_the_hyperbola_is_named(study, tmp_path):
+    against = "the steps do not follow a hyperbola"
+    assert not any(against in text for text in KIND.cautions(study))
+    write_pareto_workdir(tmp_path)
+    for path in tmp_path.iterdir():
+        result = json.loads((path / "result.json").read_text())
+        goals, batch = result["goals"], result["global_batch"]
+        steps = round(500 * (1 + (64 / batch) ** 4) ** 0.25)  # a sharper bend
+        goals[-1] |= {"steps": steps, "before": steps - 1}
+        edit_result(path, goals=goals)
+    bent = read_study(tmp_path)
+    [said] = [text for text in KIND.cautions(bent) if against in text]
+    assert said.startswith("a training loss of 0.05: ")
+
+
 def test_nothing_to_compare_with(tmp_path):
     write_pareto_workdir(tmp_path / "none")
     change_all(tmp_path / "none", tracked=None)

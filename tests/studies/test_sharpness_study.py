@@ -332,7 +332,9 @@ def test_kendalls_tau_by_counting_pairs(by_hand):
 def test_the_answer_says_whether_measures_disagree(by_hand):
     few = KIND.answer(by_hand)
     assert "has 4.83 to 4.83 times the sharpness of batch 8 by raw measures" in few
-    assert "and 0.5 to 0.5 times by invariant ones" in few and "fewer than 4 seeds are too few" in few
+    assert (
+        "and 0.5 to 0.5 times by invariant ones" in few and "fewer than 4 seeds are too few" in few
+    )
     nets = lambda sharp: [(sharp * r, i / sharp, 0.1) for r, i in ((1, 4), (2, 5), (3, 4), (2, 3))]
     jitter = lambda rows: [
         (r * (1 + k / 9), i * (1 + k / 9), e) for k, (r, i, e) in enumerate(rows)

@@ -140,6 +140,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         noise_scale=noise_of_run,
         tracked_status=tracked["status"],
         critical={"noise_scale": by_noise, "fit": fitted and fitted.critical},
+        doubts=recorded.fit.doubts if recorded else [],
         goal=recorded.goal_text if recorded else goal,
         unit_hours=known,
         s_min=curve and curve.s_min,

@@ -1,6 +1,6 @@
 """The form of result.json."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaling.advice import CriticalBatch, Fit, Option, Speed
@@ -20,6 +20,7 @@ class Record:
     noise_scale: Noise | None  # of the tracked run
     tracked_status: str = "complete"  # of that run: complete or diverged
     critical: dict[str, CriticalBatch | None]  # by "noise_scale" and by "fit"
+    doubts: list[str] = field(default_factory=list)  # what speaks against the hyperbola of the fit
     goal: str = ""  # that the steps are to, "" where there is none
     unit_hours: bool  # False: S_min is unknown, and steps, hours and cost are for S_min = 1
     s_min: float | None

@@ -157,7 +157,7 @@ def answer(study: Study) -> str:
 
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
-    return about_all(
+    return study.point.doubts + about_all(
         study.points,
         (
             "no critical batch size is resolved; train longer, or with a larger batch.",

@@ -24,6 +24,7 @@ from scaling.report.wording import (
     batch_label,
     count,
     goal_text,
+    listed,
     metric_value,
     number,
     subject,
@@ -34,6 +35,7 @@ from scaling.studies.pareto.fronts import Front, Study, read
 from scaling.studies.steps_to_target import report as steps_to_target
 from scaling.studies.steps_to_target.report import fitted
 
+GOALS_FILE = "pareto_goals.csv"
 PREFIX = "pareto_"  # of files about the searches, which steps_to_target has too
 AGREEMENT = "the paper's own agreement is 2 to 8 times"
 
@@ -71,16 +73,27 @@ def answer(study: Study) -> str:
 
 
 def cautions(study: Study) -> list[str]:
-    """Those of the searches, and what is not known of the noise."""
-    return steps_to_target.cautions(study) + about_all(
-        [point for point in study.points if point.reached],
-        (
-            "B_simple is not known: not resolved in any window, or not measured, as in a batch of "
-            "one and above the training set.",
-            lambda p: not (p.tracked and p.tracked.resolved),
-        ),
-        (COUPLED, lambda p: p.tracked and p.tracked.coupled),
+    """Those of the searches, and what is not known of the curves and the noise."""
+    doubted = [_goal(study, front) for front in study.fronts if front.fit and front.fit.doubts]
+    against = (
+        f"{listed(doubted)}: the steps do not follow a hyperbola, so B_crit and its interval are "
+        f"of a curve that does not fit; what speaks against it is in tables/{GOALS_FILE}."
     )
+    return [
+        *steps_to_target.cautions(study),
+        *[against] * bool(doubted),
+        *about_all([point for point in study.points if point.reached], *UNKNOWN_NOISE),
+    ]
+
+
+UNKNOWN_NOISE = (
+    (
+        "B_simple is not known: not resolved in any window, or not measured, as in a batch of one "
+        "and above the training set.",
+        lambda p: not (p.tracked and p.tracked.resolved),
+    ),
+    (COUPLED, lambda p: p.tracked and p.tracked.coupled),
+)
 
 
 def trade_off(studies: Sequence[Study]) -> list[Panel]:
@@ -153,6 +166,7 @@ GOALS = [
     Column("goal", lambda study, f, _: metric_value(study.measure, f.goal), str),
     Column("batch sizes that reached it", lambda study, f, _: len(f.batches), count, "batch_sizes"),
     *csv_only(1, "goal", "reason"),
+    Column("", lambda study, f, _: f.fit and " ".join(f.fit.doubts), key="doubts"),
     fitted("S_min, steps", "s_min"),
     fitted("E_min", "e_min"),
     fitted("B_crit", "b_crit"),
@@ -194,7 +208,7 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
         f"Steps against {studies[0].called}",
         [
             Picture("pareto", caption, trade_off(studies), "no batch size reached a goal"),
-            Table(GOALS, goals, "pareto_goals.csv"),
+            Table(GOALS, goals, GOALS_FILE),
             *(Note(s.noted(f.reason)) for s, f, _ in goals if f.reason),
             table(studies),
             Table(CROSSING, crossings, "pareto_crossings.csv", shown=False),
