@@ -42,6 +42,14 @@ def test_the_line_of_one_device_and_its_batches(point):
     assert "90% of it at 180." in text and "bound by the examples" in text
 
 
+def test_batches_that_were_not_measured_are_marked(point):
+    assert [point.batch_text(batch) for batch in (2, 20, 600)] == [
+        "8 or less",
+        "20",
+        "600, beyond the 512 measured",
+    ]
+
+
 def test_weak_and_strong_efficiency_are_told_apart(point):
     four = point.row(4, 128)
     weak, strong = point.weak(four)[0], point.strong(four)[0]

@@ -22,7 +22,7 @@ def section(c: ConfigDict) -> None:
     c.throughput.per_device_batches = tuple(2**i for i in range(3, 11))
     c.throughput.devices = ()  # numbers of devices; (): powers of two up to those here
     c.throughput.microbatches = (1, 4, 16)  # of the largest batch, to see what they cost
-    c.throughput.rounds = 6  # the first is dropped
+    c.throughput.rounds = 8  # the first is dropped; intervals of fewer are too narrow
     c.throughput.seconds = 0.1  # of each timing
     c.throughput.network = "100gbe"  # nominal, see scaling/comms.py, for more devices than are here
     c.throughput.projected = (8, 64, 512, 4096)  # numbers of devices

@@ -75,6 +75,13 @@ class Point(Record):
         sizes = [row.per_device_batch for row in self.alone]
         return fit_device(sizes, [statistics.median(row.device) for row in self.alone])
 
+    def batch_text(self, batch: float) -> str:
+        """215, beyond the 16 measured; or 1 or less, where it is below what was measured."""
+        least, most = (self.alone[end].per_device_batch for end in (0, -1))
+        if batch > most:
+            return f"{number(batch)}, beyond the {count(most)} measured"
+        return number(batch) if batch >= least else f"{count(least)} or less"
+
     def row(self, devices: int, per_device_batch: int) -> Row | None:
         """That of so many devices and examples on each."""
         size = devices, per_device_batch
@@ -169,12 +176,12 @@ def answer(study: records.Study) -> str:
         f"{each['input']}, both together {each['both']}: bound by {TERMS[point.bound(best)]}."
     )
     if device.seconds_per_example:
-        half, share = point.fit.half_rate_batch, device.batch_at(PEAK_SHARE)
+        ends = interval(*(point.fit.half_rate_batch or (None, None)))
+        half, most = (point.batch_text(device.batch_at(share)) for share in (0.5, PEAK_SHARE))
         text += (
             f" An update of one device takes {number(1e3 * device.fixed_seconds)} ms and "
             f"{number(1e6 * device.seconds_per_example)} us for every example: half the peak rate "
-            f"at batch {number(device.half_rate_batch)}{interval(*(half or (None, None)))}, "
-            f"{PEAK_SHARE:.0%} of it at {number(share)}."
+            f"at batch {half}{ends}, {PEAK_SHARE:.0%} of it at {most}."
         )
     return text
 
