@@ -53,6 +53,7 @@ CONFIDENCE = 0.95  # of intervals, two-sided
 FEWEST = 8  # measurements that a ratio needs
 WINDOWS = 20  # of a run, at most
 FIRST_WINDOW = 50  # the first window has 1 / 50 of a run's measurements
+RESOLVED = 0.9  # of a run's steps, in windows whose mean stands for it
 BLOCKS = 20  # more follow a trend better, fewer tolerate a longer serial correlation
 
 
@@ -228,26 +229,29 @@ def _window_ends(measurements: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """B_simple averaged over the steps of a run, in examples; None if no window is resolved."""
+    """B_simple averaged over the steps of a run, in examples; None where it is not known."""
 
     noise_scale: float | None
     low: float | None
     high: float | None
 
 
-def average(windows: Sequence[Window]) -> Average:
+def average(windows: Sequence[Window], whole: Estimate) -> Average:
     """Mean of B_simple over the resolved windows of a run, weighted by their steps.
 
-    The "average" column of Table 1. Each step counts equally, whereas `noise_scale` over all steps
-    weights each by its |G|^2 and is dominated by steps with large gradients. Unresolved windows are
-    missing, most often those where the noise scale is largest.
+    The "average" column of Table 1. Each step counts equally, whereas `whole`, of all steps
+    together, weights each by its |G|^2 and is dominated by steps with large gradients.
+
+    Windows are resolved where |G|^2 is large, by chance or early in training, so where they hold
+    less than `RESOLVED` of the steps their mean is too low and its interval misses. Then only the
+    lower end of `whole` is known.
 
     The interval assumes independent errors of the windows, combined in quadrature on each side.
     """
     resolved = [w for w in windows if w.resolved]
-    if not resolved:
-        return Average(None, None, None)
     steps = np.array([w.last_step - w.first_step + 1 for w in resolved])
+    if not resolved or steps.sum() < RESOLVED * (windows[-1].last_step - windows[0].first_step + 1):
+        return Average(None, whole.low, None)
     weights = steps / steps.sum()
     scales = np.array([w.noise_scale for w in resolved])
     lows, highs = np.array([w.low or 0.0 for w in resolved]), np.array([w.high for w in resolved])

@@ -260,9 +260,10 @@ def test_windows_grow_with_the_step(monkeypatch):
     expected = [100 / np.linspace(4, 1, 1000)[a:b].mean() for a, b in spans]
     assert [w.noise_scale for w in found] == pytest.approx(expected, rel=0.01)
     mean = np.average(expected, weights=sizes)
-    assert noise.average(found).noise_scale == pytest.approx(mean, rel=0.01)
+    whole = noise_scale(bottom, top)
+    assert noise.average(found, whole).noise_scale == pytest.approx(mean, rel=0.01)
     # The ratio over the whole run is another number: 40, not 45.
-    assert noise_scale(bottom, top).noise_scale == pytest.approx(40, rel=0.01)
+    assert whole.noise_scale == pytest.approx(40, rel=0.01)
     assert mean > 44
 
 
@@ -282,19 +283,44 @@ def test_windows_of_a_run_measured_now_and_then():
     assert sum(sizes) == 30 and min(sizes) >= noise.FEWEST
 
 
-def test_the_average_weights_by_steps_and_leaves_out_the_unresolved():
+def test_the_average_weights_by_steps_and_leaves_out_few_that_are_unresolved():
     def window(value, first, last, low=None, high=None):
         known = value is not None
         return noise.Window(1.0, 1.0, value, low, high, known, 9, first, last, 0.0)
 
-    nothing = window(None, 40, 49, low=100.0)
-    found = noise.average([window(10.0, 0, 9, 6, 18), window(40.0, 10, 39, 36, 60), nothing])
+    whole = noise.Estimate(1.0, 1.0, 7.0, 5.0, 9.0, True, 50)
+    few, many = window(None, 40, 43, low=100.0), window(None, 40, 49, low=100.0)
+    resolved = [window(10.0, 0, 9, 6, 18), window(40.0, 10, 39, 36, 60)]
+    found = noise.average([*resolved, few], whole)
     assert found.noise_scale == pytest.approx(0.25 * 10 + 0.75 * 40)
     assert found.low == pytest.approx(32.5 - math.hypot(0.25 * 4, 0.75 * 4))
     assert found.high == pytest.approx(32.5 + math.hypot(0.25 * 8, 0.75 * 20))
-    unbounded = noise.average([window(10.0, 0, 9, None, 18)])  # tr(Sigma) may be zero
+    unbounded = noise.average([window(10.0, 0, 9, None, 18)], whole)  # tr(Sigma) may be zero
     assert (unbounded.low, unbounded.high) == (0.0, 18.0)
-    assert noise.average([nothing]) == noise.average([]) == noise.Average(None, None, None)
+    # Of a fifth of the steps nothing is known: no value.
+    for windows in ([*resolved, many], [many], []):
+        assert noise.average(windows, whole) == noise.Average(None, 5.0, None)
+
+
+@pytest.mark.parametrize("falls", [0.0, 3.0])
+@pytest.mark.parametrize("multiple", [3, 30, 300])
+def test_the_average_covers_where_few_windows_are_resolved(multiple, falls):
+    """Gaussian gradients of 30 directions at a batch of 256 in parts of 32, |G|^2 falling by
+    e^falls: windows are resolved by chance, those with a large |G|^2."""
+    rng, steps, part, batch, held = np.random.default_rng(multiple), 1000, 32, 256, 0
+    square = np.exp(-falls * np.arange(steps) / steps)
+    truth = np.mean(multiple * batch / square)
+    for _ in range(60):
+        spread = np.sqrt(multiple * batch / part / 30)
+        parts = spread * rng.normal(size=(steps, batch // part, 30))
+        parts[:, :, 0] += np.sqrt(square)[:, None]
+        small = (parts**2).sum(2).mean(1)
+        big = (parts.mean(1) ** 2).sum(1)
+        terms = noise.estimate(small, big, part, batch)
+        windows = noise.windows(np.arange(steps), *terms, np.ones(steps))
+        found = noise.average(windows, noise_scale(*terms))
+        held += (found.low or 0.0) <= truth <= (math.inf if found.high is None else found.high)
+    assert held >= 52
 
 
 # --- the tracker ---

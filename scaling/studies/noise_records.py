@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.noise import Average, Estimate, Exact, Window
+from scaling.noise import Average, Estimate, Exact, Window, average
 from scaling.report.charts import Line, Mark, Points
 from scaling.report.wording import NOTHING, between, count, number
 
@@ -28,10 +28,7 @@ class Noise:
     start: Estimate  # of the first window
     end: Estimate  # of the last one
     whole: Estimate  # a ratio of averages over the run, which is mostly about its beginning
-    average: float | None  # mean of the resolved windows, weighted by their steps
     windows: list[Window]  # consecutive, longer and longer
-    average_low: float | None = None
-    average_high: float | None = None
     by_devices: Estimate | None = None  # from whole devices, where microbatches tell more
     exact: dict[str, Exact | None] | None = None  # at the "start" and "end", where it was computed
 
@@ -42,10 +39,13 @@ class Noise:
 
     @property
     def level(self) -> Average:
-        """One number for the run: the average, else that of all measurements together."""
-        if self.average is None:
-            return Average(self.whole.noise_scale, self.whole.low, self.whole.high)
-        return Average(self.average, self.average_low, self.average_high)
+        """One number for the run."""
+        return average(self.windows, self.whole)
+
+    @property
+    def together(self) -> Average:
+        """Of all updates together: mostly of its beginning, so without an upper end."""
+        return Average(self.whole.noise_scale, self.whole.low, None)
 
     def exactly(self, when: str) -> Exact | None:
         """The exact values at the "start" or "end"."""

@@ -68,7 +68,7 @@ def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] |
     source, b_small = noise_parts(plan)
     spans = noise.windows(columns["step"], *terms, columns["loss"])
     by_devices = _by_devices(rows, plan) if source == "microbatches" else None
-    nothing, mean = noise.noise_scale([], []), noise.average(spans)
+    nothing = noise.noise_scale([], [])
     return {
         "source": source,
         "b_small": b_small,
@@ -78,9 +78,6 @@ def noise_of_run(point: Point, plan: BatchPlan, run: RunDir) -> dict[str, Any] |
         "start": (spans[0] if spans else nothing).as_dict(),
         "end": (spans[-1] if spans else nothing).as_dict(),
         "whole": noise.noise_scale(*terms).as_dict(),
-        "average": mean.noise_scale,
-        "average_low": mean.low,
-        "average_high": mean.high,
         "windows": [span.as_dict() for span in spans],
         "by_devices": by_devices and by_devices.as_dict(),
         "exact": None,

@@ -11,7 +11,8 @@ from synthetic_noise import curve, noise, run_result, write_noise_workdir, write
 from scaling.errors import UserError
 from scaling.report import write_report
 from scaling.report.charts import Line, Points, Rule, Span
-from scaling.studies.noise_records import UNRESOLVED
+from scaling.report.reading import from_json
+from scaling.studies.noise_records import UNRESOLVED, Noise
 from scaling.studies.noise_scale import charts
 from scaling.studies.noise_scale.analysis import equal_loss_spread, levels, rise, slope
 from scaling.studies.noise_scale.report import KIND
@@ -92,7 +93,7 @@ def test_what_was_expected_and_what_was_measured(study):
     [section] = [s for s in KIND.sections([study]) if s.title == "What it depends on"]
     titles, *rows = section.blocks[0].cells()
     assert titles == ["test", "expected", "measured"]
-    averages = [point.noise_scale.average for point in study.variants("batch")]
+    averages = [point.noise_scale.level.noise_scale for point in study.variants("batch")]
     assert [row[1:] for row in rows[:3]] == [
         ["1", "1.2"],
         ["−1", f"−{-slope(*levels(study.variants('rate'), 'learning_rate')):.2f}"],
@@ -139,8 +140,8 @@ def test_a_temperature_test_alone_compares_with_itself_before(tmp_path):
     ("values", "parts"),
     [
         (curve()[0], ("is 30 (23.1 to 42) at the start", ", 900 (692 to 1,260) at the end",
-                      "267 (222 to 334) on average", "size above the 64 trained with")),
-        ([5.0] * 20, ("5 (4.17 to 6.25) on average", "size below the 64 trained with")),
+                      "267 (248 to 300) on average", "size above the 64 trained with")),
+        ([5.0] * 20, ("5 (4.74 to 5.45) on average", "size below the 64 trained with")),
         ([None] + [50.0] * 19, ("is not resolved (at least 90) at the start", ", 50 (")),
         ([None] * 20, ("not resolved (at least 90) on average (examples, 95% intervals).",)),
     ],
@@ -161,7 +162,7 @@ def test_of_a_language_model_it_is_in_sequences_and_tokens(tmp_path):
     (folder / "resolved.json").write_text(json.dumps(resolved))
     study = read_study(study.workdir)
     text = KIND.answer(study)
-    assert "267 (222 to 334) on average (sequences of 32 tokens, 95% intervals)." in text
+    assert "267 (248 to 300) on average (sequences of 32 tokens, 95% intervals)." in text
     assert "The average is 8,540 tokens." in text and "the 64 trained with" in text
     [over_steps], [over_loss] = charts.over_steps([study]), charts.over_loss([study])
     assert over_steps.y.label == "noise scale B_simple (sequences of 32 tokens)"
@@ -217,7 +218,8 @@ def test_tables_hold_the_numbers_of_the_records(workdir, tmp_path):
         for when in ("start", "end", "whole"):
             for key in ("noise_scale", "low", "high"):
                 assert float(row[f"{when}_{key}"]) == measured[when][key]
-        assert float(row["average"]) == measured["average"]
+        level = from_json(Noise, measured).level
+        assert float(row["average_noise_scale"]) == level.noise_scale
         mine = [float(w["noise_scale"] or "nan") for w in windows if w["point"] == path.parent.name]
         expected = [w["noise_scale"] for w in measured["windows"]]
         np.testing.assert_array_equal(mine, [math.nan if v is None else v for v in expected])

@@ -55,7 +55,6 @@ def test_it_follows_from_the_record(tmp_path):
     assert found["whole"]["measurements"] == STEPS
     assert found["windows"][0] == found["start"] and found["windows"][-1] == found["end"]
     assert found["windows"][-1]["last_step"] == STEPS
-    assert found["average_low"] < found["average"] < found["average_high"]
     json.dumps(found, allow_nan=False)
 
 
@@ -131,7 +130,7 @@ def test_a_run_that_diverges_at_once_has_no_noise_scale(tmp_path):
     found = _train(
         tmp_path, _config(micro_batch=8, **{"optim.base_lr": 1e4, "optim.weight_decay": 1e6})
     )
-    assert found["average"] is None and not found["whole"]["resolved"]
+    assert not found["whole"]["resolved"]
     json.dumps(found, allow_nan=False)
 
 

@@ -194,11 +194,12 @@ def _options(config, point, curve, measured, network):
 
 
 def _by_noise(measured, reached):
-    """The critical batch by the tracked run's noise: its average up to the goal, if reached."""
+    """The critical batch by the tracked run's noise: its average up to the goal, if reached; where
+    too little of that is resolved, that of all updates together."""
     windows = [w for w in measured.windows if reached is None or w.first_step <= reached]
-    level = noise.average(windows)
-    if level.noise_scale is None:  # no window is resolved by itself; all of them may be
-        level = measured.whole
+    level = noise.average(windows, measured.whole)
+    if level.noise_scale is None:
+        level = measured.together
     ends = (measured.b_big, measured.b_big)
     return advice.CriticalBatch(level.noise_scale, level.low, level.high, ends, "noise scale")
 

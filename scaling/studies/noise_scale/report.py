@@ -74,10 +74,7 @@ def _exact_text(exact: Exact) -> str:
     return f"{number(exact.noise_scale)} / {number(exact.hessian_noise_scale)}"
 
 
-SETTINGS = (
-    *("source", "b_small", "b_big", "every", "coupled"),
-    *("average", "average_low", "average_high"),
-)
+SETTINGS = ("source", "b_small", "b_big", "every", "coupled")
 RUNS = [
     Column("run", lambda study, point: point.directory.name, str),
     *csv_only(-1, "kind", "label", "steps", "train", "validation"),
@@ -88,7 +85,7 @@ RUNS = [
     Column("parameters", "parameters", count),
     Column("train loss", lambda study, point: (point.train or {}).get("loss")),
     Column("B_simple at start", _noise("start"), estimate_text, "start"),
-    Column("on average", _noise("level"), estimate_text),
+    Column("on average", _noise("level"), estimate_text, "average"),
     Column("at end", _noise("end"), estimate_text, "end"),
     *(Column("", _noise(key), key=key) for key in ("whole", "by_devices", *SETTINGS)),
     Column("exact at start", _exact("start"), _exact_text, "exact_start"),

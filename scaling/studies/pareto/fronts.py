@@ -61,8 +61,10 @@ class Study(analysis.Study):
         """The point whose tracked run represents the study: its batch is nearest to B_crit.
 
         Nearest to the geometric mean over goals; without a fit, in the middle of the batch sizes.
+        Of those whose B_simple is known on average, if there are any.
         """
         points = [point for point in self.points if point.tracked and point.tracked.windows]
+        points = [p for p in points if p.tracked.level.noise_scale is not None] or points
         sizes = [f.critical_batch for f in self.known] or [point.global_batch for point in points]
         distance = lambda point: abs(math.log(point.global_batch) - np.log(sizes).mean())
         return min(points, key=distance, default=None)
@@ -112,7 +114,7 @@ class Study(analysis.Study):
     @property
     def noise_average(self) -> float | None:
         """B_simple averaged over the run."""
-        return self.run and self.run.tracked.average
+        return self.run and self.run.tracked.level.noise_scale
 
     @property
     def ratio(self) -> float | None:

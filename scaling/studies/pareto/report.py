@@ -191,7 +191,7 @@ def table(studies: Sequence[Study]) -> Table:
     value = partial(metric_value, studies[0].measure)
     steps = lambda goal: lambda study, point: point.crossing(goal).steps
     at = [Column(f"steps to {value(goal)}", steps(goal), count) for goal in _goals(studies)]
-    average = lambda study, point: point.tracked and point.tracked.average
+    average = lambda study, point: point.tracked and point.tracked.level.noise_scale
     return Table([BATCH, *at, Column("B_simple", average)], of_points(studies))
 
 

@@ -106,13 +106,15 @@ def _noise_text(study, point):
     """A sentence; empty where the noise was not tracked."""
     if point.noise_scale is None or not point.noise_scale.whole.measurements:
         return ""
-    level = point.noise_scale.level
-    amount = level.noise_scale and study.in_units(level.noise_scale)
-    told = f" = {number(amount)} {study.holds}" if amount else ""
+    level, how = point.noise_scale.level, "on average"
+    if level.noise_scale is None:  # in too few of the windows
+        level, how = point.noise_scale.together, "over all updates, mostly the first,"
     if level.noise_scale is None:
         return f" Its noise scale B_simple is {estimate_text(level)}."
+    amount = study.in_units(level.noise_scale)
+    told = f" = {number(amount)} {study.holds}" if amount else ""
     return (
-        " Its noise scale B_simple, which predicts the critical batch size, is on average "
+        f" Its noise scale B_simple, which predicts the critical batch size, is {how} "
         f"{estimate_text(level)} {study.rows}{told}."
     )
 
