@@ -309,7 +309,7 @@ def default_workdir() -> str:
             parts.insert(0, "+".join(Path(path).stem for path in value.split(",")))
         elif name in [flag.name for flag in OF_FIT]:
             parts.append(f"{name}={value}")
-    return "runs/" + re.sub(r"[^\w.=,-]+", "_", "-".join(parts))
+    return "runs/" + re.sub(r"[^\w.=-]+", "_", "-".join(parts))
 
 
 def load_config(argument: str) -> ConfigDict:

@@ -386,3 +386,16 @@ def test_batches_that_divide_over_no_device_count_are_an_error():
         options(counts=[3], batches=[8, 16])
     with pytest.raises(UserError, match="batch is 0; it must be at least 1"):
         LINEAR.compute(0)
+
+
+def test_without_accumulation_no_device_takes_more_than_was_measured():
+    """Statistics over the batch need it in one piece."""
+    found = options(counts=[1, 2], batches=[512, 1024, 2048, 4096], accumulate=False)
+    assert [(o.devices, o.global_batch) for o in found] == [
+        *[(1, 512), (1, 1024)],
+        *[(2, 512), (2, 1024), (2, 2048)],
+    ]
+
+
+def test_the_knee_is_a_share_of_the_best_rate_wherever_that_is():
+    assert Throughput([1, 2, 4, 8], [1.0, 1.0, 1.0, 4.0]).knee(0.9) == 4  # rates 1, 2, 4, 2

@@ -466,3 +466,15 @@ def test_you_2017_alexnet_on_one_dgx_1():
 def test_peaks_are_of_known_devices_alone(kind, peak):
     assert peak_flops(kind, "bfloat16") == peak
     assert peak_flops(kind, "float32") is None
+
+
+def test_nominal_networks_are_those_of_the_data_sheets():
+    of = lambda network: (
+        network.bandwidth if isinstance(network, Link) else network.between.bandwidth
+    )
+    gigabytes = {name: of(network) / 1e9 for name, network in NETWORKS.items() if name != "tpu-v4"}
+    ports = {"10gbe": 1.25, "100gbe": 12.5, "infiniband-hdr": 25, "infiniband-ndr": 50}
+    lanes = {"pcie4": 32, "pcie5": 64, "nvlink3": 300, "nvlink4": 450}
+    nodes = {"dgx-a100": 8 * 25, "dgx-h100": 8 * 50}
+    assert gigabytes == {"perfect": math.inf} | ports | lanes | nodes
+    assert of(NETWORKS["tpu-v4"]) * 4096 == pytest.approx(1.1e15)

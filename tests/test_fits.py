@@ -542,3 +542,8 @@ def test_what_cannot_be_fitted(batches, steps, options, words):
         fit_steps(batches, steps, **options)
     for word in words:
         assert word in str(error.value)
+
+
+def test_read_off_examples_are_compared_with_the_fewest():
+    """130, 100, 100 and 144 of them: not with those of the smallest batch."""
+    assert read_off([1, 2, 4, 8], [130, 50, 25, 18])[0] == (4, 8)

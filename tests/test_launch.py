@@ -14,7 +14,7 @@ import pytest
 from compare import same_runs
 from program import ROOT, launch, start
 
-from scaling.cli import Listed, load_config
+from scaling.cli import Listed, load_config, workdirs_in
 from scaling.errors import UserError
 from scaling.record import read_metrics
 
@@ -466,3 +466,13 @@ def test_panels_whose_data_are_not_here_have_a_dry_run(panel, tmp_path):
         f"--config=configs/shallue.py:{panel}", "--dry_run", f"--config.data.dir={tmp_path}"
     )
     assert code == 0 and "device-hours" in out, err
+
+
+def test_runs_inside_the_points_of_a_study_are_no_studies_of_a_folder(tmp_path):
+    """A point may hold a run of its own, as the tracked ones of pareto and advise."""
+
+    study = tmp_path / "study"
+    for point in ("bs8", "bs8/tracked"):
+        (study / point).mkdir(parents=True)
+        (study / point / "result.json").write_text("{}")
+    assert workdirs_in(study) == workdirs_in(tmp_path) == [study]

@@ -349,3 +349,9 @@ def test_a_language_model_that_sees_later_tokens_is_refused(reach):
     with pytest.raises(UserError, match=r"Mixer sees the tokens .* first 4 places change"):
         Language(Mixer(reach=reach), example, 5).check_model()
     Language(Mixer(), example, 5).check_model()
+
+
+def test_padding_has_no_part_in_what_one_answer_scores():
+    tokens, weights, _ = text()
+    known = Language.constant({"tokens": tokens, "weights": weights})
+    assert known == pytest.approx(Language.constant({"tokens": tokens[weights > 0]}))

@@ -13,6 +13,7 @@ from scaling.config import checked
 from scaling.errors import UserError
 from scaling.record import InUse, RunDir
 from scaling.report import point_line
+from scaling.report.records import read_object
 from scaling.signals import Interrupted, Signals
 from scaling.studies import part as module_of
 from scaling.studies.shared import check_batch, value_at
@@ -114,6 +115,7 @@ def run_study(
     points, study = points_of(config, part), study_of(config)
     if not worker:
         _check_models(points.values())
+        hosts.by_leader(_check_others)(workdir, config)
     for name, point in points.items():
         study.check(point)
         if not worker:  # before anything is trained
@@ -135,6 +137,18 @@ def run_study(
             except UserError:
                 if not reported:
                     raise
+
+
+def _check_others(workdir, config):
+    """UserError where the workdir has points of another study or of other data."""
+    for path in sorted(workdir.glob("*/config.json")):
+        other = read_object(path)
+        theirs = other.get("study"), (other.get("data") or {}).get("name")
+        if theirs != (config.study, config.data.name):
+            raise UserError(
+                f"{path.parent} is of the study {theirs[0]!r} on {theirs[1]!r}, this one is "
+                f"{config.study!r} on {config.data.name!r}; choose another --workdir."
+            )
 
 
 def _check_models(points):

@@ -98,7 +98,12 @@ def step_bytes(point: Point) -> int | None:
     return program and program.step_bytes
 
 
-def speeds(config: ConfigDict, batches: Sequence[int], seconds: float) -> list[Speed]:
+def speeds(
+    config: ConfigDict,
+    batches: Sequence[int],
+    seconds: float,
+    between: Callable[[], None] = lambda: None,
+) -> list[Speed]:
     """The time of an update at each per-device batch, on the data set's own examples.
 
     A batch that the compiler let pass and that runs out of memory all the same ends the list.
@@ -106,8 +111,13 @@ def speeds(config: ConfigDict, batches: Sequence[int], seconds: float) -> list[S
     Args:
       batches: increasing.
       seconds: to spend on each timing, at least.
+      between: called after every compilation and every timing.
     """
-    times = rounds({batch: each.device for batch, each in racers(config, batches, seconds)})
+    calls = {}
+    for batch, racer in racers(config, batches, seconds):
+        calls[batch] = racer.device
+        between()
+    times = rounds(calls, note=lambda batch, value: between())
     return [_speed(batch, found) for batch, found in times.items()]
 
 

@@ -312,3 +312,12 @@ def test_a_damaged_folder_is_told_with_the_command_that_makes_it(file, damage, w
 def test_models_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match=r"x\.model is not a SentencePiece model"):
         text.SentencePiece(b"no model", "x.model")
+
+
+def test_bpe_is_learned_from_the_first_characters_alone(monkeypatch):
+    monkeypatch.setattr(text, "TRAINED_ON", 20)
+    assert list(text._lines(["one line\ntwo\n", "a longer line\n", "never read"])) == [
+        "one line",
+        "two",
+        "a longer line",
+    ]

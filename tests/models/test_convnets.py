@@ -137,3 +137,78 @@ def test_half_of_both_hidden_layers_is_dropped_in_training(name, size, widths):
     for dropped, whole in zip(trained, evaluated, strict=True):
         alive = [np.mean(np.asarray(layer) > 0) for layer in (dropped, whole)]
         assert 0.4 < alive[0] / alive[1] < 0.6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"preactivation": True}, {"depth": 10, "width": 2, "preactivation": True}, {"depth": 50}],
+    ids=["He 2015", "He 2016", "wide", "bottleneck"],
+)
+def test_a_resnet_is_its_layers(options):
+    """Without norm; in NumPy, every convolution and every ReLU in its place."""
+    model, variables, x = _random("resnet", (16, 16, 3), norm="none", **options)
+    before, wide = options.get("preactivation"), options.get("width", 1) > 1
+    bottleneck, first_relu = options.get("depth") == 50, lambda x: _relu(x) if before else x
+    p = variables["params"]
+    y = _conv(x, p["stem"], 2 if bottleneck else 1)
+    y = y if before else _relu(y)
+    if bottleneck:
+        y = _pool(np.pad(y, ((0, 0), (0, 1), (0, 1), (0, 0))))
+    for name in sorted(k for k in p if k.startswith("stage")):
+        block, first = p[name], name.endswith("block1")
+        stride = 2 if first and not name.startswith("stage1") else 1
+        into = first_relu(y)
+        out = _conv(into, block["Conv_0"], 1 if bottleneck else stride)
+        out = _conv(_relu(out), block["Conv_1"], stride if bottleneck else 1)
+        if bottleneck:
+            out = _conv(_relu(out), block["Conv_2"])
+        if out.shape == y.shape:
+            short = y
+        elif wide or bottleneck:
+            short = _conv(into, block["projection"], stride)
+        else:
+            short = y[:, ::stride, ::stride]
+            short = np.pad(short, ((0, 0),) * 3 + ((0, out.shape[-1] - short.shape[-1]),))
+        y = out + short if before else _relu(out + short)
+    y = first_relu(y).mean((1, 2))
+    _assert_gives(model, variables, x, _dense(y, p["head"]))
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("resnet", {"depth": 10, "width": 2, "preactivation": True}),
+        ("simple_cnn", {"size": "narrow"}),
+        ("vgg", {"hidden": (64,)}),
+    ],
+)
+def test_dropout_is_in_the_nets_that_have_it(name, options):
+    """Its share of the values of every layer that it is after."""
+    model, variables, x = _random(name, (32, 32, 3), norm="none", dropout=0.5, **options)
+    variables, x = jax.tree.map(jnp.float32, (variables, x))
+    _, seen = model.apply(
+        variables,
+        x,
+        train=True,
+        positions=jnp.arange(len(x)),
+        rngs={"dropout": jax.random.key(0)},
+        capture_intermediates=lambda module, _: isinstance(module, Dropout),
+        mutable=["intermediates"],
+    )
+    dropped = jax.tree.leaves(seen)
+    assert len(dropped) == {"resnet": 3, "simple_cnn": 1, "vgg": 1}[name]
+    assert all(np.mean(np.asarray(layer) == 0) >= 0.45 for layer in dropped)
+
+
+@pytest.mark.parametrize("name, stages", [("simple_cnn", (1, 1)), ("vgg", (2, 2, 3))])
+def test_stages_of_convolutions_are_their_layers(name, stages):
+    """A ReLU after each convolution, a 2x2 pool after each stage, one hidden dense layer."""
+    model, variables, x = _random(name, (32, 32, 3), norm="none")
+    p, y, place = variables["params"], x, 0
+    for convolutions in stages:
+        for _ in range(convolutions):
+            y, place = _relu(_conv(y, p[f"Conv_{place}"])), place + 1
+        n, h, w, c = y.shape
+        y = y.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+    hidden = _relu(_dense(y.reshape(len(y), -1), p["Dense_0"]))
+    _assert_gives(model, variables, x, _dense(hidden, p["Dense_1"]))

@@ -246,3 +246,19 @@ def test_wrong_options_are_told(options, words):
     with pytest.raises(UserError) as error:
         build_model("transformer", V, **options)
     assert words in str(error.value)
+
+
+def test_blocks_of_a_transformer_begin_as_the_identity():
+    model = build_model("transformer", V, **SMALL)
+    params = model.init(jax.random.key(0), TOKENS, train=False)["params"]
+    for i in range(SMALL["layers"]):
+        for layer in (f"out{i}", f"down{i}"):
+            assert not np.any(params[layer]["kernel"]), layer
+
+
+def test_an_lstm_begins_by_remembering():
+    """Jozefowicz 2015: the bias of the forget gate, the second of four, is 1 at first."""
+    model = build_model("lstm", V, width=6, cells=9)
+    params = model.init(jax.random.key(0), TOKENS, train=False)["params"]
+    expected = np.repeat([0.0, 1.0, 0.0, 0.0], 9)
+    np.testing.assert_array_equal(params["lstm0"]["bias"], expected)

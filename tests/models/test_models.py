@@ -461,3 +461,12 @@ def test_a_class_of_the_same_name_takes_the_place_of_the_one_before(table):
     register("own", _variant(__annotations__={"num_classes": int, "size": int}, size=3))
     assert model_options("own") == {"size": 3}
     assert build_model("own", 3, size=5).size == 5  # no family's words are imposed on it
+
+
+def test_the_kernels_of_a_resnet_begin_as_he_2015_has_them():
+    """Normal, of variance 2 over what goes out of a pixel."""
+    model = build_model("resnet", 10, depth=8, width=4)
+    x = jnp.zeros((1, 8, 8, 3))
+    params = model.init(jax.random.key(0), x, train=False)["params"]
+    kernel = params["stage3_block1"]["Conv_1"]["kernel"]  # 3 x 3, of 256 to 256
+    assert np.std(kernel) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scaling.report.contents import contents, read_kinds
 from scaling.report.drawing import draw
 from scaling.report.ticks import decades, powers_of_two
 from scaling.studies.steps_to_target import analysis, charts, growth
-from scaling.studies.steps_to_target.report import KIND
+from scaling.studies.steps_to_target.report import KIND, _breakpoint
 
 GONE = {
     "steps_to_target": None,
@@ -424,3 +425,11 @@ def test_over_goals_the_critical_batch_grows_with_what_they_take(tmp_path):
     assert "B_crit grows as E_min^0." in growth.sentence(studies)
     alike = [write_workdir(tmp_path / f"s{k}", s_min=40 * k, b_crit=16 * k) for k in (1, 4, 16)]
     assert growth.growths(read_studies(alike)) == []
+
+
+def test_what_is_read_off_has_the_end_that_it_has():
+
+    told = SimpleNamespace(describe=lambda: "about 9")
+    for ends, text in (((16, 32), "16 to 32"), ((0, 16), "below 16"), ((64, np.inf), "above 64")):
+        study = SimpleNamespace(read_off={"end": ends}, breakpoints={"end": told})
+        assert _breakpoint("end", study, None) == f"about 9; read off the points: {text}"

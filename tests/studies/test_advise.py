@@ -1,15 +1,24 @@
 """Advice from measurements of this machine, in this process, on digits."""
 
+import math
+import signal
+from types import SimpleNamespace
+
 import pytest
 
-from scaling.advice import CriticalBatch
+from scaling.advice import CriticalBatch, Curve, Throughput
+from scaling.comms import PERFECT
 from scaling.config import default_config, model_config
 from scaling.errors import UserError
+from scaling.noise import Window
 from scaling.report.contents import read_kinds
 from scaling.report.records import read_workdir
+from scaling.signals import Interrupted
 from scaling.studies.advise import measure as advise_measure
 from scaling.studies.advise.report import KIND, read
 from scaling.studies.running import run_study
+
+MEASURE = advise_measure._device
 
 
 def _config(**changes):
@@ -35,9 +44,9 @@ def _measured_once():
     """What the device can do with a model is measured once, not in every test."""
     measure, known = advise_measure._device, {}
 
-    def device(config):
+    def device(config, *args):
         if str(config.model) not in known:
-            known[str(config.model)] = measure(config)
+            known[str(config.model)] = measure(config, *args)
         return known[str(config.model)]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -98,6 +107,14 @@ def test_a_curve_from_records(tmp_path):
     assert recorded.fit.measured == (8, 128)
     assert found.point.goal == "50% validation error"
     assert "by the fit" in KIND.answer(found)
+    # Those of the best trials, and on a line of logs between them.
+    best = {p.global_batch: p.best["learning_rate"] for p in recorded.points}
+    rates = {o.global_batch: o.learning_rate for o in found.point.options}
+    assert found.point.searched == ["learning_rate"]
+    assert [rates[batch] for batch in (1, 8, 32, 128, 1024)] == pytest.approx(
+        [best[8], best[8], best[32], best[128], best[128]]
+    )
+    assert rates[16] == pytest.approx(math.sqrt(best[8] * best[32]))
     other = {"advise.records": (str(tmp_path / "steps"),), "data.name": "synthetic"}
     with pytest.raises(UserError, match=r"another task than this config \(data.name"):
         _advice(tmp_path / "other", **other)
@@ -145,7 +162,7 @@ def test_without_steps_to_a_goal_times_are_relative(tmp_path, changes):
     found = _advice(tmp_path, **changes)
     assert not found.point.unit_hours and found.point.s_min is None
     assert "for each step of S_min" in KIND.answer(found)
-    assert any("no limit was applied" in sentence for sentence in KIND.cautions(found))
+    assert any("max_cost were not applied" in sentence for sentence in KIND.cautions(found))
 
 
 def test_ghost_batches_are_whole_in_every_option(tmp_path):
@@ -188,3 +205,38 @@ def test_bad_configs_are_one_sentence(tmp_path, changes, sentence):
     with pytest.raises(UserError, match=sentence):
         _advice(tmp_path, **changes)
     assert not any(tmp_path.iterdir())
+
+
+def test_batch_norm_is_offered_no_microbatches():
+    """Training would refuse them: its statistics need a device's share in one piece."""
+
+    for norm, accumulated in (("none", {1, 2, 4, 8, 16}), ("batch", {1})):
+        config = _config(**{"model.norm": norm})
+        curve = Curve(CriticalBatch(1.0, None, None, (1, 1)))
+        given = advise_measure._point(config), curve, Throughput((4, 64), (1.0, 1.0)), PERFECT
+        options = advise_measure._options(config, *given)
+        assert {option.accum_steps for option in options} == accumulated
+
+
+def test_the_noise_scale_is_that_up_to_the_goal():
+
+    of = lambda first, scale: Window(
+        1.0, scale, scale, scale, scale, True, 8, first_step=first, last_step=first + 9, loss=1.0
+    )
+    run = SimpleNamespace(windows=[of(1, 10.0), of(11, 100.0)], b_big=64, whole=None)
+    assert advise_measure._by_noise(run, reached=5).value == 10.0
+    assert advise_measure._by_noise(run, reached=None).value == 55.0
+
+
+def test_a_signal_ends_the_timings():
+    asked = SimpleNamespace(received=signal.SIGINT)
+    with pytest.raises(Interrupted, match="while timing advice, which then starts anew"):
+        MEASURE(_config(), asked, "advice")
+
+
+def test_no_batch_is_timed_that_no_option_has():
+    config = _config(**{"advise.devices": (2, 4), "advise.batches": (16, 64)})
+    fits, speeds = MEASURE(config, None, "advice")
+    sizes = [1, 2, 4, 8, 16, 32]
+    assert [row.per_device_batch for row in fits] == sizes
+    assert [row.per_device_batch for row in speeds] == sizes

@@ -426,3 +426,27 @@ def test_two_devices_change_nothing_but_rounding(followed, tmp_path):
         np.testing.assert_allclose(*values, rtol=2e-3)
     schedule = _schedule(found[0])
     assert len(schedule) > 1 and schedule == _schedule(expected[0])[: len(schedule)]
+
+
+def test_a_batch_that_the_budget_has_no_room_for_is_not_moved_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(phases, "next_batch", lambda batch, *_: 128)
+    (outcome,) = _train(tmp_path, dataclasses.replace(FOLLOW, goals=(1e-9,), budget=100))
+    assert _schedule(outcome) == [[1, 16]] and outcome.steps == 100 // 16
+
+
+def test_seconds_are_of_every_phase(tmp_path, monkeypatch):
+    """By a clock on which every call takes one; the batch doubles once."""
+    calls, plain = itertools.count(1), Population.advance
+
+    def timed(self, *args):
+        before, rows = self.seconds["train"], plain(self, *args)
+        self.seconds["train"], timed.calls = before + 1.0, next(calls)
+        return rows
+
+    monkeypatch.setattr(Population, "advance", timed)
+    rules = dataclasses.replace(FOLLOW, goals=(1e-9,), budget=200)
+    grow = iter([16, 16, 32])
+    monkeypatch.setattr(phases, "next_batch", lambda batch, *_: next(grow, 32))
+    with RunDir(tmp_path) as run:
+        (outcome,) = train_phases(point_at, rules, [3], run, "test")
+    assert len(_schedule(outcome)) == 2 and outcome.seconds["train"] == timed.calls

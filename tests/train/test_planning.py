@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -137,3 +140,15 @@ def test_compiled_program_is_the_one_that_runs():
     *_, batches, count = shapes_of(point, layout, planning.stacked(point, [{}]))
     assert batches["index"].shape == (1, 1, 1, 3, 1, 64)
     assert batches["index"].dtype == count.dtype == np.int32
+
+
+def test_the_memory_holds_the_trials_once_more():
+    """While a program is timed, or a checkpoint restored."""
+
+    alone = SimpleNamespace(layout=SimpleNamespace(count=1), step_bytes=10, state_bytes=3)
+    assert planning.needed_bytes(alone) == 13
+
+
+def test_a_matrix_product_has_two_operations_for_each_of_its_terms(monkeypatch):
+    monkeypatch.setattr(planning, "least_seconds", lambda call: 0.5)
+    assert planning.matrix_flops(jax.devices()[0], "float32", 8) == 2 * 8**3 / 0.5

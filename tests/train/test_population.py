@@ -471,3 +471,24 @@ def test_what_was_chosen_is_chosen_again_on_the_same_devices(limited, uncompiled
     assert limited(None, placement=again, devices=2).layout.shape == (2, 1, 4)
     assert limited(None, placement=again | {"kind": "another"}).layout.block == 8
     assert limited(None, placement=again | {"devices": 2}).layout.block == 8
+
+
+def test_a_trial_that_diverged_trains_no_more_though_its_loss_be_finite_again():
+    """As after a batch with a NaN among its examples, also on resuming."""
+    population = _population(_config(MLP), VALUES[:2])
+    packed = population.packed()
+    population.restore(0, packed.replace(alive=np.array([False, True])))
+    _to(population, END)
+    assert population.alive.tolist() == [False, True]
+    same = lambda a, b: np.array_equal(a[0], b[0])
+    now = population.packed().state.params
+    assert all(jax.tree.leaves(jax.tree.map(same, now, packed.state.params)))
+
+
+def test_a_limit_that_comes_nearer_is_not_passed():
+    """As where the first crossing cuts a search short: what was prepared then is too much."""
+    population = _population(_config(MLP, duration="60 steps"), VALUES[:2])
+    population.per_step = 1e-9  # whatever fits
+    population.advance(10, then=30)
+    population.advance(12)
+    assert population.step == 12

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from scaling.errors import UserError
 from scaling.record import RunDir
 from scaling.signals import Interrupted
 from scaling.train import population as population_module
+from scaling.train import trials
 from scaling.train.checkpoint import Checkpoints, folder_of, forget
 from scaling.train.point import resolve
 from scaling.train.trials import FirstCrossing, Observer, ToTheEnd, Training
@@ -78,7 +80,7 @@ class Known:
     def like(self):
         return self.trials, self.variables(0)
 
-    def restore(self, step, packed):
+    def restore(self, step, packed, examples=None):
         self.step, self.trials = step, dict(packed)
 
 
@@ -507,3 +509,51 @@ def test_steps_are_those_of_an_evaluation_after_every_update_on_the_grid(tmp_pat
     assert [each and each[1] for each in found] == on_grid
     at_all = [next((s for s in range(steps) if every[s][k] < goal), None) for k in range(count)]
     assert at_all != on_grid and sum(step is not None for step in on_grid) >= count // 2
+
+
+def test_seconds_are_of_all_launches(point, tmp_path, monkeypatch):
+    """Of a training whose every call takes one, stopped twice."""
+
+    class Timed(Known):
+        def advance(self, *args):
+            self.seconds["train"] += 1.0
+            return super().advance(*args)
+
+    monkeypatch.setattr(population_module, "Population", lambda *_, **__: Timed(falling(None), 1))
+    rule = ToTheEnd(10 * CALL, lambda step: 10 * CALL)
+    for signals in (after(3), after(4), Signals()):
+        with RunDir(tmp_path) as run, contextlib.suppress(Interrupted):
+            training = Training(point, rule, [{}], [0], run, "r", "s")
+            outcome = training.run(0, signals, "test")
+    assert outcome.seconds["train"] == 10.0
+
+
+def test_it_saves_every_so_many_seconds_and_keeps_so_many(tmp_path, monkeypatch):
+    """On a clock by which a call takes a second."""
+
+    config, known = default_config("steps_to_target"), Known(falling(None), 1)
+    config.devices, config.checkpoint.every_seconds, config.checkpoint.keep = 1, 10.0, 3
+    monkeypatch.setattr(population_module, "Population", lambda *_, **__: known)
+    clock = SimpleNamespace(perf_counter=lambda: known.step / CALL)
+    monkeypatch.setattr(trials, "time", clock)
+    saved, save = [], Checkpoints.save
+    noted = lambda self, step, *rest: (saved.append(step), save(self, step, *rest))
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    rule = ToTheEnd(BUDGET, lambda step: BUDGET)
+    with RunDir(tmp_path) as run:
+        training = Training(resolve(config, ("peak",)), rule, [{}], [0], run, "r", "s")
+        training.train(0, Signals(), "test")
+        kept = {int(path.name) for path in training.path.iterdir()}
+    assert saved == [99, 198, 297, 396] and kept == {198, 297, 396}
+
+
+def test_metrics_are_on_disk_before_a_checkpoint_that_counts_them(race, monkeypatch):
+    """After a power failure it could not be resumed from otherwise."""
+    calls = []
+    for kind, name in ((RunDir, "sync"), (Checkpoints, "save")):
+        plain = getattr(kind, name)
+        noted = lambda *args, name=name, plain=plain: (calls.append(name), plain(*args))[1]
+        monkeypatch.setattr(kind, name, noted)
+    with pytest.raises(Interrupted):
+        race(falling(50, None), 2, after(4))
+    assert calls == ["sync", "save"]

@@ -9,7 +9,9 @@ curve of finished studies where `advise.records` names some, models the all-redu
 
 import dataclasses
 import json
+import math
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from scaling import advice, comms, noise
@@ -24,7 +26,7 @@ from scaling.report.kind import kind_of
 from scaling.report.reading import from_json
 from scaling.report.records import read_workdir
 from scaling.report.wording import goal_text
-from scaling.signals import Signals
+from scaling.signals import Interrupted, Signals
 from scaling.studies.advise.record import Record
 from scaling.studies.noise_records import Noise
 from scaling.studies.shared import (
@@ -32,9 +34,9 @@ from scaling.studies.shared import (
     in_parts,
     single_run,
 )
-from scaling.studies.steps_to_target.analysis import Study
+from scaling.studies.steps_to_target.analysis import Quantity, Study
 from scaling.train import throughput
-from scaling.train.point import Point, resolve
+from scaling.train.point import Point, data_info, resolve
 from scaling.train.resolved import dry_run as train_dry_run
 from scaling.train.resolved import point_values
 from scaling.train.single import train_inside
@@ -109,7 +111,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     point, settings = _point(config), config.advise
     values = point_values(point)
     run.launched(values)
-    fits, speeds = _device(config)
+    fits, speeds = _device(config, signals, name)
     tracked = train_inside(point.config, run, f"{name} tracked", signals)
     noise_of_run = from_json(Noise, tracked["noise_scale"])
     link, all_reduce = _measured_link(point)
@@ -125,7 +127,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     measured = advice.Throughput(
         [speed.per_device_batch for speed in speeds], [speed.seconds for speed in speeds]
     )
-    options = _options(config, point, curve, measured, network) if curve else []
+    options = _options(config, point, curve, measured, network, recorded) if curve else []
     known = curve is not None and curve.s_min is not None
     best = advice.recommend(options, *((settings.max_hours, settings.max_cost) if known else ()))
     metric, goal = point.task.metrics[point.task.headline], ""
@@ -141,6 +143,7 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
         tracked_status=tracked["status"],
         critical={"noise_scale": by_noise, "fit": fitted and fitted.critical},
         doubts=recorded.fit.doubts if recorded else [],
+        searched=sorted(recorded.points[0].ranges) if recorded else [],
         goal=recorded.goal_text if recorded else goal,
         unit_hours=known,
         s_min=curve and curve.s_min,
@@ -156,33 +159,47 @@ def measure(config: ConfigDict, run: RunDir, name: str, signals: Signals) -> Rec
     )
 
 
-def _device(config):
-    """Memory and speed of one device over its batches."""
-    fits = throughput.memory(config, config.advise.largest)
+def _device(config, signals, name):
+    """Memory and speed of one device over the batches that an option can put on it."""
+
+    def between():
+        if signals and signals.received:
+            raise Interrupted(signals.received, f"while timing {name}, which then starts anew.")
+
+    settings = config.advise
+    most = max(_batches(config), default=1) // min(settings.devices)
+    largest = min(settings.largest, max(most, throughput.smallest_batch(config)))
+    fits = throughput.memory(config, largest)
     fitting = [row.per_device_batch for row in fits if row.fits]
     if not fitting:
         raise UserError(
             f"Not even {fits[0].per_device_batch} example(s) fit a device; use a smaller model."
         )
-    speeds = throughput.speeds(config, fitting, config.advise.seconds)
+    speeds = throughput.speeds(config, fitting, settings.seconds, between)
     # A batch that ran out of memory all the same does not fit, whatever the compiler said.
     ran = speeds[-1].per_device_batch
     fits = [dataclasses.replace(row, fits=row.fits and row.per_device_batch <= ran) for row in fits]
     return fits, speeds
 
 
-def _options(config, point, curve, measured, network):
-    """Plans that training would accept, each with a learning rate to start from."""
-    settings, size = config.advise, point.info.sizes["train"]
-    smallest = throughput.smallest_batch(config)
+def _batches(config):
+    """Global batches to consider."""
+    smallest, size = throughput.smallest_batch(config), data_info(config.data).sizes["train"]
     powers = [smallest * 2**i for i in range((size // smallest).bit_length())]
+    return config.advise.batches or powers
+
+
+def _options(config, point, curve, measured, network, recorded=None):
+    """Plans that training would accept, each with a learning rate to start from: between those of
+    the best trials recorded, or that of the run by the rule."""
+    settings = config.advise
     options = advice.plans_table(
         curve,
         measured,
         network,
         _gradient_bytes(point),
         settings.devices,
-        settings.batches or powers,
+        _batches(config),
         settings.price,
         settings.overlap,
         multiple=config.model.ghost_batch if config.model.get("norm") == "ghost" else 1,
@@ -190,6 +207,9 @@ def _options(config, point, curve, measured, network):
         accumulate=config.model.get("norm") != "batch",
     )
     rate = lambda batch: scale_learning_rate(point.peak, settings.rule, batch, point.global_batch)
+    if tuned := recorded and Quantity("learning_rate").best(recorded):
+        sizes, rates = np.log([(p.global_batch, value) for p, value in tuned]).T
+        rate = lambda batch: float(np.exp(np.interp(math.log(batch), sizes, rates)))
     return [dataclasses.replace(o, learning_rate=rate(o.global_batch)) for o in options]
 
 

@@ -21,6 +21,7 @@ class Record:
     tracked_status: str = "complete"  # of that run: complete or diverged
     critical: dict[str, CriticalBatch | None]  # by "noise_scale" and by "fit"
     doubts: list[str] = field(default_factory=list)  # what speaks against the hyperbola of the fit
+    searched: list[str] = field(default_factory=list)  # hyperparameters, in the records
     goal: str = ""  # that the steps are to, "" where there is none
     unit_hours: bool  # False: S_min is unknown, and steps, hours and cost are for S_min = 1
     s_min: float | None

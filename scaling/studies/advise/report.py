@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from scaling.advice import RECOMMENDED, Option, front
+from scaling.comms import DeviceFit, fit_device
 from scaling.errors import UserError
 from scaling.report import records
 from scaling.report.blocks import Note, Picture, Section
@@ -40,6 +41,7 @@ from scaling.studies.noise_records import COUPLED
 
 UNITS = (("days", 1 / 24), ("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
 SOURCES = {"noise_scale": "the noise scale", "fit": "the fit of S(B)"}
+MOST_DEVIATION = 0.05  # of a time from its line, above which it is told
 SPEED = ("seconds", "examples_per_second", "spread")
 RINGS = dict(zip(RECOMMENDED, (("o", 13), ("s", 10), ("D", 11)), strict=True))  # marker, size
 
@@ -82,6 +84,12 @@ class Point(Record):
         """The largest per-device batch that fits the memory, where a larger one does not."""
         fitting = [row.per_device_batch for row in self.memory if row.fits]
         return max(fitting) if fitting and len(fitting) < len(self.memory) else None
+
+    @property
+    def line(self) -> DeviceFit | None:
+        """t0 + b / r through the times of one device."""
+        sizes = [speed.per_device_batch for speed in self.throughput]
+        return fit_device(sizes, [s.seconds for s in self.throughput]) if sizes else None
 
     def recommended_for(self, option: Option) -> str:
         """What an option is recommended for: least time and knee"""
@@ -163,10 +171,32 @@ def cautions(study: Study) -> list[str]:
             "no critical batch size is resolved; train longer, or with a larger batch.",
             lambda p: not p.options,
         ),
+        *(
+            (
+                f"{why}, so S_min is not known: steps, times and costs are for each step of it, "
+                "and max_hours and max_cost were not applied.",
+                lambda p, goal=goal: p.options and not p.unit_hours and bool(p.goal) == goal,
+            )
+            for goal, why in (
+                (True, f"the run did not reach {study.point.goal}; train longer or ease the goal"),
+                (False, "no goal is set"),
+            )
+        ),
         (
-            "S_min is not known: times and costs are for each step of it, and no limit was "
-            "applied.",
-            lambda p: p.options and not p.unit_hours,
+            f"a measured time is more than {MOST_DEVIATION:.0%} off the line t0 + b / r, by which "
+            "all times are told; their intervals do not hold that.",
+            lambda p: p.line and p.line.deviation > MOST_DEVIATION,
+        ),
+        (
+            "a device is this CPU: times and costs are of as many machines like it.",
+            lambda p: p.options and p.devices.get("platform") == "cpu",
+        ),
+        (
+            "the least time is at the most devices considered; more may be faster.",
+            lambda p: (
+                (fastest := p.recommended.get(RECOMMENDED[0])) is not None
+                and fastest.devices == max(option.devices for option in p.options) > 1
+            ),
         ),
         (
             "the steps are those of one run: intervals of time leave out how far those of another "
@@ -237,7 +267,8 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     note = (
         "Options that no other beats in both time and cost; all are in tables/advise_options.csv. "
         "Intervals follow from those of S(B) and the published range of the wait for the slowest "
-        f"device. The all-reduce is over {networks}. Learning rates are where to start tuning."
+        f"device. The all-reduce is over {networks}. Times leave out starting, compiling, "
+        f"evaluating and waiting for input. {_rates_text(studies)}"
     )
     yield Section(
         "Time against cost",
@@ -264,6 +295,16 @@ def sections(studies: Sequence[Study]) -> Iterator[Section]:
     devices = Table(DEVICE, _devices(studies), "advise_devices.csv", shown=False)
     picture = Picture("advise_throughput", caption, throughput(studies), "nothing was measured")
     yield Section("Throughput", [picture, devices])
+
+
+def _rates_text(studies):
+    searched = dict.fromkeys(name for study in studies for name in study.point.searched)
+    if not searched:
+        return "Learning rates are where to start tuning."
+    others = listed([parameter_text(name) for name in searched if name != "learning_rate"])
+    return "Learning rates are those of the best trials in the records, or between them" + (
+        f"; take {others} from there too." if others else "."
+    )
 
 
 def _devices(studies: Sequence[Study]) -> list[tuple]:
