@@ -90,7 +90,7 @@ class Breakpoint:
     def describe(self) -> str:
         """Such as "about 256 (95%: 180 to 410)", "not reached up to 1,024 (95%: above 700)", or
         that the data do not determine it."""
-        if self._ends == (0, math.inf):
+        if not self.determined:
             return f"not determined by these measurements ({self.interval_text})"
         text = {
             "inside": f"about {rounded(self.batch)}",
@@ -98,6 +98,11 @@ class Breakpoint:
             "below": f"below {self.measured[0]:,.0f}, the smallest measured",
         }[self.where]
         return f"{text} ({self.interval_text})"
+
+    @property
+    def determined(self) -> bool:
+        """Whether the measurements say anything of it."""
+        return self._ends != (0, math.inf)
 
     @property
     def interval_text(self) -> str:

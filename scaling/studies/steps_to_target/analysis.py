@@ -216,9 +216,10 @@ class Study(records.Study):
     def regimes(self) -> list[tuple[str, float, float]]:
         """(name, low, high) of the ranges of batch sizes between the breakpoints.
 
-        0 and infinity stand for what lies outside the batch sizes measured.
+        0 and infinity stand for what lies outside the batch sizes measured. Empty where a
+        breakpoint is not determined.
         """
-        if not self.fit:
+        if not self.fit or not all(turn.determined for turn in self.breakpoints.values()):
             return []
         first, *_, last = [point.global_batch for point in self.measured]
         inside = lambda batch: 0 if batch <= first else math.inf if batch >= last else batch

@@ -110,7 +110,11 @@ def _steps(study: Study, color: str, marker: str) -> list[Mark]:
 
 def _breakpoints(study, color) -> list[Mark]:
     """On the curve, where they lie among the measured batches."""
-    inside = {name: turn for name, turn in study.breakpoints.items() if turn.where == "inside"}
+    inside = {
+        name: turn
+        for name, turn in study.breakpoints.items()
+        if turn.where == "inside" and turn.determined
+    }
     return [
         Points(
             [turn.batch],

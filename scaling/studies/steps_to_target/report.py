@@ -37,11 +37,17 @@ def answer(study: Study) -> str:
         return f"{about}: {listed(steps) or 'not reached at any batch size'}. {study.no_fit}"
     perfect, useful = study.breakpoints.values()
     unit = [] if study.unit == "examples" else [f"Batch sizes are in {study.unit}."]
+    seen = lambda turn: (
+        turn.determined and turn.where != "below"
+    )  # what lies before it, was measured
+    halves = "doubling the batch halves them up to the end of perfect scaling,"
+    saves = f"Doubling the batch saves less than {fit.least_saving:.0%} of them beyond"
     sentences = (
-        f"{about}: doubling the batch halves them up to the end of perfect scaling, "
+        f"{about}: {halves if seen(perfect) else 'the end of perfect scaling is'} "
         f"{perfect.describe()}.",
-        f"It saves less than {fit.least_saving:.0%} of them beyond the largest useful batch, "
-        f"{useful.describe()}.",
+        f"{saves} the largest useful batch, {useful.describe()}."
+        if useful.determined
+        else f"The largest useful batch is {useful.describe()}.",
     )
     return " ".join([*sentences, *unit, *fit.doubts])
 

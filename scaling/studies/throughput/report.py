@@ -108,7 +108,7 @@ class Point(Record):
         device = self.fit.device
         one = self.row(1, row.per_device_batch)
         both = (statistics.median(each.device) for each in (row, one or row))
-        exchange = max(0.0, next(both) - next(both))
+        exchange = 0.0 if self.shared else max(0.0, next(both) - next(both))
         examples = device.seconds(row.per_device_batch) - device.fixed_seconds
         terms = {"fixed": device.fixed_seconds, "examples": examples, "exchange": exchange}
         return max(terms, key=terms.get)
@@ -402,7 +402,7 @@ def _by_batch(studies) -> Panel:
         if device.seconds_per_example and device.fixed_seconds:
             text = f"{PEAK_SHARE:.0%} of the peak rate"
             marks.append(Rule(GREY, text, x=device.batch_at(PEAK_SHARE), dash="dot"))
-    rate = Axis(f"{studies[0].rows} per second, one device", tick=decimal_label)
+    rate = Axis(f"{studies[0].called} per second, one device", tick=decimal_label)
     return Panel(batches(studies[0].rows, "per-device batch"), rate, marks)
 
 
@@ -436,7 +436,8 @@ def _by_devices(studies) -> Panel:
             Band(reach, *band, color, study.named("forecast, not measured")),
             Points(counts, [rate for rate, *_ in ends], color, label, marker, texts=texts),
         ]
-    return Panel(_devices_axis(), Axis(f"{studies[0].rows} per second", tick=decimal_label), marks)
+    rate = Axis(f"{studies[0].called} per second", tick=decimal_label)
+    return Panel(_devices_axis(), rate, marks)
 
 
 def _by_efficiency(studies) -> Panel:
