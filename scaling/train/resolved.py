@@ -92,6 +92,7 @@ def plan_text(point: Point, program: Program) -> str:
     sizes = ", ".join(f"{n:,} {split}" for split, n in point.info.sizes.items())
     warmup = point.hparams["warmup_steps"]
     flops = planning.flops_per_example(point) * point.global_batch
+    repeats = point.global_batch > point.info.sizes["train"]
     rows = {
         "title": config.title,
         "model": f"{config.model.name}({', '.join(options)}), "
@@ -100,7 +101,8 @@ def plan_text(point: Point, program: Program) -> str:
         "training": f"{point.total_steps:,} steps = {total} = {epochs:.4g} epochs; validation "
         f"every {point.eval_every:,} steps",
         "batch": str(program.plan)
-        + (f"; statistics over {point.ghost_batch:,} examples" if point.ghost_batch else ""),
+        + (f"; statistics over {point.ghost_batch:,} examples" if point.ghost_batch else "")
+        + ("; more than there are to train on: some repeat in every step" if repeats else ""),
         "devices": kind,
         "optimizer": f"{config.optim.name}, learning rate {point.peak:.6g} ({rule}), "
         f"{config.schedule.name}" + (f" after {warmup:,} steps of warmup" if warmup else ""),
