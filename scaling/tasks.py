@@ -494,10 +494,12 @@ class Segmentation(Task):
     Attributes:
       class_weights: one for each class; (): 1.
       frequencies: the share of pixels that each class has, for `weighted`.
+      void: the label of pixels that do not count, in no metric; None: all count.
     """
 
     class_weights: tuple[float, ...] = ()
     frequencies: tuple[float, ...] = ()
+    void: int | None = None
 
     unit = "pixels"
     metrics: ClassVar = {
@@ -514,15 +516,21 @@ class Segmentation(Task):
     def output_shape(self):
         return (*self.example["label"][0], self.num_classes)
 
-    def score(self, outputs, batch, smoothing=0.0):
+    def _label(self, batch):
+        """The class of every pixel, and whether it counts."""
         label = batch["label"].astype(jnp.int32)
-        weights = jnp.asarray(self.class_weights or (1.0,) * self.num_classes)[label]
+        counted = jnp.full(label.shape, True) if self.void is None else label != self.void
+        return jnp.where(counted, label, 0), counted
+
+    def score(self, outputs, batch, smoothing=0.0):
+        label, counted = self._label(batch)
+        weights = jnp.asarray(self.class_weights or (1.0,) * self.num_classes)[label] * counted
         loss = weights * optax.softmax_cross_entropy_with_integer_labels(outputs, label)
         return {"loss": loss.sum((1, 2))}, weights.sum((1, 2))
 
     def statistics(self, outputs, batch, mask):
-        label, size = batch["label"].astype(jnp.int32), self.num_classes
-        rows = jnp.broadcast_to(mask.astype(jnp.float32)[:, None, None], label.shape)
+        (label, counted), size = self._label(batch), self.num_classes
+        rows = mask.astype(jnp.float32)[:, None, None] * counted
         # argmax of NaN is the first class; one that is wrong stands for it.
         known = jnp.isfinite(outputs).all(-1)
         place = label * size + jnp.where(known, outputs.argmax(-1), (label + 1) % size)

@@ -239,6 +239,24 @@ def test_segmentation_against_sklearn(class_weights):
     assert found["loss"] == pytest.approx(-(weight * log_p).sum() / weight.sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("class_weights", [(), (0.5, 1.0, 4.0)])
+def test_void_pixels_have_no_part_in_any_metric(class_weights):
+    rng = np.random.default_rng(4)
+    label = rng.integers(0, 3, (6, 5, 4))
+    logits = np.float32(rng.normal(0, 1, (*label.shape, 3)))
+    example = {"image": ((5, 4, 3), "float32"), "label": ((5, 4), "uint8")}
+    counted = rng.random(label.shape) < 0.7
+    given = {"label": np.where(counted, label, 255)}
+    task = Segmentation(Given(), example, 3, class_weights=class_weights, void=255)
+    found = evaluated(task, logits, given, parts=2)
+    predicted, true = logits.argmax(-1)[counted], label[counted]
+    assert found["iou"] == pytest.approx(sk.jaccard_score(true, predicted, average="macro"))
+    assert found["error"] == pytest.approx(1 - sk.accuracy_score(true, predicted))
+    weight = np.asarray(class_weights or (1.0,) * 3)[true]
+    log_p = np.asarray(jax.nn.log_softmax(logits))[counted][np.arange(len(true)), true]
+    assert found["loss"] == pytest.approx(-(weight * log_p).sum() / weight.sum(), rel=1e-5)
+
+
 def test_pixels_without_a_finite_output_are_wrong():
     label = np.zeros((2, 3, 4), np.uint8)
     example = {"image": ((3, 4, 3), "float32"), "label": ((3, 4), "uint8")}

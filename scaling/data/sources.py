@@ -417,9 +417,17 @@ def _array(where, what, values, info, name, split):
     low, high = task_class(info.task).bounds(info.num_classes).get(name, (-math.inf, math.inf))
     if whole:
         low, high = max(low, np.iinfo(dtype).min), min(high, np.iinfo(dtype).max)
-    kinds = "biu" if whole else "biuf"
-    if array.dtype.kind not in kinds or array.min() < low or array.max() > high:
-        span = f" from {array.min()} to {array.max()}" if array.dtype.kind in "biuf" else ""
+    kinds, checked = "biu" if whole else "biuf", array
+    if name == "label" and (void := info.options.get("void")) is not None:
+        counted = array.reshape(len(array), -1) != void
+        if (empty := ~counted.any(1)).any():
+            raise UserError(
+                f"{where} {what} that are void, {void}, in all of row {int(empty.argmax())}; leave "
+                "out such rows."
+            )
+        checked = array[array != void]
+    if array.dtype.kind not in kinds or checked.min() < low or checked.max() > high:
+        span = f" from {checked.min()} to {checked.max()}" if array.dtype.kind in "biuf" else ""
         expected = f"integers from {low} to {high}" if whole else "numbers, no weight below 0"
         raise UserError(f"{where} {array.dtype} {what}{span}; return {expected}.")
     rows = array.reshape(len(array), -1)

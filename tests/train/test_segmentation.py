@@ -117,3 +117,48 @@ def test_what_has_no_frequencies_is_not_weighted(monkeypatch):
     )
     with pytest.raises(UserError, match="mine, for segmentation, is not registered with freq"):
         resolve(_config(**{"data.name": "mine", "data.image_shape": ()}))
+
+
+@pytest.mark.parametrize(
+    "void, change, words",
+    [
+        (255, {}, None),
+        (None, {}, "labels? from 0 to 255; return integers from 0 to 2"),
+        (255, {(0, 0, 0): 7}, "labels? from 0 to 7; return integers from 0 to 2"),
+        (255, {(3,): 255}, "that are void, 255, in all of row 3; leave out such rows"),
+    ],
+)
+def test_pixels_without_a_class(monkeypatch, tmp_path, void, change, words):
+    """The border between objects in Pascal VOC: neither the loss nor a metric counts it."""
+    monkeypatch.setattr(sources, "INFOS", dict(sources.INFOS))
+    monkeypatch.setattr(sources, "_LOADERS", {})
+    sizes = {"train": 24, "validation": 8, "test": 8}
+
+    def load(split):
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((sizes[split], 16, 16, 1)).astype(np.float32)
+        label = (images[..., 0] > 0).astype(np.uint8)
+        label[:, :4] = 255
+        for place, value in change.items():
+            label[place] = value
+        return {"image": images, "label": label}
+
+    example = {"image": ((16, 16, 1), "float32"), "label": ((16, 16), "uint8")}
+    options = {} if void is None else {"void": void}
+    sources.register(
+        "bordered",
+        load,
+        example=example,
+        task="segmentation",
+        num_classes=3,
+        sizes=sizes,
+        **options,
+    )
+    changes = {"data.name": "bordered", "data.image_shape": (), "data.train_size": None}
+    changes |= {"data.validation_size": None, "loss.weighting": None, "duration": "40 steps"}
+    if words:
+        with pytest.raises(UserError, match=words):
+            _rows(tmp_path, **changes)
+        return
+    _, rows = _rows(tmp_path, **changes)
+    assert rows[-1]["error"] < 0.2  # were the border counted, at least a quarter
