@@ -144,6 +144,7 @@ def main(_) -> None:
         find_hosts(config)
     from scaling.studies.running import (
         check_changes,
+        check_workdir,
         one_per_core,
         points_of,
         run_study,
@@ -170,6 +171,7 @@ def main(_) -> None:
         reported = stop_with_parent() and ON.value is None  # an engine reports what a task says
         run_study(config, workdir, POINTS.value, say, worker=True, reported=reported)
         return
+    hosts.by_leader(check_workdir)(config, workdir)
     if ON.value is not None:
         run_on_engine(config, points, workdir, say)
         write_report([workdir], workdir, say)

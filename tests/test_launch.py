@@ -113,6 +113,17 @@ def test_default_workdir_is_readable_and_the_same_again(config, tmp_path):
     assert json.loads((run / "result.json").read_text())["test"] is None
 
 
+@pytest.mark.parametrize("other", [{"study": "train"}, {"data": {"name": "mine"}}])
+def test_a_workdir_of_another_study_or_of_other_data_is_refused(tmp_path, other):
+    """Before anything is measured, also by workers."""
+    (tmp_path / "bs16").mkdir()
+    theirs = {"study": "steps_to_target", "data": {"name": "digits"}} | other
+    (tmp_path / "bs16" / "config.json").write_text(json.dumps(theirs))
+    code, _, err = launch("--config=configs/quickstart.py", f"--workdir={tmp_path}", "--workers=2")
+    assert code == 2 and "bs16 is of the study" in err and "choose another --workdir" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["bs16"]
+
+
 @pytest.mark.slow
 def test_simulated_devices_are_labelled_and_change_nothing(config, tmp_path):
     losses = []

@@ -115,7 +115,6 @@ def run_study(
     points, study = points_of(config, part), study_of(config)
     if not worker:
         _check_models(points.values())
-        hosts.by_leader(_check_others)(workdir, config)
     for name, point in points.items():
         study.check(point)
         if not worker:  # before anything is trained
@@ -139,8 +138,8 @@ def run_study(
                     raise
 
 
-def _check_others(workdir, config):
-    """UserError where the workdir has points of another study or of other data."""
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """UserError where it has points of another study or of other data."""
     for path in sorted(workdir.glob("*/config.json")):
         other = read_object(path)
         theirs = other.get("study"), (other.get("data") or {}).get("name")

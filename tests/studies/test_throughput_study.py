@@ -1,6 +1,5 @@
 """Throughput of this machine, in this process, on digits: what is measured, not how fast."""
 
-import json
 import statistics
 
 import jax
@@ -127,14 +126,3 @@ def test_bad_configs_are_one_sentence(tmp_path, changes, sentence):
 def test_the_answer_is_of_one_device_where_all_are_one_cpu(point):
     study = read(read_workdir(point.directory.path.parent))
     assert "1 device alone makes" in KIND.answer(study)
-
-
-@pytest.mark.parametrize("other", [{"study": "train"}, {"data": {"name": "mine"}}])
-def test_a_workdir_of_another_study_or_of_other_data_is_refused(tmp_path, other):
-    (tmp_path / "bs16").mkdir()
-    theirs = {"study": "throughput", "data": {"name": "digits"}} | other
-    (tmp_path / "bs16" / "config.json").write_text(json.dumps(theirs))
-    config = default_config("throughput")
-    with pytest.raises(UserError, match=r"bs16 is of the study .*; choose another --workdir"):
-        run_study(config, tmp_path, None, lambda text: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["bs16"]

@@ -37,14 +37,11 @@ def answer(study: Study) -> str:
         return f"{about}: {listed(steps) or 'not reached at any batch size'}. {study.no_fit}"
     perfect, useful = study.breakpoints.values()
     unit = [] if study.unit == "examples" else [f"Batch sizes are in {study.unit}."]
-    seen = lambda turn: (
-        turn.determined and turn.where != "below"
-    )  # what lies before it, was measured
+    seen = perfect.determined and perfect.where != "below"  # what lies before it was measured
     halves = "doubling the batch halves them up to the end of perfect scaling,"
     saves = f"Doubling the batch saves less than {fit.least_saving:.0%} of them beyond"
     sentences = (
-        f"{about}: {halves if seen(perfect) else 'the end of perfect scaling is'} "
-        f"{perfect.describe()}.",
+        f"{about}: {halves if seen else 'the end of perfect scaling is'} {perfect.describe()}.",
         f"{saves} the largest useful batch, {useful.describe()}."
         if useful.determined
         else f"The largest useful batch is {useful.describe()}.",
