@@ -281,6 +281,7 @@ def test_a_tilde_is_the_home_folder(config, tmp_path):
     code, _, err = launch("--report=~/b", cwd=there, HOME=str(home))
     assert code == 2 and f"There is no workdir {home}/b." in err
     missing = "--config.data.name=mnist", "--config.data.dir=~/sets"
+    arguments = "--config=~/mine.py", "--workdir=~/c"
     code, _, err = launch(*arguments, *missing, cwd=there, HOME=str(home))
     assert code == 2 and f"'mnist' is not in {home}/sets" in err
     assert list(there.iterdir()) == []

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from scaling.noise import Average, Estimate, Exact, Window, average
 from scaling.report.charts import Line, Mark, Points
 from scaling.report.wording import NOTHING, between, count, number
@@ -44,8 +46,15 @@ class Noise:
 
     @property
     def together(self) -> Average:
-        """Of all updates together: mostly of its beginning, so without an upper end."""
-        return Average(self.whole.noise_scale, self.whole.low, None)
+        """Of all updates together, else of the windows that are resolved: mostly of its beginning,
+        so without an upper end."""
+        value, steps = (
+            self.whole.noise_scale,
+            [w.last_step - w.first_step + 1 for w in self.resolved],
+        )
+        if value is None and steps:
+            value = float(np.average([w.noise_scale for w in self.resolved], weights=steps))
+        return Average(value, self.whole.low, None)
 
     def exactly(self, when: str) -> Exact | None:
         """The exact values at the "start" or "end"."""

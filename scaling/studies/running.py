@@ -143,7 +143,7 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     for path in sorted(workdir.glob("*/config.json")):
         other = read_object(path)
         theirs = other.get("study"), (other.get("data") or {}).get("name")
-        if theirs != (config.study, config.data.name):
+        if None not in theirs and theirs != (config.study, config.data.name):
             raise UserError(
                 f"{path.parent} is of the study {theirs[0]!r} on {theirs[1]!r}, this one is "
                 f"{config.study!r} on {config.data.name!r}; choose another --workdir."

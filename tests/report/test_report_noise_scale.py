@@ -9,6 +9,7 @@ from synthetic import edit_result
 from synthetic_noise import curve, noise, run_result, write_noise_workdir, write_run, write_updates
 
 from scaling.errors import UserError
+from scaling.noise import Average
 from scaling.report import write_report
 from scaling.report.charts import Line, Points, Rule, Span
 from scaling.report.reading import from_json
@@ -239,3 +240,14 @@ def test_bad_records(tmp_path):
     edit_result(tmp_path / "bs16", noise_scale={"windows": []})
     with pytest.raises(UserError, match=r"bs16 lacks noise_scale.source"):
         read_study(tmp_path)
+
+
+def test_of_all_updates_together_no_upper_end_is_known():
+    measured = noise([None, 30.0, 60.0, None], [1.0] * 4)
+    found = from_json(Noise, measured)
+    assert found.level == Average(None, found.whole.low, None)
+    assert found.together == Average(found.whole.noise_scale, found.whole.low, None)
+    measured["whole"] = measured["windows"][0] | {"low": 7.0}  # not resolved
+    alone = from_json(Noise, measured)
+    assert alone.level == Average(None, 7.0, None)
+    assert alone.together == Average(45.0, 7.0, None)

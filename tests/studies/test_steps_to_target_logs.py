@@ -260,7 +260,7 @@ def test_the_command(tmp_path):
     write(tmp_path / "curves.csv", CURVES)
     code, out, err = launch("--fit=curves.csv", "--goal=3.9", cwd=tmp_path)
     assert code == 0, err
-    assert "In curves.csv, steps to a loss of 3.9: doubling the batch" in out
+    assert "In curves.csv, steps to a loss of 3.9: the end of perfect scaling is" in out
     page = tmp_path / "runs/curves-goal=3.9/report.html"
     assert "Loss along the best trial" in page.read_text()
     code, again, _ = launch("--report=runs/curves-goal=3.9", cwd=tmp_path)

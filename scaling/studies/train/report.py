@@ -108,7 +108,7 @@ def _noise_text(study, point):
         return ""
     level, how = point.noise_scale.level, "on average"
     if level.noise_scale is None:  # in too few of the windows
-        level, how = point.noise_scale.together, "over all updates, mostly the first,"
+        level, how = point.noise_scale.together, "as far as it is resolved"
     if level.noise_scale is None:
         return f" Its noise scale B_simple is {estimate_text(level)}."
     amount = study.in_units(level.noise_scale)
