@@ -255,7 +255,7 @@ SECTIONS = [
             "eleven batch sizes, 64 trials each | 64 minutes on a shared machine",
             "29 minutes on one core of a shared machine",
             "MLP batch 8, 512, five layers",
-            "| 58 s |",
+            "| 31 s |",
             "the paper's own: 2 to 8)",
             "with three times its learning rate 28.0% validation",
         ),
