@@ -47,6 +47,7 @@ BEST = "best"
 # cv, the range of published tables: Kurth 2018 .025 and .072, Horovod .037 to .055, Goyal .091,
 # ResNet-50 of MLPerf .093.
 JITTER = (0.03, 0.10)
+MOST_DEVIATION = 0.05  # of a measured time from the line t0 + b / r, above which reports tell it
 Interval = tuple[float, float]
 
 

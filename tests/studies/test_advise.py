@@ -236,7 +236,7 @@ def test_a_signal_ends_the_timings():
 
 def test_no_batch_is_timed_that_no_option_has():
     config = _config(**{"advise.devices": (2, 4), "advise.batches": (16, 64)})
-    fits, speeds = MEASURE(config, None, "advice")
+    fits, speeds = MEASURE(config, SimpleNamespace(received=None), "advice")
     sizes = [1, 2, 4, 8, 16, 32]
     assert [row.per_device_batch for row in fits] == sizes
     assert [row.per_device_batch for row in speeds] == sizes

@@ -163,7 +163,7 @@ def _device(config, signals, name):
     """Memory and speed of one device over the batches that an option can put on it."""
 
     def between():
-        if signals and signals.received:
+        if signals.received:
             raise Interrupted(signals.received, f"while timing {name}, which then starts anew.")
 
     settings = config.advise

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scaling.advice import RECOMMENDED, Option, front
-from scaling.comms import DeviceFit, fit_device
+from scaling.advice import RECOMMENDED, Option, Throughput, front
+from scaling.comms import MOST_DEVIATION, DeviceFit
 from scaling.errors import UserError
 from scaling.report import records
 from scaling.report.blocks import Note, Picture, Section
@@ -41,7 +41,6 @@ from scaling.studies.noise_records import COUPLED
 
 UNITS = (("days", 1 / 24), ("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
 SOURCES = {"noise_scale": "the noise scale", "fit": "the fit of S(B)"}
-MOST_DEVIATION = 0.05  # of a time from its line, above which it is told
 SPEED = ("seconds", "examples_per_second", "spread")
 RINGS = dict(zip(RECOMMENDED, (("o", 13), ("s", 10), ("D", 11)), strict=True))  # marker, size
 
@@ -88,8 +87,8 @@ class Point(Record):
     @property
     def line(self) -> DeviceFit | None:
         """t0 + b / r through the times of one device."""
-        sizes = [speed.per_device_batch for speed in self.throughput]
-        return fit_device(sizes, [s.seconds for s in self.throughput]) if sizes else None
+        pairs = [(speed.per_device_batch, speed.seconds) for speed in self.throughput]
+        return Throughput(*zip(*pairs, strict=True)).fit if pairs else None
 
     def recommended_for(self, option: Option) -> str:
         """What an option is recommended for: least time and knee"""
@@ -165,22 +164,19 @@ def answer(study: Study) -> str:
 
 def cautions(study: Study) -> list[str]:
     """One sentence each."""
+    goal = study.point.goal
+    missed = f"the run did not reach {goal}; train longer or ease the goal"
+    why = missed if goal else "no goal is set"
     return study.point.doubts + about_all(
         study.points,
         (
             "no critical batch size is resolved; train longer, or with a larger batch.",
             lambda p: not p.options,
         ),
-        *(
-            (
-                f"{why}, so S_min is not known: steps, times and costs are for each step of it, "
-                "and max_hours and max_cost were not applied.",
-                lambda p, goal=goal: p.options and not p.unit_hours and bool(p.goal) == goal,
-            )
-            for goal, why in (
-                (True, f"the run did not reach {study.point.goal}; train longer or ease the goal"),
-                (False, "no goal is set"),
-            )
+        (
+            f"{why}, so S_min is not known: steps, times and costs are for each step of it, and "
+            "max_hours and max_cost were not applied.",
+            lambda p: p.options and not p.unit_hours,
         ),
         (
             f"a measured time is more than {MOST_DEVIATION:.0%} off the line t0 + b / r, by which "

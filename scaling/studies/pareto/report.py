@@ -38,6 +38,14 @@ from scaling.studies.steps_to_target.report import fitted
 GOALS_FILE = "pareto_goals.csv"
 PREFIX = "pareto_"  # of files about the searches, which steps_to_target has too
 AGREEMENT = "the paper's own agreement is 2 to 8 times"
+UNKNOWN_NOISE = (
+    (
+        "B_simple is not known: not resolved in any window, or not measured, as in a batch of one "
+        "and above the training set.",
+        lambda p: not (p.tracked and p.tracked.resolved),
+    ),
+    (COUPLED, lambda p: p.tracked and p.tracked.coupled),
+)
 
 
 def _goals(studies: Sequence[Study]) -> list[float]:
@@ -84,16 +92,6 @@ def cautions(study: Study) -> list[str]:
         *[against] * bool(doubted),
         *about_all([point for point in study.points if point.reached], *UNKNOWN_NOISE),
     ]
-
-
-UNKNOWN_NOISE = (
-    (
-        "B_simple is not known: not resolved in any window, or not measured, as in a batch of one "
-        "and above the training set.",
-        lambda p: not (p.tracked and p.tracked.resolved),
-    ),
-    (COUPLED, lambda p: p.tracked and p.tracked.coupled),
-)
 
 
 def trade_off(studies: Sequence[Study]) -> list[Panel]:

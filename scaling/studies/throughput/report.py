@@ -5,7 +5,15 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scaling.comms import JITTER, NETWORKS, DeviceFit, Forecast, fit_device, forecast
+from scaling.comms import (
+    JITTER,
+    MOST_DEVIATION,
+    NETWORKS,
+    DeviceFit,
+    Forecast,
+    fit_device,
+    forecast,
+)
 from scaling.errors import UserError
 from scaling.paired import median_ratio
 from scaling.published import EFFICIENCIES, RESNET50, RESNET50_JITTER
@@ -40,7 +48,6 @@ from scaling.studies.throughput.record import Record, Row, Variant
 
 PEAK_SHARE = 0.9  # of the peak rate, whose batch is told
 BESIDE = 1.08  # between the marks of one batch, so that their intervals can be told apart
-MOST_DEVIATION = 0.05  # of a time from its line, above which it is told
 TERMS = {
     "fixed": "what an update takes whatever its batch",
     "examples": "the examples",
