@@ -71,6 +71,11 @@ def test_the_binding_term(tmp_path, point):
     exchange = [row(1, 8), row(2, 8) | {"device": [0.5] * 5}]
     study = read_study(write_throughput_workdir(tmp_path / "two", rows=exchange, overlap=None))
     assert study.points[0].bound(study.points[0].rows[1]) == "exchange"
+    # Parts of one CPU wait for its cores, not for one another.
+    shared = {"devices": {"kind": "cpu", "platform": "cpu", "count": 2, "simulated": True}}
+    written = write_throughput_workdir(tmp_path / "cpu", rows=exchange, overlap=None, **shared)
+    (alone,) = read_study(written).points
+    assert alone.bound(alone.rows[1]) != "exchange"
 
 
 def test_the_share_of_the_peak_and_none_where_it_is_not_known(tmp_path, point):

@@ -160,3 +160,6 @@ def test_a_dry_run_has_the_words_of_the_task():
     assert "8.64e+03 examples = 5.18e+04 tokens" in text
     plan = train_dry_run(_config(duration="960 tokens"))
     assert "10 steps = 160 examples = 960 tokens = 1.667 epochs" in plan
+    assert "some repeat in every step" not in plan
+    whole = train_dry_run(_config(global_batch=192, duration="10 steps"))
+    assert "more than there are to train on: some repeat in every step" in whole
